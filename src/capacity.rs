@@ -8,6 +8,6 @@ mod sync;
 mod tenants;
 
 pub use self::{
-    places::{Permit, Place, Places, Share, Terms},
+    places::{Permit, PlaceKind, Places, Share, Terms},
     tenants::{TenantPermit, TenantPlaces, TenantQueue},
 };

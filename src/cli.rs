@@ -8,13 +8,13 @@ mod values;
 
 use std::path::PathBuf;
 
-pub use check::{Check, CheckMode, CheckOutput};
+pub use check::{CheckArgs, CheckMode, CheckOutput};
 use clap::{Args, Parser, Subcommand};
 pub use cluster::{Controller, PlacementName, ServiceTypeName, Sidecar, Tenants};
-pub use run::{AccessLogEvents, LogFormat, Run};
+pub use run::{AccessLogEvents, LogFormat, RunArgs};
 pub use simple::{AlgorithmName, Simple};
 use values::admin_address;
-pub use values::{AdminAddress, ListenAddress, Quota, Workload, port_range};
+pub use values::{AdminAddress, ListenAddress, Quota, WorkloadName, port_range};
 
 use crate::api;
 
@@ -48,7 +48,7 @@ pub enum Command {
     /// Exit code 0: nothing is refused. 1: something is refused or cannot be read; with --strict also any warning or
     /// unknown reference. 2: the check could not run, because of wrong arguments, an invalid values file or an
     /// unreachable cluster.
-    Check(Check),
+    Check(CheckArgs),
     /// Print the CustomResourceDefinition.
     Crd,
     /// Convert the configuration of another load balancer to a manifest.
@@ -59,7 +59,7 @@ pub enum Command {
     /// Run a test backend that echoes what it receives.
     Backend(TestBackend),
     /// Request a URL, such as /readyz of the admin pages. Exit code 0 if the status is 200, otherwise 1.
-    Probe(Probe),
+    Probe(ProbeArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -89,7 +89,7 @@ pub struct Standalone {
     #[arg(long, value_name = "PATH")]
     pub takeover: Option<PathBuf>,
     #[command(flatten)]
-    pub run: Run,
+    pub run: RunArgs,
 }
 
 #[derive(Debug, Args)]
@@ -138,7 +138,7 @@ pub struct TestBackend {
 }
 
 #[derive(Debug, Args)]
-pub struct Probe {
+pub struct ProbeArgs {
     /// The URL to request: http://HOST:PORT/PATH.
     pub url: String,
     /// The time for which to retry until the status is 200.

@@ -20,7 +20,7 @@ use crate::{
         ListenerState, Monitor, View,
         accounting::{BUCKETS, CloseReason, HistogramTotals, Totals},
     },
-    state::{Configuration, State},
+    state::{Configuration, ReadinessState},
     translate::Severity,
     upstream::{Endpoint, PoolFigures, Upstream},
 };
@@ -30,33 +30,33 @@ use crate::{
 pub struct Metrics(Registry);
 
 impl Metrics {
-    pub fn new(monitor: Monitor, state: Arc<State>) -> Self {
+    pub fn new(monitor: Monitor, state: Arc<ReadinessState>) -> Self {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Live { monitor, state }));
         Self(registry)
     }
 
-    pub fn text(&self, format: Format) -> String {
+    pub fn text(&self, format: ExpositionFormat) -> String {
         let mut text = String::new();
         // Writing to memory does not fail.
         let _ = text::encode(&mut text, &self.0);
         match format {
-            Format::OpenMetrics => text,
-            Format::Classic => classic::from_open_metrics(&text),
+            ExpositionFormat::OpenMetrics => text,
+            ExpositionFormat::Classic => classic::from_open_metrics(&text),
         }
     }
 }
 
 /// A text format in which metrics are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum ExpositionFormat {
     /// <https://github.com/prometheus/OpenMetrics/blob/v1.0.0/specification/OpenMetrics.md>
     OpenMetrics,
     /// <https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format>, which every client supports.
     Classic,
 }
 
-impl Format {
+impl ExpositionFormat {
     /// The format for a request with this `Accept` header: OpenMetrics if it is named and not excluded, otherwise the
     /// classic format.
     pub fn accepted(accept: &str) -> Self {
@@ -161,7 +161,7 @@ pub fn table() -> String {
 #[derive(Debug)]
 struct Live {
     monitor: Monitor,
-    state: Arc<State>,
+    state: Arc<ReadinessState>,
 }
 
 impl Collector for Live {

@@ -14,7 +14,7 @@ use crate::{
 
 /// The readiness of the process, and the result of its manifests.
 #[derive(Debug, Default)]
-pub struct State {
+pub struct ReadinessState {
     ready: AtomicBool,
     leaving: AtomicBool,
     configuration: watch::Sender<Arc<Configuration>>,
@@ -44,7 +44,7 @@ impl Configuration {
     }
 }
 
-impl State {
+impl ReadinessState {
     /// Sets the readiness. It is true from the first applied snapshot until the listeners close.
     pub fn set_ready(&self, ready: bool) {
         self.ready.store(ready, Relaxed);

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::{axes::Round, count::Counts, machine::Machine};
+use crate::{axes::Round, count::OperationCounts, machine::Machine};
 
 /// The axes may come from several runs. Each names its run.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -13,7 +13,7 @@ pub struct Results {
     pub runs: BTreeMap<String, Run>,
     pub axes: BTreeMap<String, Measured>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub counts: Option<Counts>,
+    pub counts: Option<OperationCounts>,
 }
 
 /// The name of a run is the time of its start.
@@ -59,7 +59,7 @@ impl Results {
         self.forget_runs();
     }
 
-    pub fn replace_counts(&mut self, run: Run, counts: Counts) {
+    pub fn replace_counts(&mut self, run: Run, counts: OperationCounts) {
         self.runs.insert(counts.run.clone(), run);
         self.counts = Some(counts);
         self.forget_runs();

@@ -3,7 +3,7 @@
 
 mod clients;
 mod failover;
-mod figure;
+mod measurement;
 mod outcome;
 mod rebalancing;
 mod role;

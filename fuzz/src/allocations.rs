@@ -2,12 +2,12 @@ use std::collections::BTreeMap;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use tcplb::{
-    controller::fuzzing::{Cluster, Event},
+    controller::fuzzing::{ClusterEvent, SimulatedCluster},
     world::Allocations,
 };
 
 /// Port allocations: with any events in a cluster, no port has two owners, none is lost, and each stays unused for its
-/// cooldown ([`Cluster`] checks that after each event). The data of a ConfigMap is written back as it was read.
+/// cooldown ([`SimulatedCluster`] checks that after each event). The data of a ConfigMap is written back as it was read.
 pub fn allocations(data: &[u8]) {
     // An input that ends early ends the events.
     let _ = check(&mut Unstructured::new(data));
@@ -21,7 +21,7 @@ fn check(u: &mut Unstructured) -> Result<()> {
     let (again, problems) = Allocations::read(&written);
     assert_eq!((&again, problems), (&read, Vec::new()), "allocations are written differently from how they are read");
 
-    let mut cluster = Cluster::default();
+    let mut cluster = SimulatedCluster::default();
     while !u.is_empty() {
         let event = event(u)?;
         cluster.happens(&event);
@@ -29,19 +29,19 @@ fn check(u: &mut Unstructured) -> Result<()> {
     Ok(())
 }
 
-fn event(u: &mut Unstructured) -> Result<Event> {
+fn event(u: &mut Unstructured) -> Result<ClusterEvent> {
     let object = |u: &mut Unstructured| u.int_in_range(0..=3u8);
     Ok(match u.int_in_range(0..=6u8)? {
         0 => {
             let count = u.int_in_range(0..=3)?;
             let listeners = (0..count).map(|_| u.int_in_range(1..=4u16)).collect::<Result<_>>()?;
-            Event::Declare(object(u)?, listeners)
+            ClusterEvent::Declare(object(u)?, listeners)
         }
-        1 => Event::Unreadable(object(u)?),
-        2 => Event::Delete(object(u)?),
-        3 => Event::Overlook(object(u)?),
-        4 => Event::WriteServices,
-        5 => Event::RemoveServices,
-        _ => Event::Wait(u.int_in_range(0..=11u8)?),
+        1 => ClusterEvent::Unreadable(object(u)?),
+        2 => ClusterEvent::Delete(object(u)?),
+        3 => ClusterEvent::Overlook(object(u)?),
+        4 => ClusterEvent::WriteServices,
+        5 => ClusterEvent::RemoveServices,
+        _ => ClusterEvent::Wait(u.int_in_range(0..=11u8)?),
     })
 }

@@ -10,7 +10,7 @@ use tcplb::{
     model::{ObjectKey, Snapshot},
     source::schema,
     translate::translate,
-    world::{Allocations, Declared, Identity, Site, Tenancy, World},
+    world::{Allocations, Declared, ObjectIdentity, ProcessMode, Tenancy, World},
 };
 
 use crate::checked_translation;
@@ -166,7 +166,8 @@ fn world(u: &mut Unstructured) -> Result<World> {
             Ok(spec) => (Some(Arc::new(spec)), Vec::new()),
             Err(problems) => (None, problems),
         };
-        let identity = Identity { created: Timestamp::UNIX_EPOCH, uid: format!("u{index}").into(), generation: 1 };
+        let identity =
+            ObjectIdentity { created: Timestamp::UNIX_EPOCH, uid: format!("u{index}").into(), generation: 1 };
         let identity = u.ratio(1, 2)?.then_some(identity);
         let declared =
             Declared { spec, problems, origin: "a.yaml".into(), folder: "/f".into(), identity, status: None };
@@ -177,11 +178,11 @@ fn world(u: &mut Unstructured) -> Result<World> {
         let text = b"-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
         world.files.insert(PathBuf::from("/f").join(file), Ok(Arc::from(&text[..])));
     }
-    world.site = match u.int_in_range(0..=3)? {
-        0 => Site::Standalone,
-        1 => Site::Sidecar("10.9.9.9".parse().expect("an address")),
-        2 => Site::Host(Arc::new(Tenancy { host_ports: vec![1..=65535], ..Tenancy::default() })),
-        _ => Site::Gateway(Arc::new(Allocations::default()), Arc::default()),
+    world.mode = match u.int_in_range(0..=3)? {
+        0 => ProcessMode::Standalone,
+        1 => ProcessMode::Sidecar("10.9.9.9".parse().expect("an address")),
+        2 => ProcessMode::Host(Arc::new(Tenancy { host_ports: vec![1..=65535], ..Tenancy::default() })),
+        _ => ProcessMode::Gateway(Arc::new(Allocations::default()), Arc::default()),
     };
     Ok(world)
 }

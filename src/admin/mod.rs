@@ -33,10 +33,10 @@ use tokio::{net::TcpListener, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    metrics::{Format, Metrics},
+    metrics::{ExpositionFormat, Metrics},
     printable::visible_json,
     proxy::Monitor,
-    state::State,
+    state::ReadinessState,
 };
 use rendering::Rendering;
 use report::Reports;
@@ -59,7 +59,7 @@ const MAX_HEAD: usize = 32 << 10;
 /// The server of the admin pages.
 pub struct Server {
     pub monitor: Monitor,
-    pub state: Arc<State>,
+    pub state: Arc<ReadinessState>,
     pub hosts: AllowedHosts,
     /// The maximum number of clients at a time.
     pub connections: usize,
@@ -105,41 +105,41 @@ fn http() -> http1::Builder {
 
 struct Pages {
     monitor: Monitor,
-    state: Arc<State>,
+    state: Arc<ReadinessState>,
     metrics: Metrics,
     rendering: Rendering,
     reports: Reports,
 }
 
 fn router(pages: Arc<Pages>, hosts: AllowedHosts) -> Router {
-    type Pages = extract::State<Arc<self::Pages>>;
+    type PagesState = extract::State<Arc<self::Pages>>;
 
     Router::new()
         .route(
             "/",
-            get(|pages: Pages| async move {
+            get(|pages: PagesState| async move {
                 pages.rendering.run(|| Html(page::render(&pages.monitor, &pages.state))).await
             }),
         )
         .route("/style.css", get(|| async { ([(CONTENT_TYPE, "text/css; charset=utf-8")], page::STYLE) }))
-        .route("/livez", get(|pages: Pages| async move { live(&pages.monitor) }))
-        .route("/readyz", get(|pages: Pages| async move { answer(pages.state.is_ready(), "not ready\n") }))
+        .route("/livez", get(|pages: PagesState| async move { live(&pages.monitor) }))
+        .route("/readyz", get(|pages: PagesState| async move { answer(pages.state.is_ready(), "not ready\n") }))
         .route(
             "/lb-ready",
-            get(|pages: Pages| async move {
+            get(|pages: PagesState| async move {
                 answer(pages.state.takes_new_connections(), "not accepting new connections\n")
             }),
         )
         .route(
             "/snapshot",
-            get(|pages: Pages| async move {
+            get(|pages: PagesState| async move {
                 pages.rendering.run(|| json(&snapshot::of(&pages.monitor, &pages.state))).await
             }),
         )
-        .route("/report", get(|pages: Pages, uri: Uri| async move { report(&pages.reports, &uri).await }))
+        .route("/report", get(|pages: PagesState, uri: Uri| async move { report(&pages.reports, &uri).await }))
         .route(
             "/metrics",
-            get(|pages: Pages, headers: HeaderMap| async move {
+            get(|pages: PagesState, headers: HeaderMap| async move {
                 pages.rendering.run(|| text(&pages.metrics, &headers)).await
             }),
         )
@@ -180,7 +180,7 @@ fn json(value: &impl serde::Serialize) -> Response {
 
 fn text(metrics: &Metrics, headers: &HeaderMap) -> Response {
     let accepted = headers.get_all(ACCEPT).iter().filter_map(|accept| HeaderValue::to_str(accept).ok());
-    let format = Format::accepted(&accepted.collect::<Vec<_>>().join(","));
+    let format = ExpositionFormat::accepted(&accepted.collect::<Vec<_>>().join(","));
     ([(CONTENT_TYPE, format.content_type())], metrics.text(format)).into_response()
 }
 

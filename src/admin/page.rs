@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use super::snapshot::{self, Draining, LoadBalancer, Member, Port};
-use crate::{model::TlsVersion, printable::printable, proxy::Monitor, state::State};
+use super::snapshot::{self, DrainView, EndpointView, ListenerView, LoadBalancerView};
+use crate::{model::TlsVersion, printable::printable, proxy::Monitor, state::ReadinessState};
 
 pub const STYLE: &str = "\
 :root { color-scheme: light dark }
@@ -17,7 +17,7 @@ td.number, th.number { text-align: right }
 nav a { margin-right: 1rem }";
 
 /// The complete page: no scripts, no external content. It reloads itself.
-pub fn render(monitor: &Monitor, state: &State) -> String {
+pub fn render(monitor: &Monitor, state: &ReadinessState) -> String {
     let picture = snapshot::of(monitor, state);
     let mut page = format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta http-equiv=\"refresh\" content=\"2\">\
@@ -39,7 +39,7 @@ pub fn render(monitor: &Monitor, state: &State) -> String {
     page
 }
 
-fn write_load_balancer(page: &mut String, load_balancer: &LoadBalancer) {
+fn write_load_balancer(page: &mut String, load_balancer: &LoadBalancerView) {
     let _ = write!(page, "<h2>{}</h2><p>from {}", escape(&load_balancer.name), escape(&load_balancer.origin));
     if let Some(applied) = &load_balancer.applied {
         let _ = write!(page, " · {:?}", applied.balancing.algorithm);
@@ -63,21 +63,21 @@ fn write_load_balancer(page: &mut String, load_balancer: &LoadBalancer) {
     page.push_str("</table>");
 }
 
-fn write_draining(page: &mut String, all: &[Draining]) {
+fn write_draining(page: &mut String, all: &[DrainView]) {
     if all.is_empty() {
         return;
     }
     page.push_str(
         "<h2>draining</h2><table><tr><th>load balancer<th>endpoint or listener<th>reason<th class=\"number\">open</tr>",
     );
-    for Draining { load_balancer, what, reason, active } in all {
+    for DrainView { load_balancer, what, reason, active } in all {
         let (load_balancer, what) = (escape(load_balancer), escape(what));
         let _ = write!(page, "<tr><td>{load_balancer}<td>{what}<td>{reason}<td class=\"number\">{active}</tr>");
     }
     page.push_str("</table>");
 }
 
-fn write_port(page: &mut String, port: &Port) {
+fn write_port(page: &mut String, port: &ListenerView) {
     let address = match (&port.bound, &port.failure) {
         (Some(bound), _) => mark(true, bound, ""),
         (None, failure) => mark(false, "", failure.as_deref().unwrap_or("not bound")),
@@ -96,7 +96,7 @@ fn write_port(page: &mut String, port: &Port) {
     );
 }
 
-fn write_member(page: &mut String, member: &Member) {
+fn write_member(page: &mut String, member: &EndpointView) {
     let state = match (member.usable, member.healthy) {
         (true, _) if !member.in_service => mark(true, "standby", ""),
         (true, _) if member.share < 100 => mark(true, &format!("usable, {} %", member.share), ""),

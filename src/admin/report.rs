@@ -16,12 +16,12 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::rendering::Rendering;
 use crate::{
     model::{
-        BackendHealth, BindState, Certificate, FailedOver, Failure, ListenerOutcome, ObjectKey, ReplicaReport, Served,
-        UpstreamKey,
+        BackendHealth, BindState, Certificate, EndpointFailure, FailedOver, ListenerOutcome, ObjectKey, ReplicaReport,
+        Served, UpstreamKey,
     },
     printable::printable,
     proxy::{Draining, DrainingResource, Monitor, View},
-    state::{Configuration, State},
+    state::{Configuration, ReadinessState},
     translate::{Reason, Verdict},
     upstream::{Backends, Endpoint, Upstream},
 };
@@ -40,7 +40,7 @@ const MAX_REASON: usize = 1024;
 #[derive(Debug)]
 pub struct Reports {
     monitor: Monitor,
-    state: Arc<State>,
+    state: Arc<ReadinessState>,
     rendering: Rendering,
     /// Ends all waits.
     stop: CancellationToken,
@@ -63,7 +63,7 @@ struct Last {
 }
 
 impl Reports {
-    pub fn new(monitor: Monitor, state: Arc<State>, rendering: Rendering, stop: CancellationToken) -> Self {
+    pub fn new(monitor: Monitor, state: Arc<ReadinessState>, rendering: Rendering, stop: CancellationToken) -> Self {
         let last = Last { told: Arc::new(Told::new(&ReplicaReport::default())), whole: BTreeMap::new() };
         Self { monitor, state, rendering, stop, last: Mutex::new(last) }
     }
@@ -235,6 +235,6 @@ fn count(endpoint: &Endpoint, health: &mut BackendHealth) {
     let Some(failure) = endpoint.state().last_failure else { return };
     if health.last_failure.as_ref().is_none_or(|latest| latest.time < failure.at) {
         let (endpoint, reason) = (endpoint.address().to_string(), printable(&failure.reason, MAX_REASON).into_owned());
-        health.last_failure = Some(Failure { endpoint, reason, time: failure.at });
+        health.last_failure = Some(EndpointFailure { endpoint, reason, time: failure.at });
     }
 }

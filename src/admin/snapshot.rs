@@ -8,7 +8,7 @@ use crate::{
     model::{self, BindState, ListenerKey, ObjectKey, UpstreamKey},
     printable::limited,
     proxy::{self, ListenerState, Monitor, View},
-    state::State,
+    state::ReadinessState,
     translate::{Severity, Verdict},
     upstream::{Endpoint, Upstream},
 };
@@ -18,17 +18,17 @@ use crate::{
 #[serde(rename_all = "camelCase")]
 pub struct Picture {
     pub generation: u64,
-    pub load_balancers: Vec<LoadBalancer>,
+    pub load_balancers: Vec<LoadBalancerView>,
     /// Problems that belong to no load balancer.
     pub problems: Vec<String>,
     /// Draining endpoints and listeners, including those of removed load balancers.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub draining: Vec<Draining>,
+    pub draining: Vec<DrainView>,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Draining {
+pub struct DrainView {
     pub load_balancer: String,
     /// The endpoint or the listener.
     pub what: String,
@@ -40,27 +40,27 @@ pub struct Draining {
 /// A load balancer: its verdict and its served configuration.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct LoadBalancer {
+pub struct LoadBalancerView {
     pub name: String,
     pub origin: String,
-    pub problems: Vec<Problem>,
-    pub listeners: Vec<Port>,
+    pub problems: Vec<ProblemView>,
+    pub listeners: Vec<ListenerView>,
     /// The settings for balancing, checking and connecting to endpoints. Absent: nothing is served.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub applied: Option<Arc<model::Upstream>>,
-    pub endpoints: Vec<Member>,
+    pub applied: Option<Arc<model::UpstreamConfig>>,
+    pub endpoints: Vec<EndpointView>,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Problem {
+pub struct ProblemView {
     pub severity: &'static str,
     pub sentence: String,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Port {
+pub struct ListenerView {
     pub port: u16,
     /// The bound address. Absent: not bound.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -74,7 +74,7 @@ pub struct Port {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Member {
+pub struct EndpointView {
     pub backend: String,
     pub address: String,
     pub usable: bool,
@@ -87,7 +87,7 @@ pub struct Member {
     pub healthy: bool,
     /// The active check. Absent: no probes.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub check: Option<Check>,
+    pub check: Option<ProbeCounts>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ejected_until: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -100,7 +100,7 @@ pub struct Member {
 /// The probes of an endpoint.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Check {
+pub struct ProbeCounts {
     #[serde(rename = "type")]
     pub type_: &'static str,
     pub passed: u64,
@@ -108,7 +108,7 @@ pub struct Check {
 }
 
 /// The current document.
-pub fn of(monitor: &Monitor, state: &State) -> Picture {
+pub fn of(monitor: &Monitor, state: &ReadinessState) -> Picture {
     let view = monitor.view();
     let configuration = state.configuration();
     // If several have the same key, the first one is served.
@@ -125,9 +125,9 @@ pub fn of(monitor: &Monitor, state: &State) -> Picture {
     }
 }
 
-fn draining(departing: &proxy::Draining) -> Draining {
+fn draining(departing: &proxy::Draining) -> DrainView {
     let proxy::Draining { object, reason, resource } = departing;
-    Draining {
+    DrainView {
         load_balancer: bounded(object),
         what: bounded(resource),
         reason: reason.label(),
@@ -137,14 +137,14 @@ fn draining(departing: &proxy::Draining) -> Draining {
 
 type LiveListeners<'a> = BTreeMap<&'a ListenerKey, &'a Arc<ListenerState>>;
 
-fn load_balancer(object: &ObjectKey, verdict: &Verdict, view: &View, live: &LiveListeners) -> LoadBalancer {
+fn load_balancer(object: &ObjectKey, verdict: &Verdict, view: &View, live: &LiveListeners) -> LoadBalancerView {
     let key = UpstreamKey { object: object.clone() };
     // The upstreams are sorted.
     let upstream = view.upstreams.binary_search_by(|(other, _)| other.cmp(&key));
     let upstream = upstream.ok().map(|place| &view.upstreams[place].1);
     let left_out = view.report.left_out_of(object).into_iter();
-    let left_out = left_out.map(|sentence| Problem { severity: label(Severity::Refused), sentence });
-    LoadBalancer {
+    let left_out = left_out.map(|sentence| ProblemView { severity: label(Severity::Refused), sentence });
+    LoadBalancerView {
         name: bounded(object),
         origin: bounded(&verdict.origin),
         problems: verdict.problems.iter().map(problem).chain(left_out).collect(),
@@ -154,8 +154,8 @@ fn load_balancer(object: &ObjectKey, verdict: &Verdict, view: &View, live: &Live
     }
 }
 
-fn problem(problem: &crate::translate::Problem) -> Problem {
-    Problem { severity: label(problem.severity), sentence: problem.to_string() }
+fn problem(problem: &crate::translate::Problem) -> ProblemView {
+    ProblemView { severity: label(problem.severity), sentence: problem.to_string() }
 }
 
 fn label(severity: Severity) -> &'static str {
@@ -165,14 +165,14 @@ fn label(severity: Severity) -> &'static str {
     }
 }
 
-fn port(key: &ListenerKey, listener: &Arc<model::Listener>, view: &View, live: &LiveListeners) -> Port {
+fn port(key: &ListenerKey, listener: &Arc<model::Listener>, view: &View, live: &LiveListeners) -> ListenerView {
     let (bound, failure) = match view.report.listeners.get(key) {
         Some(BindState::Bound(address)) => (Some(address.to_string()), None),
         Some(BindState::Failed(sentence)) => (None, Some(bounded(sentence))),
         None => (None, None),
     };
     let totals = live.get(key).map(|live| live.counters.totals()).unwrap_or_default();
-    Port {
+    ListenerView {
         port: key.port,
         bound,
         failure,
@@ -182,13 +182,13 @@ fn port(key: &ListenerKey, listener: &Arc<model::Listener>, view: &View, live: &
     }
 }
 
-fn members(upstream: &Upstream) -> Vec<Member> {
+fn members(upstream: &Upstream) -> Vec<EndpointView> {
     upstream.endpoints().iter().map(|endpoint| member(endpoint)).collect()
 }
 
-fn member(endpoint: &Endpoint) -> Member {
+fn member(endpoint: &Endpoint) -> EndpointView {
     let state = endpoint.state();
-    Member {
+    EndpointView {
         backend: endpoint.key().backend.to_string(),
         address: endpoint.address().to_string(),
         usable: endpoint.usable(),
@@ -205,10 +205,10 @@ fn member(endpoint: &Endpoint) -> Member {
     }
 }
 
-fn check(endpoint: &Endpoint) -> Option<Check> {
+fn check(endpoint: &Endpoint) -> Option<ProbeCounts> {
     let check = endpoint.backend().active_check.clone()?;
     let (passed, failed) = (endpoint.probes_passed(), endpoint.probes_failed());
-    Some(Check { type_: check.probe.name(), passed, failed })
+    Some(ProbeCounts { type_: check.probe.name(), passed, failed })
 }
 
 /// Limits a text from outside, which may have any length. Invisible characters are escaped when the document is

@@ -29,7 +29,7 @@ struct Visit {
 }
 
 /// The place of a connection. Dropping it frees the place.
-pub struct Place {
+pub struct VisitorPermit {
     visitors: Visitors,
     number: u64,
 }
@@ -42,9 +42,9 @@ impl Visitors {
 
     /// Admits a connection, and closes another one if the limit is reached. The task that serves the connection holds
     /// its place.
-    pub fn admit(&self, source: IpAddr, serve: impl FnOnce(Place) -> AbortHandle) {
+    pub fn admit(&self, source: IpAddr, serve: impl FnOnce(VisitorPermit) -> AbortHandle) {
         let number = self.present().enter(source.to_canonical());
-        let task = serve(Place { visitors: self.clone(), number });
+        let task = serve(VisitorPermit { visitors: self.clone(), number });
         if let Some(visit) = self.present().visits.get_mut(&number) {
             visit.task = Some(task);
         }
@@ -82,7 +82,7 @@ impl Present {
     }
 }
 
-impl Drop for Place {
+impl Drop for VisitorPermit {
     fn drop(&mut self) {
         self.visitors.present().visits.remove(&self.number);
     }

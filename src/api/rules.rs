@@ -36,13 +36,13 @@ pub(super) fn whole_seconds() -> Rule {
 }
 
 /// A pair of durations: the short one must not exceed the long one. The long one may have a default.
-pub(super) struct Order {
+pub(super) struct DurationOrder {
     pub short: &'static str,
     pub long: &'static str,
     pub long_default: Option<&'static str>,
 }
 
-impl Order {
+impl DurationOrder {
     /// Reports a violation at the short duration.
     pub fn not_longer(self) -> Rule {
         let Self { short, long, .. } = self;

@@ -60,13 +60,13 @@ pub use question::{HeaderName, HexBytes, HttpPath, StatusRange, Text};
 ///
 /// # Errors
 /// A sentence with the correct notation.
-pub type Check = fn(&str) -> Result<(), String>;
+pub type Validator = fn(&str) -> Result<(), String>;
 
 /// The check for a `format` of the schema; `None` for foreign formats.
 ///
 /// [`schema`](super::schema) contains these formats, so that the check of a document finds all mistakes at once. The
 /// published schema omits them, because the API server does not know them.
-pub fn format(name: &str) -> Option<Check> {
+pub fn format(name: &str) -> Option<Validator> {
     fn read<T: FromStr<Err = String>>(text: &str) -> Result<(), String> {
         text.parse::<T>().map(drop)
     }

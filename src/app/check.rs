@@ -22,13 +22,13 @@ use jiff::Timestamp;
 use tokio::time::timeout;
 
 use self::{
-    mode::{Absent, Cluster, Mode, Part},
-    report::{Entry, Report},
+    mode::{Absent, CompilationUnit, Mode, TargetCluster},
+    report::{CheckReport, CheckedLoadBalancer},
 };
 use super::{cluster, commands::print, runtime::on_control_runtime};
 use crate::{
     api::Name,
-    cli::{Check, CheckMode, CheckOutput},
+    cli::{CheckArgs, CheckMode, CheckOutput},
     model::{ObjectKey, Snapshot},
     source::{Files, Names, resolve},
     translate::{Reason, Verdicts, translate},
@@ -43,7 +43,7 @@ const CLUSTER_TIMEOUT: Duration = Duration::from_secs(60);
 const NOT_CHECKED: u8 = 2;
 
 /// Runs the command. Errors are printed to standard error.
-pub fn run(arguments: Check) -> ExitCode {
+pub fn run(arguments: CheckArgs) -> ExitCode {
     let (output, strict) = (arguments.output, arguments.strict);
     let checked = check(arguments).and_then(|report| {
         print(&report.written(output, strict))?;
@@ -62,8 +62,8 @@ pub fn run(arguments: Check) -> ExitCode {
     }
 }
 
-fn check(arguments: Check) -> anyhow::Result<Report> {
-    let Check { paths, mode, cluster, tenancy, namespace, .. } = arguments;
+fn check(arguments: CheckArgs) -> anyhow::Result<CheckReport> {
+    let CheckArgs { paths, mode, cluster, tenancy, namespace, .. } = arguments;
     let for_a_cluster = cluster || !tenancy.is_empty();
     let mode = match mode {
         CheckMode::Auto if for_a_cluster => CheckMode::Cluster,
@@ -91,15 +91,15 @@ fn check(arguments: Check) -> anyhow::Result<Report> {
         on_control_runtime(look_up(&mut world, &awaiting_pods))?;
     }
     templates::note_unknown(templates, &mut world);
-    let mut report = Report { problems, passed_over: files.passed_over(), ..Report::default() };
+    let mut report = CheckReport { problems, passed_over: files.passed_over(), ..CheckReport::default() };
     let places = files.places();
     let absent = if cluster { Absent::Missing } else { Absent::Unknown };
-    let mut parts = mode::parts(&world, mode, &Cluster { absent, awaiting_pods, tenancy: tenancy.into() });
+    let mut parts = mode::parts(&world, mode, &TargetCluster { absent, awaiting_pods, tenancy: tenancy.into() });
     look_up_names(&mut parts)?;
     for part in parts {
         report.entries.extend(compiled(&part).into_iter().map(|(object, verdict)| {
             let (file, line) = places.get(&object).cloned().unwrap_or_default();
-            Entry { file, line: Some(line).filter(|line| *line > 0), mode: part.mode, verdict, object }
+            CheckedLoadBalancer { file, line: Some(line).filter(|line| *line > 0), mode: part.mode, verdict, object }
         }));
     }
     report.entries.sort_by(|a, b| a.object.cmp(&b.object));
@@ -120,7 +120,7 @@ async fn look_up(world: &mut World, awaiting_pods: &BTreeSet<ObjectKey>) -> anyh
 }
 
 /// Looks up the DNS names of the load balancers for standalone mode.
-fn look_up_names(parts: &mut [Part]) -> anyhow::Result<()> {
+fn look_up_names(parts: &mut [CompilationUnit]) -> anyhow::Result<()> {
     let here = || parts.iter().filter(|part| part.mode == Mode::Standalone);
     let wanted: BTreeMap<_, _> = here().flat_map(|part| part.world.names_wanted()).collect();
     if wanted.is_empty() {
@@ -138,7 +138,7 @@ fn look_up_names(parts: &mut [Part]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn compiled(part: &Part) -> Verdicts {
+fn compiled(part: &CompilationUnit) -> Verdicts {
     let (_, mut verdicts) = translate(&part.world, &Snapshot::default(), Timestamp::now());
     if part.mode == Mode::Cluster {
         node_ports::refuse_taken(&part.world, &mut verdicts);

@@ -19,7 +19,7 @@ use crate::{
     model::ObjectKey,
     proxy::socket::Sharing,
     source::{Cluster, Home, Scope, connect, installed_schema},
-    world::{Allocations, Site, Tenancy},
+    world::{Allocations, ProcessMode, Tenancy},
 };
 
 const CRD: &str = "tcploadbalancers.tcplb.io";
@@ -47,9 +47,9 @@ pub async fn controller(arguments: Controller) -> anyhow::Result<ExitCode> {
         }),
     };
     let tenancy = Arc::new(tenancy(&arguments));
-    let site = match placement {
-        Placement::Host => Site::Host(tenancy),
-        _ => Site::Gateway(Arc::new(Allocations::default()), tenancy),
+    let mode = match placement {
+        Placement::Host => ProcessMode::Host(tenancy),
+        _ => ProcessMode::Gateway(Arc::new(Allocations::default()), tenancy),
     };
     let settings = Settings {
         class: arguments.class,
@@ -61,15 +61,15 @@ pub async fn controller(arguments: Controller) -> anyhow::Result<ExitCode> {
         allocations: arguments.allocations,
         anchor: arguments.anchor,
         workload: arguments.workload.map(|workload| match workload {
-            cli::Workload::Deployment(name) => Workload::Deployment(name),
-            cli::Workload::DaemonSet(name) => Workload::DaemonSet(name),
+            cli::WorkloadName::Deployment(name) => Workload::Deployment(name),
+            cli::WorkloadName::DaemonSet(name) => Workload::DaemonSet(name),
         }),
         selector: arguments.service_selector.into_iter().collect(),
         ports: arguments.ports,
         cluster_domain: arguments.cluster_domain,
     };
     serve(Serving {
-        source: Source::cluster(Cluster::start(client.clone(), scope, site)),
+        source: Source::cluster(Cluster::start(client.clone(), scope, mode)),
         admin: AdminAddress::At(arguments.admin.socket_address()),
         sharing: Sharing::Exclusive,
         takeover: None,
@@ -90,7 +90,7 @@ pub async fn sidecar(arguments: Sidecar) -> anyhow::Result<ExitCode> {
         home: None,
     };
     serve(Serving {
-        source: Source::cluster(Cluster::start(client().await?, scope, Site::Sidecar(arguments.address))),
+        source: Source::cluster(Cluster::start(client().await?, scope, ProcessMode::Sidecar(arguments.address))),
         admin: arguments.admin,
         sharing: Sharing::Exclusive,
         takeover: None,

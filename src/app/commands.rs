@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{runtime::on_control_runtime, shutdown::Signals};
 use crate::{
     api,
-    cli::{Cert, Probe, TestBackend},
+    cli::{Cert, ProbeArgs, TestBackend},
     printable::{printable, printable_lines},
     source::decoded,
     tools::{backend, cert, convert, probe},
@@ -54,13 +54,13 @@ pub fn certificate(arguments: &Cert) -> anyhow::Result<ExitCode> {
 pub fn test_backend(arguments: TestBackend) -> anyhow::Result<ExitCode> {
     on_control_runtime(async {
         let signals = Signals::catch()?;
-        let options = backend::Options {
+        let options = backend::EchoOptions {
             address: arguments.listen.socket_address(),
             name: arguments.name,
             delay: arguments.delay.0,
             greeting: arguments.greeting,
         };
-        let backend = backend::Backend::bind(options)?;
+        let backend = backend::EchoServer::bind(options)?;
         let stop = CancellationToken::new();
         let serving = tokio::spawn(backend.serve(stop.clone()));
         signals.first().await;
@@ -71,8 +71,8 @@ pub fn test_backend(arguments: TestBackend) -> anyhow::Result<ExitCode> {
 }
 
 /// `tcplb probe`
-pub fn probe(arguments: &Probe) -> anyhow::Result<ExitCode> {
-    let target: probe::Target = arguments.url.parse().map_err(|error: String| anyhow!(error))?;
+pub fn probe(arguments: &ProbeArgs) -> anyhow::Result<ExitCode> {
+    let target: probe::HttpUrl = arguments.url.parse().map_err(|error: String| anyhow!(error))?;
     let answer = on_control_runtime(async { Ok(target.answers_within(arguments.within.0).await) })?;
     match answer {
         Ok(answer) => print(&format!("{}\n", printable_lines(&answer, MAX_TEXT))),

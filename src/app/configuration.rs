@@ -15,13 +15,13 @@ use tracing::{error, info, warn};
 use super::source::Source;
 use crate::{
     controller::Observed,
-    model::{Endpoint, ListenerKey, ObjectKey, Report, Snapshot, Upstream, UpstreamKey},
+    model::{EndpointConfig, ListenerKey, ObjectKey, Report, Snapshot, UpstreamConfig, UpstreamKey},
     proxy::Proxy,
     source::{Changed, Names, Settle, resolve},
-    state::{Configuration, State},
+    state::{Configuration, ReadinessState},
     translate::{Problem, Severity, translate},
     upstream::in_place,
-    world::{Place, World},
+    world::{ProcessLocality, World},
 };
 
 /// The maximum time for which new DNS names delay the configuration that contains them.
@@ -36,20 +36,20 @@ const MOST_TOLD: usize = 50;
 /// Compiles the manifests and DNS answers to snapshots, and reports problems.
 pub struct Compiler {
     source: Source,
-    place: Place,
+    locality: ProcessLocality,
     names: Names,
     world: Arc<World>,
     last: Arc<Snapshot>,
     said: Configuration,
-    state: Arc<State>,
+    state: Arc<ReadinessState>,
     observed: watch::Sender<Observed>,
 }
 
 impl Compiler {
-    pub fn new(source: Source, place: Place, state: Arc<State>) -> Self {
+    pub fn new(source: Source, locality: ProcessLocality, state: Arc<ReadinessState>) -> Self {
         Self {
             source,
-            place,
+            locality,
             names: Names::start(resolve),
             world: Arc::default(),
             last: Arc::default(),
@@ -67,11 +67,11 @@ impl Compiler {
     /// Reads everything again and compiles it.
     pub async fn compile(&mut self) -> Arc<Snapshot> {
         if let Some(world) = self.source.read().await {
-            self.world = Arc::new(World { place: Some(self.place.clone()), ..world });
+            self.world = Arc::new(World { locality: Some(self.locality.clone()), ..world });
         }
         self.names.want(self.world.names_wanted());
         // In a cluster, the names of one tenant must not delay the others.
-        if self.world.site.tenancy().is_none() {
+        if self.world.mode.tenancy().is_none() {
             self.names.first_answers(FIRST_ANSWERS).await;
         }
         self.translate()
@@ -162,7 +162,7 @@ fn publish(proxy: &Proxy, snapshot: Arc<Snapshot>) {
 }
 
 /// Logs the listeners that cannot be opened, each once, with the origin of their declaration.
-pub fn tell_of_unbound(mut reports: watch::Receiver<Arc<Report>>, state: Arc<State>) -> AbortOnDropHandle<()> {
+pub fn tell_of_unbound(mut reports: watch::Receiver<Arc<Report>>, state: Arc<ReadinessState>) -> AbortOnDropHandle<()> {
     AbortOnDropHandle::new(tokio::spawn(async move {
         let mut said = BTreeMap::new();
         loop {
@@ -207,12 +207,12 @@ fn is_same_in(before: &Snapshot, now: &Snapshot, object: &ObjectKey) -> bool {
     before.listeners_of(object).eq(now.listeners_of(object)) && upstream_of(before, object) == upstream_of(now, object)
 }
 
-fn upstream_of<'a>(snapshot: &'a Snapshot, object: &ObjectKey) -> Option<&'a Arc<Upstream>> {
+fn upstream_of<'a>(snapshot: &'a Snapshot, object: &ObjectKey) -> Option<&'a Arc<UpstreamConfig>> {
     snapshot.upstreams.get(&UpstreamKey { object: object.clone() })
 }
 
 fn addresses_of(snapshot: &Snapshot, object: &ObjectKey) -> BTreeSet<SocketAddr> {
-    upstream_of(snapshot, object).iter().flat_map(|upstream| &upstream.endpoints).map(Endpoint::address).collect()
+    upstream_of(snapshot, object).iter().flat_map(|upstream| &upstream.endpoints).map(EndpointConfig::address).collect()
 }
 
 /// Logs the first [`MOST_TOLD`] items, and returns the number of the others if there are any.
@@ -310,7 +310,7 @@ mod tests {
             Arc::new(world)
         };
         let source = Source::files(Files::new(vec![])).unwrap();
-        let mut compiler = Compiler::new(source, Place::default(), Arc::default());
+        let mut compiler = Compiler::new(source, ProcessLocality::default(), Arc::default());
         compiler.world = world(&format!("{LOAD_BALANCER}{SERVICE}"));
         assert_eq!(compiler.translate().next_expiration(), None);
         compiler.world = world(LOAD_BALANCER);

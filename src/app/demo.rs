@@ -35,9 +35,9 @@ use crate::{
     descriptors::{self, Budget},
     drain::DrainMode,
     model::{ObjectKey, Snapshot},
-    proxy::{Closing, DrainOutcome, Monitor, Options, Proxy, access_log, socket::Sharing},
-    state::{Configuration, State},
-    tools::backend::{self, Backend},
+    proxy::{AcceptQueue, DrainOutcome, Monitor, Options, Proxy, access_log, socket::Sharing},
+    state::{Configuration, ReadinessState},
+    tools::backend::{self, EchoServer},
     translate::{Verdicts, translate},
     world::{Declared, World},
 };
@@ -47,7 +47,7 @@ const REFRESH: Duration = Duration::from_millis(500);
 /// The number of refreshes per printed line without a terminal.
 const REFRESH_LINES: u32 = 10;
 /// The time limit of open connections after Ctrl-C.
-const PATIENCE: Duration = Duration::from_secs(5);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// `tcplb demo`
 pub fn run(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
@@ -89,7 +89,7 @@ async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
     }
     stop.cancel();
     proxy.stop();
-    writer.finish(proxy.monitor().access_log(), PATIENCE);
+    writer.finish(proxy.monitor().access_log(), DRAIN_TIMEOUT);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -98,8 +98,8 @@ fn start_backends(stop: &CancellationToken) -> io::Result<BTreeMap<SocketAddr, &
     let mut backends = BTreeMap::new();
     for name in NAMES {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let options = backend::Options { address, name: Some(name.into()), delay: Duration::ZERO, greeting: None };
-        let backend = Backend::bind(options)?;
+        let options = backend::EchoOptions { address, name: Some(name.into()), delay: Duration::ZERO, greeting: None };
+        let backend = EchoServer::bind(options)?;
         backends.insert(backend.address(), name);
         tokio::spawn(backend.serve(stop.clone()));
     }
@@ -133,30 +133,27 @@ async fn configure<'a>(
     proxy: &Proxy,
     address: SocketAddr,
     backends: impl Iterator<Item = &'a SocketAddr>,
-) -> anyhow::Result<Arc<State>> {
+) -> anyhow::Result<Arc<ReadinessState>> {
     let (snapshot, verdicts) = compile(address, backends);
     let report = first_report(proxy, Arc::new(snapshot)).await?;
     if let Some((_, why)) = report.unbound().next() {
         anyhow::bail!("{why} (--address, --port)");
     }
-    let state = Arc::new(State::default());
+    let state = Arc::new(ReadinessState::default());
     state.set_configuration(Configuration { verdicts: Arc::new(verdicts), ..Configuration::default() });
     state.set_ready(true);
     Ok(state)
 }
 
 /// Stops accepting connections, and drains.
-async fn shut_down(proxy: &Proxy, state: &State, signals: &Signals) -> io::Result<DrainOutcome> {
-    let patience = PATIENCE.as_secs();
-    writeln!(
-        io::stdout(),
-        "\nshutting down: open connections have {patience} s to end (Ctrl-C again: reset them now)"
-    )?;
+async fn shut_down(proxy: &Proxy, state: &ReadinessState, signals: &Signals) -> io::Result<DrainOutcome> {
+    let seconds = DRAIN_TIMEOUT.as_secs();
+    writeln!(io::stdout(), "\nshutting down: open connections have {seconds} s to end (Ctrl-C again: reset them now)")?;
     state.leave();
-    proxy.stop_accepting(Closing::Last).await;
+    proxy.stop_accepting(AcceptQueue::Drain).await;
     state.set_ready(false);
     Ok(tokio::select! {
-        drained = proxy.drain(DrainMode::AsDeclared, PATIENCE) => drained,
+        drained = proxy.drain(DrainMode::AsDeclared, DRAIN_TIMEOUT) => drained,
         () = signals.second() => proxy.drain(DrainMode::AsDeclared, Duration::ZERO).await,
     })
 }

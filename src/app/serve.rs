@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     admin::{self, AdminThread, AllowedHosts},
-    cli::{AdminAddress, Run},
+    cli::{AdminAddress, RunArgs},
     controller::{self, Observed, Settings},
     descriptors::{self, Budget},
     model::{Report, Snapshot},
@@ -37,10 +37,10 @@ use crate::{
         cannot_listen,
         socket::Sharing,
     },
-    state::{Configuration, State},
+    state::{Configuration, ReadinessState},
     takeover::{self, Inheritance, Offer, Successor},
     translate::Verdict,
-    world::Place,
+    world::ProcessLocality,
 };
 
 /// The time limit for closing the admin pages after a takeover.
@@ -63,7 +63,7 @@ pub struct Serving {
     pub empty: Empty,
     /// The settings of a controller replica.
     pub leading: Option<Leading>,
-    pub run: Run,
+    pub run: RunArgs,
 }
 
 /// The behavior of a process that cannot serve anything at startup.
@@ -84,9 +84,9 @@ pub struct Leading {
 }
 
 /// The location of the process. Empty environment variables count as absent.
-fn place(run: &Run) -> Place {
+fn locality(run: &RunArgs) -> ProcessLocality {
     let known = |name: &Option<String>| name.as_deref().filter(|name| !name.is_empty()).map(Into::into);
-    Place { node: known(&run.node), zone: known(&run.zone) }
+    ProcessLocality { node: known(&run.node), zone: known(&run.zone) }
 }
 
 /// Serves until a signal or a successor ends it.
@@ -99,7 +99,7 @@ pub async fn serve(serving: Serving) -> anyhow::Result<ExitCode> {
     // Before any descriptor is received, because inherited sockets count against the limit.
     let budget = descriptors::raise_limit(run.worker_count(), source.manifests());
     let (successor, inheritance) = inherit(takeover.as_deref(), &signals).await?;
-    let state = Arc::new(State::default());
+    let state = Arc::new(ReadinessState::default());
     let mut admin = AdminPages::bind(admin, budget.admin, inheritance.admin, AllowedHosts::new(&run.admin_hosts))?;
     let (proxy, access_log) = start_proxy(&run, budget, sharing, inheritance.listeners)?;
     if empty != Empty::Ends {
@@ -107,7 +107,7 @@ pub async fn serve(serving: Serving) -> anyhow::Result<ExitCode> {
         admin.open(&proxy, &state)?;
     }
 
-    let mut compiler = Compiler::new(source, place(&run), state.clone());
+    let mut compiler = Compiler::new(source, locality(&run), state.clone());
     let (first, report) = tokio::select! {
         first = apply_first(&mut compiler, &proxy) => first?,
         () = signals.first() => bail!("stopped before the manifests were read"),
@@ -141,7 +141,7 @@ pub async fn serve(serving: Serving) -> anyhow::Result<ExitCode> {
 
 /// Starts the workers, without listeners.
 fn start_proxy(
-    run: &Run,
+    run: &RunArgs,
     budget: Budget,
     sharing: Sharing,
     inherited: BTreeMap<SocketAddr, Vec<StdTcpListener>>,
@@ -175,16 +175,16 @@ async fn apply_first(compiler: &mut Compiler, proxy: &Proxy) -> anyhow::Result<(
 /// The parts of a serving process that end with it.
 struct Process {
     proxy: Arc<Proxy>,
-    state: Arc<State>,
+    state: Arc<ReadinessState>,
     admin: AdminPages,
-    leading: Option<Leader>,
+    leading: Option<ControllerTask>,
     compiling: AbortOnDropHandle<()>,
     access_log: access_log::Writer,
 }
 
 impl Process {
     /// Ends everything in order. A second signal ends it early.
-    async fn shut_down(self, cause: Cause, run: &Run, signals: &Signals) -> ExitCode {
+    async fn shut_down(self, cause: Cause, run: &RunArgs, signals: &Signals) -> ExitCode {
         let Self { proxy, state, admin, leading, compiling, access_log } = self;
         // The pages stay open until the end, unless another process now serves the address.
         let (_admin, closed) = match cause {
@@ -256,7 +256,7 @@ impl AdminPages {
     }
 
     /// Starts to answer requests, unless already started.
-    fn open(&mut self, proxy: &Proxy, state: &Arc<State>) -> anyhow::Result<()> {
+    fn open(&mut self, proxy: &Proxy, state: &Arc<ReadinessState>) -> anyhow::Result<()> {
         let (Some(listener), None) = (self.listener()?, &self.serving) else { return Ok(()) };
         info!(address = %listener.local_addr()?, "admin pages");
         let thread = AdminThread::start().context("cannot start the admin thread")?;
@@ -300,18 +300,18 @@ fn tell(successor: Successor) {
 }
 
 /// The additional tasks of a controller.
-struct Leader {
+struct ControllerTask {
     stop: CancellationToken,
     running: JoinHandle<()>,
 }
 
-fn lead(client: kube::Client, settings: Settings, observed: watch::Receiver<Observed>) -> Leader {
+fn lead(client: kube::Client, settings: Settings, observed: watch::Receiver<Observed>) -> ControllerTask {
     let stop = CancellationToken::new();
     let running = tokio::spawn(controller::run(client, settings, observed, stop.clone()));
-    Leader { stop, running }
+    ControllerTask { stop, running }
 }
 
-impl Leader {
+impl ControllerTask {
     /// Releases the leadership.
     async fn end(self) {
         self.stop.cancel();
@@ -361,7 +361,7 @@ pub async fn first_report(proxy: &Proxy, first: Arc<Snapshot>) -> anyhow::Result
 fn ready_once_all_is_served(
     empty: Empty,
     mut reports: watch::Receiver<Arc<Report>>,
-    state: Arc<State>,
+    state: Arc<ReadinessState>,
 ) -> AbortOnDropHandle<()> {
     AbortOnDropHandle::new(tokio::spawn(async move {
         references_resolved(&state).await;
@@ -374,7 +374,7 @@ fn ready_once_all_is_served(
 
 /// Waits until all references of load balancers are resolved. The wait is short, because an invalid reference stays
 /// unresolved.
-async fn references_resolved(state: &State) {
+async fn references_resolved(state: &ReadinessState) {
     let resolved = |known: &Arc<Configuration>| !known.verdicts.values().any(Verdict::has_unresolved_references);
     if timeout(UNRESOLVED, state.configurations().wait_for(resolved)).await.is_err() {
         let within = UNRESOLVED.as_secs();
@@ -383,7 +383,7 @@ async fn references_resolved(state: &State) {
 }
 
 /// Fails if the process cannot serve anything, so that the user sees the error.
-fn worth_running(first: &Snapshot, report: &Report, state: &State) -> anyhow::Result<()> {
+fn worth_running(first: &Snapshot, report: &Report, state: &ReadinessState) -> anyhow::Result<()> {
     let configuration = state.configuration();
     let unbound: Vec<String> = report
         .unbound()
@@ -454,7 +454,7 @@ mod tests {
             (Some(Reason::RefNotFound), Some(Reason::CertificateExpired), 2),
             (Some(Reason::InvalidCertificateRef), Some(Reason::EndpointsPending), 5),
         ] {
-            let state = Arc::new(State::default());
+            let state = Arc::new(ReadinessState::default());
             state.set_configuration(configuration(first));
             let report = watch::Sender::<Arc<Report>>::default();
             let start = tokio::time::Instant::now();

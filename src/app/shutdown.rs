@@ -11,8 +11,8 @@ use tracing::{info, warn};
 
 use crate::{
     drain::DrainMode,
-    proxy::{Closing, Proxy},
-    state::State,
+    proxy::{AcceptQueue, Proxy},
+    state::ReadinessState,
 };
 
 /// The time limit of the shutdown after a second signal.
@@ -94,18 +94,18 @@ pub async fn unless_hurried(orderly: impl Future<Output = ()>, signals: &Signals
 }
 
 /// Stops accepting connections. After a signal, the shutdown is reported first, and clients have `delay` to notice it.
-pub async fn stop_accepting(cause: Cause, proxy: &Proxy, state: &State, delay: Duration) {
+pub async fn stop_accepting(cause: Cause, proxy: &Proxy, state: &ReadinessState, delay: Duration) {
     match cause {
         Cause::Signal => {
             state.leave();
             sleep(delay).await;
-            proxy.stop_accepting(Closing::Last).await;
+            proxy.stop_accepting(AcceptQueue::Drain).await;
             state.set_ready(false);
         }
         // Probes are sent to the address, which the other process serves.
         Cause::TakenOver => {
             info!("another process has taken over");
-            proxy.stop_accepting(Closing::HandedOver).await;
+            proxy.stop_accepting(AcceptQueue::HandOver).await;
         }
     }
 }

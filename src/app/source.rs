@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// The maximum delay by an object of a cluster that has never been read.
-const PATIENCE: Duration = Duration::from_secs(30);
+const SYNC_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The source of manifests.
 pub enum Source {
@@ -165,7 +165,7 @@ impl ClusterSource {
     /// can be read.
     async fn read(&mut self) -> World {
         if !self.synced {
-            self.cluster.synced(PATIENCE).await;
+            self.cluster.synced(SYNC_TIMEOUT).await;
             self.synced = true;
         }
         self.cluster.world()

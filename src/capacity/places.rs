@@ -87,7 +87,7 @@ pub struct Share {
 
 /// The kind of a place, needed to give it back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum PlaceKind {
     Guaranteed,
     Borrowed,
 }
@@ -100,23 +100,23 @@ impl Share {
     }
 
     /// Takes a place. `None`: all guaranteed places are taken, and none can be borrowed.
-    pub fn take(&self) -> Option<Place> {
+    pub fn take(&self) -> Option<PlaceKind> {
         let take = |own: usize| (own < self.guaranteed.load(Relaxed)).then_some(own + 1);
         if self.own.fetch_update(Relaxed, Relaxed, take).is_ok() {
-            return Some(Place::Guaranteed);
+            return Some(PlaceKind::Guaranteed);
         }
         self.places.lend(self.borrowed.load(Relaxed)).then(|| {
             self.borrowed.fetch_add(1, Relaxed);
-            Place::Borrowed
+            PlaceKind::Borrowed
         })
     }
 
-    pub fn give_back(&self, place: Place) {
+    pub fn give_back(&self, place: PlaceKind) {
         match place {
-            Place::Guaranteed => {
+            PlaceKind::Guaranteed => {
                 self.own.fetch_sub(1, Relaxed);
             }
-            Place::Borrowed => {
+            PlaceKind::Borrowed => {
                 self.borrowed.fetch_sub(1, Relaxed);
                 self.places.lent.fetch_sub(1, Relaxed);
             }
@@ -125,12 +125,12 @@ impl Share {
 
     /// Gives a place back; [`Places::divide`] must not run at the same time. A place beyond the guaranteed ones can be
     /// borrowed at once. Returns the kind of the free place.
-    pub fn give_back_undivided(&self, place: Place) -> Place {
-        let exceeds = place == Place::Guaranteed && self.own.load(Relaxed) > self.guaranteed.load(Relaxed);
+    pub fn give_back_undivided(&self, place: PlaceKind) -> PlaceKind {
+        let exceeds = place == PlaceKind::Guaranteed && self.own.load(Relaxed) > self.guaranteed.load(Relaxed);
         self.give_back(place);
         if exceeds {
             self.places.lendable.fetch_add(1, Relaxed);
-            return Place::Borrowed;
+            return PlaceKind::Borrowed;
         }
         place
     }
@@ -160,7 +160,7 @@ impl Drop for Share {
 #[must_use = "the place is given back when this is dropped"]
 pub struct Permit {
     share: Arc<Share>,
-    place: Place,
+    place: PlaceKind,
 }
 
 impl Drop for Permit {

@@ -18,7 +18,7 @@ use tokio::{
     sync::{Mutex as TurnMutex, Notify},
 };
 
-use super::places::{Place, Places, Share, Terms};
+use super::places::{PlaceKind, Places, Share, Terms};
 
 /// A limited number of places, divided among namespaces. Tasks wait for them.
 ///
@@ -174,7 +174,7 @@ impl TenantQueue {
 #[must_use = "the place is given back when this is dropped"]
 pub struct TenantPermit {
     queue: Arc<TenantQueue>,
-    place: Place,
+    place: PlaceKind,
 }
 
 impl Drop for TenantPermit {
@@ -186,8 +186,8 @@ impl Drop for TenantPermit {
             share.give_back_undivided(self.place)
         };
         match freed {
-            Place::Borrowed => pool.lendable.notify_one(),
-            Place::Guaranteed => changed.notify_one(),
+            PlaceKind::Borrowed => pool.lendable.notify_one(),
+            PlaceKind::Guaranteed => changed.notify_one(),
         }
         if had_most {
             changed.notify_one();

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use crate::api::Name;
 
 #[derive(Debug, Args)]
-pub struct Check {
+pub struct CheckArgs {
     /// Files, or folders of .yaml, .yml and .json files; `-`: standard input.
     #[arg(required = true)]
     pub paths: Vec<PathBuf>,

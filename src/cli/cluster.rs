@@ -5,8 +5,10 @@ use std::{net::IpAddr, ops::RangeInclusive};
 use clap::{Args, ValueEnum};
 
 use super::{
-    run::Run,
-    values::{AdminAddress, ListenAddress, Quota, Workload, admin_address, label, object_key, port_range, workload},
+    run::RunArgs,
+    values::{
+        AdminAddress, ListenAddress, Quota, WorkloadName, admin_address, label, object_key, port_range, workload,
+    },
 };
 use crate::{
     api::{self, Placement, ServiceType},
@@ -48,7 +50,7 @@ pub struct Controller {
     pub anchor: Option<String>,
     /// The Deployment or DaemonSet of the replicas, which also owns the managed Services.
     #[arg(long, value_name = "KIND/NAME", value_parser = workload)]
-    pub workload: Option<Workload>,
+    pub workload: Option<WorkloadName>,
     /// The labels of the replica pods, for the selector of the managed Services.
     #[arg(long, value_name = "KEY=VALUE", default_value = "app.kubernetes.io/name=tcplb", value_delimiter = ',', value_parser = label)]
     pub service_selector: Vec<(String, String)>,
@@ -65,7 +67,7 @@ pub struct Controller {
     #[arg(long, value_name = "ADDRESS", default_value = ":9900")]
     pub admin: ListenAddress,
     #[command(flatten)]
-    pub run: Run,
+    pub run: RunArgs,
 }
 
 #[derive(Debug, Args)]
@@ -80,7 +82,7 @@ pub struct Sidecar {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9900", value_parser = admin_address)]
     pub admin: AdminAddress,
     #[command(flatten)]
-    pub run: Run,
+    pub run: RunArgs,
 }
 
 /// Tenancy limits.

@@ -5,7 +5,7 @@ use crate::{api, proxy::access_log};
 
 /// Options of a serving process.
 #[derive(Args, Clone, Debug)]
-pub struct Run {
+pub struct RunArgs {
     /// The number of worker threads, which serve connections. Default: the number of available cores.
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=512))]
     pub workers: Option<u16>,
@@ -35,7 +35,7 @@ pub struct Run {
     pub max_drain: api::Duration,
 }
 
-impl Run {
+impl RunArgs {
     /// The number of workers: the flag, or the number of available cores.
     pub fn worker_count(&self) -> usize {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);

@@ -120,15 +120,15 @@ pub fn label(text: &str) -> Result<(String, String), String> {
 
 /// The workload of a controller's replicas, by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Workload {
+pub enum WorkloadName {
     Deployment(String),
     DaemonSet(String),
 }
 
-pub fn workload(text: &str) -> Result<Workload, String> {
+pub fn workload(text: &str) -> Result<WorkloadName, String> {
     match text.split_once('/') {
-        Some(("Deployment", name)) if !name.is_empty() => Ok(Workload::Deployment(name.to_owned())),
-        Some(("DaemonSet", name)) if !name.is_empty() => Ok(Workload::DaemonSet(name.to_owned())),
+        Some(("Deployment", name)) if !name.is_empty() => Ok(WorkloadName::Deployment(name.to_owned())),
+        Some(("DaemonSet", name)) if !name.is_empty() => Ok(WorkloadName::DaemonSet(name.to_owned())),
         _ => Err(format!("`{text}` is not a workload: write Deployment/NAME or DaemonSet/NAME")),
     }
 }

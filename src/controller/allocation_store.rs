@@ -9,7 +9,7 @@ use kube::{
 };
 use tracing::warn;
 
-use super::{Settings, failure::Failure, owners};
+use super::{Settings, failure::ApiFailure, owners};
 use crate::world::Allocations;
 
 /// The number of conflicting writes after which the next reconciliation tries again.
@@ -31,7 +31,7 @@ pub async fn revise(
     settings: &Settings,
     seen: LastSeen<'_>,
     mut revise: impl FnMut(&Allocations) -> Allocations,
-) -> Result<Allocations, Failure> {
+) -> Result<Allocations, ApiFailure> {
     let maps = Api::<ConfigMap>::namespaced(client.clone(), &settings.namespace);
     let name = &settings.allocations;
     for _ in 0..MAX_TRIES {

@@ -56,7 +56,7 @@ pub struct AllocationPlan {
 /// Allocates ports. Deterministic, and idempotent: allocating again from the result changes nothing.
 pub fn allocate(claims: &Claims, current: &Allocations, now: Timestamp) -> AllocationPlan {
     let mut allocator =
-        Allocator { ports: current.believing(claims.targets, &claims.range, seconds(now)).0, claims, now };
+        Allocator { ports: current.corrected_by(claims.targets, &claims.range, seconds(now)).0, claims, now };
     allocator.free();
     allocator.expire_cooldowns();
     let shortage = allocator.fill();

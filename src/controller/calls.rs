@@ -14,7 +14,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::failure::{Failure, Failures, backoff};
+use super::failure::{ApiFailure, Failures, backoff};
 
 /// The number of concurrent calls.
 const MAX_RUNNING: usize = 16;
@@ -23,7 +23,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Calls by their objects. Dropping this aborts them.
 pub struct Calls<K, T> {
-    running: JoinSet<Result<T, Failure>>,
+    running: JoinSet<Result<T, ApiFailure>>,
     about: HashMap<Id, K>,
     made: BTreeMap<K, Made>,
     places: Arc<Semaphore>,
@@ -56,7 +56,7 @@ impl<K: Ord + Clone, T: Send + 'static> Calls<K, T> {
     /// made.
     pub fn make<F>(&mut self, about: &K, what: u64, call: impl FnOnce() -> F) -> bool
     where
-        F: Future<Output = Result<T, Failure>> + Send + 'static,
+        F: Future<Output = Result<T, ApiFailure>> + Send + 'static,
     {
         let now = Instant::now();
         let last = self.made.get(about).cloned();
@@ -76,7 +76,7 @@ impl<K: Ord + Clone, T: Send + 'static> Calls<K, T> {
     }
 
     /// Waits for an answer; forever while no call is in progress. Cancel safe.
-    pub async fn answered(&mut self) -> (K, Result<T, Failure>) {
+    pub async fn answered(&mut self) -> (K, Result<T, ApiFailure>) {
         loop {
             let Some(ended) = self.running.join_next_with_id().await else { future::pending().await };
             let (id, answer) = match ended {
@@ -90,7 +90,7 @@ impl<K: Ord + Clone, T: Send + 'static> Calls<K, T> {
         }
     }
 
-    fn note(&mut self, about: &K, failure: Option<&Failure>) {
+    fn note(&mut self, about: &K, failure: Option<&ApiFailure>) {
         if let Some(made) = self.made.get_mut(about) {
             made.running = false;
             made.tries = made.tries.saturating_add(1);
@@ -133,7 +133,7 @@ pub async fn until(then: Option<Instant>) {
 mod tests {
     use super::*;
 
-    async fn call(calls: &mut Calls<&'static str, u8>, what: u64, answer: Result<u8, Failure>) -> bool {
+    async fn call(calls: &mut Calls<&'static str, u8>, what: u64, answer: Result<u8, ApiFailure>) -> bool {
         calls.make(&"a", what, move || future::ready(answer));
         timeout(Duration::from_millis(1), calls.answered()).await.is_ok()
     }

@@ -32,7 +32,7 @@ pub use self::{
     types::{ACCEPTED, BACKENDS_HEALTHY, CLIENT_ADDRESS_PRESERVED, PROGRAMMED, is_summary},
 };
 use super::{
-    observed::{Observed, Problems},
+    observed::{Observed, ProvisioningProblems},
     replicas::Replicas,
     services,
     settings::Settings,
@@ -55,7 +55,7 @@ pub struct Statuses {
 pub fn statuses(
     observed: &Observed,
     replicas: &Replicas,
-    problems: &Problems,
+    problems: &ProvisioningProblems,
     settings: &Settings,
     now: Timestamp,
 ) -> Statuses {

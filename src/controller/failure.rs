@@ -8,32 +8,32 @@ use crate::source::{REFUSAL_DELAY, refused_token, with_causes};
 
 /// A call to the API server that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
+pub struct ApiFailure {
     pub sentence: String,
     /// True if a permission is missing.
     pub is_refusal: bool,
 }
 
-impl From<kube::Error> for Failure {
+impl From<kube::Error> for ApiFailure {
     fn from(error: kube::Error) -> Self {
         let is_refusal = matches!(&error, kube::Error::Api(status) if matches!(status.code, 401 | 403));
         Self { sentence: sentence(&error), is_refusal }
     }
 }
 
-impl From<String> for Failure {
+impl From<String> for ApiFailure {
     fn from(sentence: String) -> Self {
         Self { sentence, is_refusal: false }
     }
 }
 
-impl From<&str> for Failure {
+impl From<&str> for ApiFailure {
     fn from(sentence: &str) -> Self {
         sentence.to_owned().into()
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for ApiFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.sentence)
     }
@@ -43,13 +43,13 @@ impl fmt::Display for Failure {
 #[derive(Clone, Debug, Default)]
 pub struct Failures {
     since: Option<Instant>,
-    last: Option<Failure>,
+    last: Option<ApiFailure>,
     reported: Option<String>,
 }
 
 impl Failures {
     /// Records a failure. Returns true if it must be reported now.
-    pub fn failed(&mut self, failure: Failure, now: Instant) -> bool {
+    pub fn failed(&mut self, failure: ApiFailure, now: Instant) -> bool {
         self.since.get_or_insert(now);
         self.last = Some(failure);
         let Some(failure) = self.lasting(now).cloned() else { return false };
@@ -67,7 +67,7 @@ impl Failures {
     }
 
     /// The last failure, once it must be reported.
-    pub fn lasting(&self, now: Instant) -> Option<&Failure> {
+    pub fn lasting(&self, now: Instant) -> Option<&ApiFailure> {
         let lasts = self.since.is_some_and(|since| now.duration_since(since) >= REFUSAL_DELAY);
         self.last.as_ref().filter(|failure| !failure.is_refusal || lasts)
     }
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn refusals_are_reported_once_they_have_lasted_and_other_failures_at_once() {
-        let refusal = || Failure { sentence: "services is forbidden".into(), is_refusal: true };
+        let refusal = || ApiFailure { sentence: "services is forbidden".into(), is_refusal: true };
         let now = Instant::now();
         let after = |seconds| now + Duration::from_secs(seconds);
         let mut failures = Failures::default();
@@ -120,8 +120,8 @@ mod tests {
         for (code, is_refusal) in [(403, true), (404, false), (409, false), (503, false)] {
             let status = kube::core::Status { code, message: "why".into(), ..kube::core::Status::default() };
             assert_eq!(
-                Failure::from(kube::Error::Api(Box::new(status))),
-                Failure { sentence: "why".into(), is_refusal }
+                ApiFailure::from(kube::Error::Api(Box::new(status))),
+                ApiFailure { sentence: "why".into(), is_refusal }
             );
         }
     }

@@ -26,20 +26,20 @@ use super::{
     allocations::{AllocationPlan, Claim, Claims, allocate},
     calls::{Calls, until},
     conditions::{self, Statuses},
-    failure::{Failure, Failures},
+    failure::{ApiFailure, Failures},
     lookup,
-    observed::{Observed, Problem, Problems},
+    observed::{Observed, ProvisioningProblem, ProvisioningProblems},
     owners::Owners,
-    plan::{self, Object, Plan, PlanInput, Replacement, Waiting},
+    plan::{self, ManagedLoadBalancer, PlanInput, Replacement, ServicePlan, WaitingPorts},
     services,
-    status::Writer,
+    status::StatusWriter,
 };
 use crate::{
     api::Placement,
     model::ObjectKey,
     source::Settle,
     world::{
-        Allocations, Site, World,
+        Allocations, ProcessMode, World,
         managed_service::{self, ManagedService},
     },
 };
@@ -63,7 +63,7 @@ pub struct Leader {
     writes: Calls<ObjectKey, ()>,
     lookups: Calls<(ObjectKey, Arc<str>), Option<Replacement>>,
     gone: BTreeMap<(ObjectKey, Arc<str>), Replacement>,
-    waiting: Waiting,
+    waiting: WaitingPorts,
     owners: Owners,
     /// The time since which this replica is not listed.
     unlisted: Option<Instant>,
@@ -71,18 +71,18 @@ pub struct Leader {
     service_problem: Option<String>,
     /// The time at which allocations were last read from the API server itself, not from a watch.
     read: Option<Instant>,
-    problems: Problems,
+    problems: ProvisioningProblems,
     /// The failures of allocating ports and of looking up load balancers.
     allocation_failures: Failures,
     lookup_failures: Failures,
     /// True once the reports of replicas are complete.
     has_reports: bool,
-    writer: Writer,
+    writer: StatusWriter,
 }
 
 /// The input of one reconciliation.
 struct ReconcileInput<'a> {
-    objects: Vec<Object<'a>>,
+    objects: Vec<ManagedLoadBalancer<'a>>,
     claims: Vec<Claim>,
     managed: BTreeMap<ObjectKey, ManagedService<'a>>,
     /// The proxy ports that foreign Services lead to.
@@ -101,7 +101,7 @@ impl Leader {
         observed: watch::Receiver<Observed>,
         replicas: watch::Receiver<Arc<Replicas>>,
     ) -> Self {
-        let (writer, has_reports) = (Writer::new(client.clone(), &settings), !replicas.borrow().is_empty());
+        let (writer, has_reports) = (StatusWriter::new(client.clone(), &settings), !replicas.borrow().is_empty());
         Self {
             client,
             settings,
@@ -110,12 +110,12 @@ impl Leader {
             writes: Calls::new(),
             lookups: Calls::new(),
             gone: BTreeMap::new(),
-            waiting: Waiting::new(),
+            waiting: WaitingPorts::new(),
             owners: Owners::default(),
             unlisted: None,
             service_problem: None,
             read: None,
-            problems: Problems::new(),
+            problems: ProvisioningProblems::new(),
             allocation_failures: Failures::default(),
             lookup_failures: Failures::default(),
             has_reports,
@@ -150,7 +150,7 @@ impl Leader {
         }
     }
 
-    fn note_lookup(&mut self, about: (ObjectKey, Arc<str>), answer: Result<Option<Replacement>, Failure>) {
+    fn note_lookup(&mut self, about: (ObjectKey, Arc<str>), answer: Result<Option<Replacement>, ApiFailure>) {
         if answer.is_ok() {
             self.lookup_failures.succeeded();
         }
@@ -172,11 +172,13 @@ impl Leader {
         let observed = self.observed.borrow_and_update().clone();
         let replicas = self.replicas.borrow_and_update().clone();
         let mut wake = Instant::now() + RESYNC_PERIOD;
-        let mut problems = Problems::new();
-        if let (Placement::Gateway, Site::Gateway(allocations, _)) = (self.settings.placement, &observed.world.site) {
+        let mut problems = ProvisioningProblems::new();
+        if let (Placement::Gateway, ProcessMode::Gateway(allocations, _)) =
+            (self.settings.placement, &observed.world.mode)
+        {
             let settings = self.settings.clone();
             let objects = plan::objects(&observed, &settings);
-            let claims = objects.iter().map(Object::claim).collect();
+            let claims = objects.iter().map(ManagedLoadBalancer::claim).collect();
             let managed = services::managed(&observed.world, &settings);
             let taken = services::taken(&observed.world, &managed, &settings);
             let lost = observed.world.ports_are_lost;
@@ -190,7 +192,7 @@ impl Leader {
         report_at.map_or(wake, |report_at| wake.min(report_at))
     }
 
-    async fn keep_services(&mut self, input: &ReconcileInput<'_>, problems: &mut Problems) -> Instant {
+    async fn keep_services(&mut self, input: &ReconcileInput<'_>, problems: &mut ProvisioningProblems) -> Instant {
         let mut wake = Instant::now() + RESYNC_PERIOD;
         self.look_up(input);
         self.owners.refresh(&self.client, &self.settings, input.world).await;
@@ -219,14 +221,18 @@ impl Leader {
         }
         self.apply(&plan, input);
         if let Some(problem) = self.owners.missing() {
-            let unwritten = |object: &ObjectKey| (object.clone(), Problem::ServiceNotWritten(problem.to_owned()));
+            let unwritten =
+                |object: &ObjectKey| (object.clone(), ProvisioningProblem::ServiceNotWritten(problem.to_owned()));
             problems.extend(plan.apply.keys().map(unwritten));
             wake = Instant::now() + RETRY_DELAY;
         }
         let failed = self.writes.problems();
         problems.extend(failed.map(|(object, problem)| {
             let service = ObjectKey::new(&self.settings.namespace, &managed_service::name(object));
-            (object.clone(), Problem::ServiceNotWritten(format!("Service {service} cannot be written: {problem}")))
+            (
+                object.clone(),
+                ProvisioningProblem::ServiceNotWritten(format!("Service {service} cannot be written: {problem}")),
+            )
         }));
         let later = [plan.wake, self.writes.next(), self.lookups.next()];
         later.into_iter().flatten().fold(wake, Instant::min)
@@ -244,7 +250,11 @@ impl Leader {
     }
 
     /// Allocates a port for every listener. Returns the stored allocations.
-    async fn allocate(&mut self, input: &ReconcileInput<'_>, problems: &mut Problems) -> Result<Allocations, Failure> {
+    async fn allocate(
+        &mut self,
+        input: &ReconcileInput<'_>,
+        problems: &mut ProvisioningProblems,
+    ) -> Result<Allocations, ApiFailure> {
         let targets = managed_service::targets(&input.managed);
         let gone: BTreeSet<Arc<str>> = self.gone.keys().map(|(_, uid)| uid.clone()).collect();
         let range = self.settings.ports.clone();
@@ -266,7 +276,7 @@ impl Leader {
         Ok(stored)
     }
 
-    fn report_shortage(&self, input: &ReconcileInput, plan: &AllocationPlan, problems: &mut Problems) {
+    fn report_shortage(&self, input: &ReconcileInput, plan: &AllocationPlan, problems: &mut ProvisioningProblems) {
         for object in &input.objects {
             if let Some(listeners) = plan.shortage.get(&object.identity.uid) {
                 let (first, last) = (self.settings.ports.start(), self.settings.ports.end());
@@ -277,12 +287,12 @@ impl Leader {
                     list(listeners)
                 );
                 let listeners = listeners.clone();
-                problems.insert(object.key.clone(), Problem::NoFreePort { listeners, sentence });
+                problems.insert(object.key.clone(), ProvisioningProblem::NoFreePort { listeners, sentence });
             }
         }
     }
 
-    fn plan(&mut self, input: &ReconcileInput, allocations: &Allocations) -> Plan {
+    fn plan(&mut self, input: &ReconcileInput, allocations: &Allocations) -> ServicePlan {
         let plan_input = PlanInput {
             objects: &input.objects,
             managed: &input.managed,
@@ -296,7 +306,7 @@ impl Leader {
         plan::plan(&plan_input, &mut self.waiting)
     }
 
-    fn apply(&mut self, plan: &Plan, input: &ReconcileInput) {
+    fn apply(&mut self, plan: &ServicePlan, input: &ReconcileInput) {
         self.writes.keep(|object| plan.apply.contains_key(object) || plan.remove.contains(object));
         for object in &plan.remove {
             if let Some(managed) = input.managed.get(object) {
@@ -344,7 +354,7 @@ impl Leader {
     }
 
     /// Logs new problems and writes statuses. Returns the time at which a pending fault is to be reported.
-    fn report(&mut self, observed: &Observed, replicas: &Replicas, problems: Problems) -> Option<Instant> {
+    fn report(&mut self, observed: &Observed, replicas: &Replicas, problems: ProvisioningProblems) -> Option<Instant> {
         let mut report_at = None;
         for (object, problem) in
             problems.iter().filter(|(object, problem)| self.problems.get(*object) != Some(*problem))
@@ -375,19 +385,19 @@ fn unseen(input: &ReconcileInput) -> BTreeSet<(ObjectKey, Arc<str>)> {
     of_ports.chain(of_services).filter(|(_, uid)| !present.contains(&**uid)).collect()
 }
 
-fn report_listeners_without_port(input: &ReconcileInput, problem: &str, problems: &mut Problems) {
+fn report_listeners_without_port(input: &ReconcileInput, problem: &str, problems: &mut ProvisioningProblems) {
     for (object, claim) in input.objects.iter().zip(&input.claims) {
         let declared = claim.listeners.iter().flatten().copied();
         let portless = declared.filter(|listener| input.allocations.port_of(&claim.uid, *listener).is_none());
         let listeners: BTreeSet<u16> = portless.collect();
         if !listeners.is_empty() {
             let sentence = format!("no port can be allocated: {problem}");
-            problems.insert(object.key.clone(), Problem::AllocationFailed { listeners, sentence });
+            problems.insert(object.key.clone(), ProvisioningProblem::AllocationFailed { listeners, sentence });
         }
     }
 }
 
-async fn apply_service(client: Client, settings: Arc<Settings>, service: Service) -> Result<(), Failure> {
+async fn apply_service(client: Client, settings: Arc<Settings>, service: Service) -> Result<(), ApiFailure> {
     let services = Api::<Service>::namespaced(client, &settings.namespace);
     let name = service.metadata.name.clone().unwrap_or_default();
     let manager = PatchParams::apply(&format!("tcplb-{}", settings.class)).force();
@@ -395,7 +405,7 @@ async fn apply_service(client: Client, settings: Arc<Settings>, service: Service
 }
 
 /// Deletes the Service in the version that was seen.
-async fn delete_service(client: Client, service: Service) -> Result<(), Failure> {
+async fn delete_service(client: Client, service: Service) -> Result<(), ApiFailure> {
     let metadata = service.metadata;
     let services = Api::<Service>::namespaced(client, &metadata.namespace.unwrap_or_default());
     let as_seen = Preconditions { uid: metadata.uid, resource_version: metadata.resource_version };

@@ -26,7 +26,7 @@ use tracing::{info, warn};
 
 use super::{
     Settings,
-    failure::{Failure, Failures, sentence},
+    failure::{ApiFailure, Failures, sentence},
 };
 
 /// Other replicas leave an unchanged Lease alone for this long. With [`RENEW_PERIOD`], a leader that is gone is
@@ -92,27 +92,27 @@ impl LeaderElector {
                 timeout(RENEW_TIMEOUT, self.reach()).await.unwrap_or_else(|_| Err("no answer in time".into()));
             self.note(&outcome);
             let pause = match outcome {
-                Ok(Outcome::Holds) => {
+                Ok(LeaseOutcome::Holds) => {
                     if term.send_replace(Some(asked + TERM_DURATION)).is_none() {
                         info!(lease = self.name, "this replica is the leader");
                     }
                     RENEW_PERIOD
                 }
-                Ok(Outcome::Waits(pause)) => {
+                Ok(LeaseOutcome::Waits(pause)) => {
                     if term.send_replace(None).is_some() {
                         info!(lease = self.name, "another replica is the leader now");
                     }
                     pause
                 }
                 // A granted term continues until it ends.
-                Ok(Outcome::Contested) => CONTEST_DELAY,
+                Ok(LeaseOutcome::Contested) => CONTEST_DELAY,
                 Err(_) => RETRY_DELAY,
             };
             sleep(pause).await;
         }
     }
 
-    fn note(&mut self, outcome: &Result<Outcome, Failure>) {
+    fn note(&mut self, outcome: &Result<LeaseOutcome, ApiFailure>) {
         match outcome {
             Err(failure) => {
                 if self.failures.failed(failure.clone(), Instant::now()) {
@@ -127,11 +127,11 @@ impl LeaderElector {
         }
     }
 
-    async fn reach(&mut self) -> Result<Outcome, Failure> {
+    async fn reach(&mut self) -> Result<LeaseOutcome, ApiFailure> {
         let lease = self.leases.get_opt(&self.name).await?;
         let claim = match claim(lease, &self.identity, &mut self.seen, Instant::now(), Timestamp::now()) {
             Move::Claim(claim) => *claim,
-            Move::Wait(pause) => return Ok(Outcome::Waits(pause)),
+            Move::Wait(pause) => return Ok(LeaseOutcome::Waits(pause)),
         };
         let written = match claim.metadata.resource_version {
             Some(_) => self.leases.replace(&self.name, &PostParams::default(), &claim).await,
@@ -141,9 +141,9 @@ impl LeaderElector {
             }
         };
         match written {
-            Ok(_) => Ok(Outcome::Holds),
+            Ok(_) => Ok(LeaseOutcome::Holds),
             // Another replica wrote first; the next read shows the result.
-            Err(kube::Error::Api(status)) if status.code == 409 => Ok(Outcome::Contested),
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(LeaseOutcome::Contested),
             Err(error) => Err(error.into()),
         }
     }
@@ -179,7 +179,7 @@ async fn give_back(leases: &Api<Lease>, settings: &Settings) -> kube::Result<boo
     leases.replace(&settings.lease, &PostParams::default(), &lease).await.map(|_| true)
 }
 
-enum Outcome {
+enum LeaseOutcome {
     Holds,
     /// Another replica holds the Lease.
     Waits(Duration),

@@ -5,7 +5,7 @@ use kube::{
     api::{ApiResource, DynamicObject},
 };
 
-use super::{Settings, failure::Failure, plan::Replacement};
+use super::{Settings, failure::ApiFailure, plan::Replacement};
 use crate::{
     api::{DEFAULT_CLASS, Placement, TcpLoadBalancer},
     model::ObjectKey,
@@ -17,15 +17,15 @@ pub async fn replacement(
     settings: &Settings,
     key: &ObjectKey,
     uid: &str,
-) -> Result<Option<Replacement>, Failure> {
+) -> Result<Option<Replacement>, ApiFailure> {
     // Read without its type, since an object that cannot be parsed exists nevertheless.
     let kind = ApiResource::erase::<TcpLoadBalancer>(&());
     let objects = Api::<DynamicObject>::namespaced_with(client, &key.namespace, &kind);
     match objects.get(&key.name).await {
-        Ok(there) if !is_ours(&there, settings) => Ok(Some(Replacement::Nobody)),
+        Ok(there) if !is_ours(&there, settings) => Ok(Some(Replacement::Absent)),
         Ok(there) if there.metadata.uid.as_deref() == Some(uid) => Ok(None),
         Ok(_) => Ok(Some(Replacement::Another)),
-        Err(kube::Error::Api(status)) if status.code == 404 && names(&status, key) => Ok(Some(Replacement::Nobody)),
+        Err(kube::Error::Api(status)) if status.code == 404 && names(&status, key) => Ok(Some(Replacement::Absent)),
         Err(error) => Err(error.into()),
     }
 }

@@ -14,11 +14,11 @@ pub struct Observed {
 }
 
 /// The problems of load balancers.
-pub type Problems = BTreeMap<ObjectKey, Problem>;
+pub type ProvisioningProblems = BTreeMap<ObjectKey, ProvisioningProblem>;
 
 /// The reason why a load balancer does not have its ports or its Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Problem {
+pub enum ProvisioningProblem {
     /// The range has no free port for these listeners; the others are served.
     NoFreePort {
         listeners: BTreeSet<u16>,
@@ -32,7 +32,7 @@ pub enum Problem {
     ServiceNotWritten(String),
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for ProvisioningProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoFreePort { sentence, .. }

@@ -48,7 +48,7 @@ pub struct Owners {
 }
 
 /// The result of looking up one owner. The error is the reason why it is unknown.
-type Found = Result<Option<OwnerReference>, String>;
+type OwnerLookup = Result<Option<OwnerReference>, String>;
 
 impl Owners {
     pub fn references(&self) -> &[OwnerReference] {
@@ -98,7 +98,7 @@ impl Owners {
     }
 
     /// The owner that was found, or the previous one if the lookup failed.
-    fn or_as_before(&self, found: Found, kinds: &[&str]) -> (Option<OwnerReference>, Option<String>) {
+    fn or_as_before(&self, found: OwnerLookup, kinds: &[&str]) -> (Option<OwnerReference>, Option<String>) {
         match found {
             Ok(found) => (found, None),
             Err(why) => (self.references.iter().find(|owner| kinds.contains(&&*owner.kind)).cloned(), Some(why)),
@@ -106,7 +106,7 @@ impl Owners {
     }
 }
 
-async fn workload(client: &Client, settings: &Settings) -> Found {
+async fn workload(client: &Client, settings: &Settings) -> OwnerLookup {
     match &settings.workload {
         Some(Workload::Deployment(name)) => answer(reference::<Deployment>(client, settings, name)).await,
         Some(Workload::DaemonSet(name)) => answer(reference::<DaemonSet>(client, settings, name)).await,
@@ -114,11 +114,11 @@ async fn workload(client: &Client, settings: &Settings) -> Found {
     }
 }
 
-async fn answer(call: impl Future<Output = Found>) -> Found {
+async fn answer(call: impl Future<Output = OwnerLookup>) -> OwnerLookup {
     timeout(ANSWER_TIMEOUT, call).await.unwrap_or_else(|_| Err("no answer in time".into()))
 }
 
-async fn make_anchor(client: &Client, settings: &Settings, name: &str, owners: &[OwnerReference]) -> Found {
+async fn make_anchor(client: &Client, settings: &Settings, name: &str, owners: &[OwnerReference]) -> OwnerLookup {
     let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
     let metadata = described(metadata, ANCHOR_DESCRIPTION, settings, owners);
     let maps = Api::<ConfigMap>::namespaced(client.clone(), &settings.namespace);
@@ -139,7 +139,7 @@ fn replicas_service(settings: &Settings, world: &World) -> Option<OwnerReference
 }
 
 /// An object of the controller's own namespace. `None`: it does not exist, or is being deleted.
-async fn reference<K>(client: &Client, settings: &Settings, name: &str) -> Found
+async fn reference<K>(client: &Client, settings: &Settings, name: &str) -> OwnerLookup
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
 {

@@ -14,27 +14,27 @@ use crate::{
     api::TcpLoadBalancerSpec,
     model::{ListenerOutcome, ObjectKey},
     translate::{Reason, Verdict},
-    world::{Allocations, Identity, managed_service::ManagedService},
+    world::{Allocations, ObjectIdentity, managed_service::ManagedService},
 };
 
 /// The time for which a new port waits for replicas that have not bound it.
 const NEW_PORT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A load balancer of the class and placement that is led.
-pub struct Object<'a> {
+pub struct ManagedLoadBalancer<'a> {
     pub key: &'a ObjectKey,
-    pub identity: &'a Identity,
+    pub identity: &'a ObjectIdentity,
     /// `None`: it cannot be read.
     pub spec: Option<&'a TcpLoadBalancerSpec>,
     pub verdict: &'a Verdict,
 }
 
 /// The load balancers that are led.
-pub fn objects<'a>(observed: &'a Observed, settings: &Settings) -> Vec<Object<'a>> {
+pub fn objects<'a>(observed: &'a Observed, settings: &Settings) -> Vec<ManagedLoadBalancer<'a>> {
     let object = |(key, declared): (&'a ObjectKey, &'a crate::world::Declared)| {
         let spec = declared.spec.as_deref();
         let verdict = observed.verdicts.get(key)?;
-        spec.is_none_or(|spec| is_ours(spec, settings)).then_some(Object {
+        spec.is_none_or(|spec| is_ours(spec, settings)).then_some(ManagedLoadBalancer {
             key,
             identity: declared.identity.as_ref()?,
             spec,
@@ -48,7 +48,7 @@ fn is_ours(spec: &TcpLoadBalancerSpec, settings: &Settings) -> bool {
     settings.leads(spec.class(), spec.placement.unwrap_or_default())
 }
 
-impl Object<'_> {
+impl ManagedLoadBalancer<'_> {
     /// The ports that the load balancer needs.
     pub fn claim(&self) -> Claim {
         let declared = self.spec.map_or(&[][..], |spec| &spec.listeners);
@@ -72,7 +72,7 @@ impl Object<'_> {
 
 /// The present state.
 pub struct PlanInput<'a> {
-    pub objects: &'a [Object<'a>],
+    pub objects: &'a [ManagedLoadBalancer<'a>],
     pub managed: &'a BTreeMap<ObjectKey, ManagedService<'a>>,
     pub replicas: &'a Replicas,
     /// The stored allocations.
@@ -89,16 +89,16 @@ pub struct PlanInput<'a> {
 /// The object that has the name of a load balancer that is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Replacement {
-    Nobody,
+    Absent,
     Another,
 }
 
 /// The time since which each new port has been waiting for replicas, by uid, listener and proxy port.
-pub type Waiting = BTreeMap<(Arc<str>, u16, u16), Instant>;
+pub type WaitingPorts = BTreeMap<(Arc<str>, u16, u16), Instant>;
 
 /// The changes to Services.
 #[derive(Debug, Default, PartialEq)]
-pub struct Plan {
+pub struct ServicePlan {
     pub apply: BTreeMap<ObjectKey, Service>,
     pub remove: BTreeSet<ObjectKey>,
     /// The time at which to plan again without a change.
@@ -106,17 +106,17 @@ pub struct Plan {
 }
 
 /// Plans the changes to Services.
-pub fn plan(input: &PlanInput, waiting: &mut Waiting) -> Plan {
-    let mut plan = Plan::default();
+pub fn plan(input: &PlanInput, waiting: &mut WaitingPorts) -> ServicePlan {
+    let mut plan = ServicePlan::default();
     let mut gate = PortGate::new(input, waiting);
     for object in input.objects {
         let managed = input.managed.get(object.key);
         match service(object, managed, input, &mut gate) {
-            Step::Nothing => {}
-            Step::Apply(service) => {
+            ServiceAction::Nothing => {}
+            ServiceAction::Apply(service) => {
                 plan.apply.insert(object.key.clone(), *service);
             }
-            Step::Remove => {
+            ServiceAction::Remove => {
                 plan.remove.insert(object.key.clone());
             }
         }
@@ -124,8 +124,8 @@ pub fn plan(input: &PlanInput, waiting: &mut Waiting) -> Plan {
     plan.wake = gate.finish();
     let present: BTreeSet<&ObjectKey> = input.objects.iter().map(|object| object.key).collect();
     let orphans = input.managed.iter().filter(|(key, managed)| !present.contains(key) && !managed.is_leaving());
-    let nobodys = orphans.filter(|(key, managed)| replacement(input, key, managed.uid) == Some(Replacement::Nobody));
-    plan.remove.extend(nobodys.map(|(key, _)| key.clone()));
+    let abandoned = orphans.filter(|(key, managed)| replacement(input, key, managed.uid) == Some(Replacement::Absent));
+    plan.remove.extend(abandoned.map(|(key, _)| key.clone()));
     plan
 }
 
@@ -133,37 +133,42 @@ fn replacement(input: &PlanInput, key: &ObjectKey, uid: &str) -> Option<Replacem
     input.gone.get(&(key.clone(), uid.into())).copied()
 }
 
-enum Step {
+enum ServiceAction {
     Nothing,
     Apply(Box<Service>),
     Remove,
 }
 
-fn service(object: &Object, managed: Option<&ManagedService>, input: &PlanInput, gate: &mut PortGate) -> Step {
-    let Some(spec) = object.spec else { return Step::Nothing };
+fn service(
+    object: &ManagedLoadBalancer,
+    managed: Option<&ManagedService>,
+    input: &PlanInput,
+    gate: &mut PortGate,
+) -> ServiceAction {
+    let Some(spec) = object.spec else { return ServiceAction::Nothing };
     let uid = &object.identity.uid;
     if object.verdict.refuses_service() {
         // The Service keeps its previous state, unless it was created for a predecessor of the object.
         let inherited = managed.is_some_and(|managed| *managed.uid != **uid && !managed.is_leaving());
         let known = managed.is_some_and(|managed| replacement(input, object.key, managed.uid).is_some());
-        return if inherited && known { Step::Remove } else { Step::Nothing };
+        return if inherited && known { ServiceAction::Remove } else { ServiceAction::Nothing };
     }
     let there = managed.map(ManagedService::ports).unwrap_or_default();
     let ports = gate.ports(uid, spec, &there);
     // A Service that is being deleted is created again once it is gone. A Service needs at least one port.
     if ports.is_empty() || managed.is_some_and(ManagedService::is_leaving) {
-        return Step::Nothing;
+        return ServiceAction::Nothing;
     }
     let wanted = services::wanted(object.key, uid, spec, &ports, input.owners, input.settings);
     match managed {
-        Some(managed) if services::is_up_to_date(managed.service, &wanted) => Step::Nothing,
+        Some(managed) if services::is_up_to_date(managed.service, &wanted) => ServiceAction::Nothing,
         Some(managed)
             if services::exposure_differs(managed.service, &wanted) && object.verdict.refuses_rules_about_clients() =>
         {
-            Step::Nothing
+            ServiceAction::Nothing
         }
-        Some(managed) if services::must_be_replaced(managed.service, &wanted) => Step::Remove,
-        _ => Step::Apply(Box::new(wanted)),
+        Some(managed) if services::must_be_replaced(managed.service, &wanted) => ServiceAction::Remove,
+        _ => ServiceAction::Apply(Box::new(wanted)),
     }
 }
 
@@ -171,15 +176,15 @@ fn service(object: &Object, managed: Option<&ManagedService>, input: &PlanInput,
 struct PortGate<'a> {
     allocated: BTreeMap<(&'a str, u16), u16>,
     replicas: &'a Replicas,
-    waiting: &'a mut Waiting,
-    still: Waiting,
+    waiting: &'a mut WaitingPorts,
+    still: WaitingPorts,
     now: Instant,
 }
 
 impl<'a> PortGate<'a> {
-    fn new(input: &PlanInput<'a>, waiting: &'a mut Waiting) -> Self {
+    fn new(input: &PlanInput<'a>, waiting: &'a mut WaitingPorts) -> Self {
         let allocated = input.allocations.by_listener();
-        Self { allocated, replicas: input.replicas, waiting, still: Waiting::new(), now: input.now }
+        Self { allocated, replicas: input.replicas, waiting, still: WaitingPorts::new(), now: input.now }
     }
 
     /// The ports of the Service. Present ports stay while they are declared.

@@ -55,7 +55,7 @@ pub fn gather(observed: watch::Receiver<Observed>, settings: &Settings) -> watch
 
 struct Gatherer {
     service: ObjectKey,
-    followed: BTreeMap<Arc<str>, Followed>,
+    followed: BTreeMap<Arc<str>, PolledReplica>,
     /// The replicas that have reported or timed out.
     known: Replicas,
     sender: mpsc::UnboundedSender<ReplicaUpdate>,
@@ -64,7 +64,7 @@ struct Gatherer {
     begun: bool,
 }
 
-struct Followed {
+struct PolledReplica {
     address: SocketAddr,
     _follower: AbortOnDropHandle<()>,
 }
@@ -106,7 +106,7 @@ impl Gatherer {
         for (pod, address) in ready {
             self.followed.entry(pod.clone()).or_insert_with(|| {
                 let follower = follow(pod.clone(), *address, self.sender.clone());
-                Followed { address: *address, _follower: AbortOnDropHandle::new(tokio::spawn(follower)) }
+                PolledReplica { address: *address, _follower: AbortOnDropHandle::new(tokio::spawn(follower)) }
             });
         }
         self.known.retain(|pod, known| ready.get(pod) == Some(&known.address));

@@ -22,7 +22,7 @@ use super::{
     Settings,
     calls::{Calls, until},
     events::EventPublisher,
-    failure::Failure,
+    failure::ApiFailure,
 };
 use crate::{
     api::{TcpLoadBalancer, TcpLoadBalancerStatus},
@@ -31,14 +31,14 @@ use crate::{
 };
 
 /// Writes statuses, until it is dropped.
-pub struct Writer {
+pub struct StatusWriter {
     desired_statuses: watch::Sender<Arc<DesiredStatuses>>,
     _writing: AbortOnDropHandle<()>,
 }
 
 type DesiredStatuses = BTreeMap<ObjectKey, DesiredStatus>;
 
-impl Writer {
+impl StatusWriter {
     pub fn new(client: Client, settings: &Settings) -> Self {
         let (desired_statuses, desired_changes) = watch::channel(Arc::default());
         let task = WriteTask {
@@ -144,7 +144,7 @@ impl WriteTask {
         }
     }
 
-    fn note(&mut self, object: &ObjectKey, desired: Option<&DesiredStatus>, answer: Result<WriteOutcome, Failure>) {
+    fn note(&mut self, object: &ObjectKey, desired: Option<&DesiredStatus>, answer: Result<WriteOutcome, ApiFailure>) {
         let (Some(record), Some(desired)) = (self.records.get_mut(object), desired) else { return };
         match answer {
             Ok(WriteOutcome::This { before, status }) => {
@@ -166,7 +166,12 @@ impl WriteTask {
 
 /// Writes a status. Returns false if the object does not exist. Until a new object of the same name is seen, it gets
 /// the status of its predecessor: the API server does not check the uid here.
-async fn apply(client: Client, manager: &str, object: &ObjectKey, status: &serde_json::Value) -> Result<bool, Failure> {
+async fn apply(
+    client: Client,
+    manager: &str,
+    object: &ObjectKey,
+    status: &serde_json::Value,
+) -> Result<bool, ApiFailure> {
     // The response is read without its type: an older schema may have dropped parts of the status.
     let resource = ApiResource::erase::<TcpLoadBalancer>(&());
     let objects: Api<DynamicObject> = Api::namespaced_with(client, &object.namespace, &resource);

@@ -49,15 +49,15 @@ fn the_accept_header_chooses_the_format() {
     const PROMETHEUS: &str =
         "application/openmetrics-text;version=1.0.0;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
     for (accept, format) in [
-        ("", Format::Classic),
-        ("*/*", Format::Classic),
-        ("text/plain;version=0.0.4", Format::Classic),
-        ("text/html, application/xhtml+xml, */*;q=0.8", Format::Classic),
-        ("application/openmetrics-text; q=0", Format::Classic),
-        ("application/openmetrics-text", Format::OpenMetrics),
-        ("text/plain, Application/OpenMetrics-Text; version=1.0.0", Format::OpenMetrics),
-        (PROMETHEUS, Format::OpenMetrics),
+        ("", ExpositionFormat::Classic),
+        ("*/*", ExpositionFormat::Classic),
+        ("text/plain;version=0.0.4", ExpositionFormat::Classic),
+        ("text/html, application/xhtml+xml, */*;q=0.8", ExpositionFormat::Classic),
+        ("application/openmetrics-text; q=0", ExpositionFormat::Classic),
+        ("application/openmetrics-text", ExpositionFormat::OpenMetrics),
+        ("text/plain, Application/OpenMetrics-Text; version=1.0.0", ExpositionFormat::OpenMetrics),
+        (PROMETHEUS, ExpositionFormat::OpenMetrics),
     ] {
-        assert_eq!(Format::accepted(accept), format, "{accept}");
+        assert_eq!(ExpositionFormat::accepted(accept), format, "{accept}");
     }
 }

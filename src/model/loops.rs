@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{EndpointKey, Listener, ListenerKey, Upstream, UpstreamKey, covers};
+use super::{EndpointKey, Listener, ListenerKey, UpstreamConfig, UpstreamKey, covers};
 
 /// The endpoints of each upstream that are listeners, with these listeners.
 pub type Loops = BTreeMap<UpstreamKey, BTreeMap<EndpointKey, ListenerKey>>;
@@ -16,7 +16,7 @@ pub type Loops = BTreeMap<UpstreamKey, BTreeMap<EndpointKey, ListenerKey>>;
 /// `is_local` is true for the addresses of this host.
 pub fn loops(
     listeners: &BTreeMap<ListenerKey, Arc<Listener>>,
-    upstreams: &BTreeMap<UpstreamKey, Arc<Upstream>>,
+    upstreams: &BTreeMap<UpstreamKey, Arc<UpstreamConfig>>,
     mut is_local: impl FnMut(IpAddr) -> bool,
 ) -> Loops {
     let numbered: Vec<(&ListenerKey, &Listener)> = listeners.iter().map(|(key, listener)| (key, &**listener)).collect();
@@ -44,7 +44,7 @@ pub fn loops(
 /// The endpoints of each upstream that are listeners, with the indices of the listeners.
 fn listening_endpoints<'a>(
     listeners: &[(&'a ListenerKey, &'a Listener)],
-    upstreams: &'a BTreeMap<UpstreamKey, Arc<Upstream>>,
+    upstreams: &'a BTreeMap<UpstreamKey, Arc<UpstreamConfig>>,
     is_local: &mut impl FnMut(IpAddr) -> bool,
 ) -> BTreeMap<&'a UpstreamKey, Vec<(&'a EndpointKey, usize)>> {
     const ANY: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];

@@ -38,13 +38,13 @@ pub use listener::{
 pub use loops::{Loops, loops};
 pub use maglev::{MAX_MAGLEV_SLOTS, maglev_slots};
 pub use network::Networks;
-pub use replica::{BackendHealth, FailedOver, Failure, ListenerOutcome, ReplicaReport, Served};
+pub use replica::{BackendHealth, EndpointFailure, FailedOver, ListenerOutcome, ReplicaReport, Served};
 pub use report::{BindState, Report};
 pub use self_signed::{WithSelfSigned, is_self_signed_authority};
 pub use snapshot::Snapshot;
 pub use start_tls::StartTls;
-pub use trust::{Authority, BackendTls, BackendTlsTerms, ClientValidation, ClientValidationMode, TlsClient};
+pub use trust::{Authority, BackendTls, BackendTlsTerms, ClientValidation, ClientValidationMode, TlsClientConfig};
 pub use upstream::{
-    Algorithm, Backend, Balancing, Connect, Distance, Endpoint, Failback, Failover, PassiveCheck, Preconnect, Priority,
-    ProxyVersion, StableId, Unready, Upstream, Weight,
+    Algorithm, Backend, Balancing, Connect, EndpointConfig, Failback, Failover, PassiveCheck, Preconnect, Priority,
+    Proximity, ProxyVersion, StableId, Unready, UpstreamConfig, Weight,
 };

@@ -78,7 +78,7 @@ pub struct BackendHealth {
     pub draining: u32,
     /// The latest failure of a connection or a check.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub last_failure: Option<Failure>,
+    pub last_failure: Option<EndpointFailure>,
 }
 
 fn is_zero(count: &u32) -> bool {
@@ -88,7 +88,7 @@ fn is_zero(count: &u32) -> bool {
 /// A failure of a connection or a check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Failure {
+pub struct EndpointFailure {
     pub endpoint: String,
     pub reason: String,
     pub time: jiff::Timestamp,

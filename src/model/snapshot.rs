@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 
-use super::{CertificateCache, EndpointKey, Listener, ListenerKey, ObjectKey, Upstream, UpstreamKey};
+use super::{CertificateCache, EndpointKey, Listener, ListenerKey, ObjectKey, UpstreamConfig, UpstreamKey};
 
 /// The whole configuration at one moment.
 ///
@@ -12,7 +12,7 @@ pub struct Snapshot {
     /// A counter of published snapshots. 0: the empty snapshot before the first.
     pub generation: u64,
     pub listeners: BTreeMap<ListenerKey, Arc<Listener>>,
-    pub upstreams: BTreeMap<UpstreamKey, Arc<Upstream>>,
+    pub upstreams: BTreeMap<UpstreamKey, Arc<UpstreamConfig>>,
     /// The endpoints that no source confirms any more, with their expiry. The proxy does not need it.
     pub retained_until: BTreeMap<UpstreamKey, BTreeMap<EndpointKey, Timestamp>>,
     /// The time at which retained endpoints are reported. The proxy does not need it.

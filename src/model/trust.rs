@@ -100,7 +100,7 @@ pub struct BackendTls {
     pub terms: BackendTlsTerms,
     /// The client configuration that the terms define, with resumable sessions.
     #[serde(skip)]
-    pub client: TlsClient,
+    pub client: TlsClientConfig,
 }
 
 /// The TLS settings for a backend.
@@ -120,17 +120,17 @@ pub struct BackendTlsTerms {
 
 /// Derived from the terms, so comparisons ignore it.
 #[derive(Clone)]
-pub struct TlsClient(pub Arc<ClientConfig>);
+pub struct TlsClientConfig(pub Arc<ClientConfig>);
 
-impl PartialEq for TlsClient {
+impl PartialEq for TlsClientConfig {
     fn eq(&self, _: &Self) -> bool {
         true
     }
 }
 
-impl Eq for TlsClient {}
+impl Eq for TlsClientConfig {}
 
-impl fmt::Debug for TlsClient {
+impl fmt::Debug for TlsClientConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("TlsClient")
     }

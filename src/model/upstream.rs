@@ -16,12 +16,12 @@ use super::{ActiveCheck, BackendTls, Certificate, EndpointDrain, EndpointKey, Ke
 /// A set of endpoints that connections are balanced over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Upstream {
+pub struct UpstreamConfig {
     pub balancing: Balancing,
     /// The backends by name, including those without endpoints.
     pub backends: BTreeMap<Arc<str>, Arc<Backend>>,
     /// Sorted by unique key. Each belongs to one of the backends. Empty: connections are refused.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Vec<EndpointConfig>,
     /// Former endpoints that are still listed but do not serve.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", serialize_with = "unready")]
     pub unready: BTreeMap<EndpointKey, Unready>,
@@ -93,26 +93,30 @@ impl fmt::Display for Priority {
 /// One address that serves connections.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Endpoint {
+pub struct EndpointConfig {
     pub key: EndpointKey,
     pub stable_id: StableId,
     pub weight: Weight,
-    pub distance: Distance,
+    #[serde(rename = "distance")]
+    pub proximity: Proximity,
 }
 
-impl Endpoint {
+impl EndpointConfig {
     pub fn address(&self) -> SocketAddr {
         self.key.address
     }
 }
 
-/// The distance of an endpoint from this process, if the load balancer uses locality. The nearest come first.
+/// The proximity of an endpoint from this process, if the load balancer uses locality. The nearest come first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub enum Distance {
-    Node,
-    Zone,
+pub enum Proximity {
+    #[serde(rename = "Node")]
+    SameNode,
+    #[serde(rename = "Zone")]
+    SameZone,
     #[default]
-    Far,
+    #[serde(rename = "Far")]
+    Remote,
 }
 
 /// The input of the Maglev hash for an endpoint, as text. It is stable over restarts, and for a StatefulSet over

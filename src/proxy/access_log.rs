@@ -26,7 +26,7 @@ use std::{
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
-pub use self::event::{Event, Kind, Label};
+pub use self::event::{Event, Kind, ListenerLabel};
 use self::{event::timestamp, text::write_text};
 use crate::printable::visible_json;
 

@@ -21,7 +21,7 @@ pub use self::plans::{Draining, DrainingResource};
 use self::{
     closing::{close, established},
     plans::{DrainInput, DrainPlans},
-    rebalancing::Rebalance,
+    rebalancing::ConnectionRebalancer,
 };
 use super::{
     accounting::CloseReason,
@@ -44,12 +44,12 @@ impl Drainer {
     /// Runs until the sender of reports is dropped.
     pub async fn run(self, mut reports: watch::Receiver<Arc<Report>>) {
         let _abort = AbortOnPanic;
-        let (mut plans, mut rebalance) = (DrainPlans::default(), Rebalance::default());
+        let (mut plans, mut rebalance) = (DrainPlans::default(), ConnectionRebalancer::default());
         let mut next = Instant::now();
         loop {
             // Without connections to close, this waits for the next change.
             let tick = async {
-                match plans.have_work(Instant::now()) || Rebalance::is_enabled(&self.view.load()) {
+                match plans.have_work(Instant::now()) || ConnectionRebalancer::is_enabled(&self.view.load()) {
                     // Not restarted by each change: changes may arrive faster than ticks.
                     true => sleep_until(next).await,
                     false => std::future::pending().await,

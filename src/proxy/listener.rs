@@ -7,7 +7,9 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use self::routes::Routes;
-use super::{access_log::Label, accounting::ListenerCounters, admission::Admission, postgres::Cancels, tls::ServerTls};
+use super::{
+    access_log::ListenerLabel, accounting::ListenerCounters, admission::Admission, postgres::Cancels, tls::ServerTls,
+};
 use crate::{
     capacity::Share,
     model::{self, ListenerKey},
@@ -32,7 +34,7 @@ pub struct ListenerState {
 #[derive(Debug)]
 pub struct ListenerConfig {
     pub listener: Arc<model::Listener>,
-    pub label: Arc<Label>,
+    pub label: Arc<ListenerLabel>,
     pub state: Arc<ListenerState>,
     pub upstream: Arc<Upstream>,
     pub tls_handling: TlsHandling,

@@ -40,7 +40,7 @@ pub use drain::{Draining, DrainingResource};
 pub use listener::ListenerState;
 pub use topology::{Sockets, cannot_listen};
 pub use view::View;
-pub use worker::handle::{Closing, DrainOutcome};
+pub use worker::handle::{AcceptQueue, DrainOutcome};
 
 use crate::{
     capacity::Places,
@@ -56,7 +56,7 @@ use socket::Sharing;
 use stream::handshake_memory::HANDSHAKE_MEMORY;
 use topology::Topology;
 use worker::{
-    handle::{Order, Shared, WorkerHandle},
+    handle::{Shared, WorkerCommand, WorkerHandle},
     shutdown::{self, Drains},
 };
 
@@ -89,7 +89,7 @@ pub struct Proxy {
     shared: Arc<Shared>,
     snapshots: watch::Sender<Arc<Snapshot>>,
     reports: watch::Receiver<Arc<Report>>,
-    orders: mpsc::UnboundedSender<topology::Order>,
+    orders: mpsc::UnboundedSender<topology::TopologyCommand>,
     view: Arc<ArcSwap<View>>,
     draining: Arc<ArcSwap<Vec<Draining>>>,
     threads: Mutex<Vec<thread::JoinHandle<()>>>,
@@ -133,7 +133,7 @@ impl Proxy {
             cancels: Arc::new(Cancels::new(options.cancels)),
             sharing: options.sharing,
             inherited: options.inherited,
-            state: topology::State::default(),
+            state: topology::TopologyState::default(),
         };
         control.spawn(topology.run(inbox));
         control.spawn(sweep(Arc::downgrade(&sources)));
@@ -171,14 +171,14 @@ impl Proxy {
     /// The open listening sockets, for a process that takes over.
     pub async fn sockets(&self) -> Vec<Sockets> {
         let (answer, sockets) = oneshot::channel();
-        let _ = self.orders.send(topology::Order::Sockets(answer));
+        let _ = self.orders.send(topology::TopologyCommand::Sockets(answer));
         sockets.await.unwrap_or_default()
     }
 
     /// Closes all listening sockets permanently. Open connections continue.
-    pub async fn stop_accepting(&self, closing: Closing) {
+    pub async fn stop_accepting(&self, queue: AcceptQueue) {
         let (done, answer) = oneshot::channel();
-        let _ = self.orders.send(topology::Order::StopAccepting(closing, done));
+        let _ = self.orders.send(topology::TopologyCommand::StopAccepting(queue, done));
         let _ = answer.await;
     }
 
@@ -189,7 +189,7 @@ impl Proxy {
         for worker in &self.shared.workers {
             let (done, answer) = oneshot::channel();
             let drains = Drains::new(how, &declared, longest, workers, tokio::time::Instant::now());
-            let _ = worker.orders.send(Order::Drain { drains, done });
+            let _ = worker.orders.send(WorkerCommand::Drain { drains, done });
             answers.push(answer);
         }
         let mut drained = DrainOutcome::default();
@@ -202,7 +202,7 @@ impl Proxy {
     /// Stops the workers; connections that are still open are reset.
     pub fn stop(&self) {
         for worker in &self.shared.workers {
-            let _ = worker.orders.send(Order::Stop);
+            let _ = worker.orders.send(WorkerCommand::Stop);
         }
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {

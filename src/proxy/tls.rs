@@ -18,7 +18,7 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 
-use self::certificates::Certificates;
+use self::certificates::CertificateResolver;
 pub use self::{
     client::{Agreed, ClientTls, Identity},
     client_hello::{HelloError, read_client_hello, read_client_hello_with},
@@ -30,18 +30,18 @@ use crate::model::{self, ClientValidation};
 /// TLS of one listener. Lives as long as the listener does: certificates and settings change inside it, while the keys
 /// of session tickets and the session cache stay, so that clients resume their sessions across changes.
 pub struct ServerTls {
-    certificates: Arc<Certificates>,
-    current: ArcSwap<Current>,
+    certificates: Arc<CertificateResolver>,
+    current: ArcSwap<TlsState>,
 }
 
-struct Current {
+struct TlsState {
     config: Arc<ServerConfig>,
-    sessions: Sessions,
+    sessions: ResumptionState,
 }
 
 /// The state for session resumption.
 #[derive(Clone)]
-struct Sessions {
+struct ResumptionState {
     ticketer: Arc<dyn ProducesTickets>,
     /// The session cache of TLS 1.2.
     cache: Arc<ServerSessionMemoryCache>,
@@ -61,10 +61,10 @@ impl ServerTls {
     /// # Errors
     /// If the system's source of randomness fails.
     pub fn new(tls: &model::Tls) -> Result<Self, Error> {
-        let certificates = Arc::new(Certificates::new(&tls.certificates));
-        let sessions = Sessions::new(tls.client_validation.clone())?;
+        let certificates = Arc::new(CertificateResolver::new(&tls.certificates));
+        let sessions = ResumptionState::new(tls.client_validation.clone())?;
         let config = Arc::new(configured(tls, &certificates, &sessions)?);
-        Ok(Self { certificates, current: ArcSwap::from_pointee(Current { config, sessions }) })
+        Ok(Self { certificates, current: ArcSwap::from_pointee(TlsState { config, sessions }) })
     }
 
     /// Changes the settings for new handshakes; open connections are not affected.
@@ -75,14 +75,14 @@ impl ServerTls {
         let sessions = self.current.load().sessions.clone();
         let sessions = match sessions.validation == tls.client_validation {
             true => sessions,
-            false => Sessions::new(tls.client_validation.clone())?,
+            false => ResumptionState::new(tls.client_validation.clone())?,
         };
         let config = Arc::new(configured(tls, &self.certificates, &sessions)?);
         // If TLS is no longer terminated, handshakes in progress continue with the previous certificates.
         if !tls.certificates.is_empty() {
             self.certificates.replace(&tls.certificates);
         }
-        self.current.store(Arc::new(Current { config, sessions }));
+        self.current.store(Arc::new(TlsState { config, sessions }));
         Ok(())
     }
 
@@ -92,7 +92,7 @@ impl ServerTls {
     }
 }
 
-impl Sessions {
+impl ResumptionState {
     fn new(validation: Option<Arc<ClientValidation>>) -> Result<Self, Error> {
         // Its keys change every six hours, and each is accepted for twelve.
         let ticketer = aws_lc_rs::Ticketer::new()?;
@@ -106,7 +106,11 @@ impl fmt::Debug for ServerTls {
     }
 }
 
-fn configured(tls: &model::Tls, certificates: &Arc<Certificates>, sessions: &Sessions) -> Result<ServerConfig, Error> {
+fn configured(
+    tls: &model::Tls,
+    certificates: &Arc<CertificateResolver>,
+    sessions: &ResumptionState,
+) -> Result<ServerConfig, Error> {
     let versions: &[&SupportedProtocolVersion] = match tls.min_version {
         model::TlsVersion::V1_2 => &[&TLS12, &TLS13],
         model::TlsVersion::V1_3 => &[&TLS13],

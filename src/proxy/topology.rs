@@ -26,7 +26,7 @@ use self::{
     plan::{BindPlan, plan},
 };
 use super::{
-    access_log::Label,
+    access_log::ListenerLabel,
     accounting::ListenerCounters,
     admission::{Admission, Sources},
     listener::{
@@ -39,7 +39,7 @@ use super::{
     view::{DrainingListener, View},
     worker::{
         abort_on_panic::AbortOnPanic,
-        handle::{Closing, Order as WorkerOrder, Shared, SocketId},
+        handle::{AcceptQueue, Shared, SocketId, WorkerCommand},
     },
 };
 use crate::{
@@ -56,11 +56,11 @@ const LONGEST_RETRY: Duration = Duration::from_secs(30);
 pub type Sockets = (SocketAddr, Vec<Arc<AsyncFd<TcpListener>>>);
 
 #[derive(Debug)]
-pub enum Order {
+pub enum TopologyCommand {
     /// Return the open sockets.
     Sockets(oneshot::Sender<Vec<Sockets>>),
     /// Close all sockets permanently; answered when they are closed.
-    StopAccepting(Closing, oneshot::Sender<()>),
+    StopAccepting(AcceptQueue, oneshot::Sender<()>),
 }
 
 pub struct Topology {
@@ -78,15 +78,15 @@ pub struct Topology {
     pub inherited: BTreeMap<SocketAddr, Vec<TcpListener>>,
     /// Incremented when endpoints become usable or unusable.
     pub usable_changes: watch::Receiver<u64>,
-    pub state: State,
+    pub state: TopologyState,
 }
 
 /// The current listeners and sockets.
 #[derive(Default)]
-pub struct State {
+pub struct TopologyState {
     applied: Arc<Snapshot>,
     open: BTreeMap<SocketAddr, OpenAddress>,
-    failed: BTreeMap<SocketAddr, Failure>,
+    failed: BTreeMap<SocketAddr, BindFailure>,
     listeners: BTreeMap<ListenerKey, ListenerEntry>,
     shares: BTreeMap<ObjectKey, Arc<Share>>,
     /// Removed listeners that still had connections at the last check.
@@ -108,7 +108,7 @@ struct OpenSocket {
     listening: Arc<AsyncFd<TcpListener>>,
 }
 
-struct Failure {
+struct BindFailure {
     listener: ListenerKey,
     sentence: Arc<str>,
     pause: Duration,
@@ -124,7 +124,7 @@ struct ListenerEntry {
 
 impl Topology {
     /// Runs until the sender of orders is dropped.
-    pub async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
+    pub async fn run(mut self, mut orders: mpsc::UnboundedReceiver<TopologyCommand>) {
         let _abort = AbortOnPanic;
         loop {
             let retry_at = self.state.failed.values().map(|failure| failure.retry_at).min();
@@ -135,9 +135,9 @@ impl Topology {
                     Err(_) => return,
                 },
                 order = orders.recv() => match order {
-                    Some(Order::Sockets(answer)) => drop(answer.send(self.sockets())),
-                    Some(Order::StopAccepting(closing, done)) => {
-                        self.stop_accepting(closing).await;
+                    Some(TopologyCommand::Sockets(answer)) => drop(answer.send(self.sockets())),
+                    Some(TopologyCommand::StopAccepting(queue, done)) => {
+                        self.stop_accepting(queue).await;
                         let _ = done.send(());
                     }
                     None => return,
@@ -206,7 +206,7 @@ impl Topology {
             self.state.next_id += 1;
             let (id, worker) = (self.state.next_id, number % self.shared.workers.len());
             let (done, answer) = oneshot::channel();
-            let order = WorkerOrder::Listen { id, slot: slot.clone(), socket, done };
+            let order = WorkerCommand::Listen { id, slot: slot.clone(), socket, done };
             let _ = self.shared.workers[worker].orders.send(order);
             answers.push((id, worker, answer));
         }
@@ -220,7 +220,7 @@ impl Topology {
         self.state.open.insert(address, open);
         if let Some(error) = failure {
             // Connections to a socket that no worker accepts from would wait forever.
-            if let Some(closed) = self.close(address, Closing::Last) {
+            if let Some(closed) = self.close(address, AcceptQueue::Drain) {
                 closed.await;
             }
             self.failed(address, key, &error);
@@ -259,7 +259,7 @@ impl Topology {
 
     /// Divides the connections that the remaining descriptors allow among the load balancers.
     fn divide(&self) {
-        let State { listeners, shares, .. } = &self.state;
+        let TopologyState { listeners, shares, .. } = &self.state;
         let (listening, capacity) = (self.listening(), &self.shared.capacity);
         let (before, total) = (capacity.total(), self.descriptors.saturating_sub(listening) / 2);
         let served = |object: &ObjectKey| listeners.range(object.listeners()).next().is_some();
@@ -278,7 +278,7 @@ impl Topology {
         let before = self.state.failed.get(&address);
         let pause = before.map_or(FIRST_RETRY, |before| (before.pause * 2).min(LONGEST_RETRY));
         let retry_at = Instant::now() + pause;
-        self.state.failed.insert(address, Failure { listener, sentence, pause, retry_at });
+        self.state.failed.insert(address, BindFailure { listener, sentence, pause, retry_at });
     }
 
     async fn retry(&mut self) {
@@ -302,7 +302,7 @@ impl Topology {
         for address in addresses {
             let Some(open) = self.state.open.get(&address) else { continue };
             if self.state.failed.values().all(|failure| failure.listener != open.listener) {
-                closing.extend(self.close(address, Closing::Last));
+                closing.extend(self.close(address, AcceptQueue::Drain));
             }
         }
         join_all(closing).await;
@@ -338,14 +338,14 @@ impl Topology {
     }
 
     /// Closes an address. The future is ready when the address is free.
-    fn close(&mut self, address: SocketAddr, closing: Closing) -> Option<impl Future<Output = ()> + use<>> {
+    fn close(&mut self, address: SocketAddr, queue: AcceptQueue) -> Option<impl Future<Output = ()> + use<>> {
         let open = self.state.open.remove(&address)?;
         info!(listener = %open.listener, %address, "no longer listening");
         let mut closed = Vec::new();
         for OpenSocket { id, worker, listening } in open.sockets {
             drop(listening);
             let (done, answer) = oneshot::channel();
-            let _ = self.shared.workers[worker].orders.send(WorkerOrder::Close { id, closing, done });
+            let _ = self.shared.workers[worker].orders.send(WorkerCommand::Close { id, queue, done });
             closed.push(answer);
         }
         Some(async { drop(join_all(closed).await) })
@@ -371,12 +371,12 @@ impl Topology {
         };
         entry.tls.clone_from(&tls);
         let tls_handling = tls_handling(&listener, &upstream, tls);
-        let label = Arc::new(Label { label: key.to_string().into(), name: (*listener.name).into() });
+        let label = Arc::new(ListenerLabel { label: key.to_string().into(), name: (*listener.name).into() });
         Some(Arc::new(ListenerConfig { listener, label, state: entry.listener.clone(), upstream, tls_handling }))
     }
 
     fn entry(&mut self, key: &ListenerKey) -> &mut ListenerEntry {
-        let State { listeners, shares, draining_listeners, next_id, .. } = &mut self.state;
+        let TopologyState { listeners, shares, draining_listeners, next_id, .. } = &mut self.state;
         listeners.entry(key.clone()).or_insert_with(|| {
             if let Some(place) = draining_listeners.iter().position(|draining| draining.listener.key == *key) {
                 let DrainingListener { listener, drain } = draining_listeners.swap_remove(place);
@@ -397,7 +397,7 @@ impl Topology {
     }
 
     fn forget_listeners(&mut self) {
-        let State { applied, listeners, draining_listeners, shares, .. } = &mut self.state;
+        let TopologyState { applied, listeners, draining_listeners, shares, .. } = &mut self.state;
         listeners.retain(|key, entry| {
             let wanted = applied.listeners.contains_key(key);
             if !wanted {
@@ -419,11 +419,11 @@ impl Topology {
             .collect()
     }
 
-    async fn stop_accepting(&mut self, closing: Closing) {
+    async fn stop_accepting(&mut self, queue: AcceptQueue) {
         self.state.stopped = true;
         self.state.failed.clear();
         let addresses: Vec<SocketAddr> = self.state.open.keys().copied().collect();
-        join_all(addresses.into_iter().filter_map(|address| self.close(address, closing))).await;
+        join_all(addresses.into_iter().filter_map(|address| self.close(address, queue))).await;
         self.report();
     }
 

@@ -31,7 +31,7 @@ use tracing::warn;
 use self::{
     abort_on_panic::AbortOnPanic,
     accept::{Backoff, accept, is_exhausted, registered},
-    handle::{Closing, DrainOutcome, Order, Shared, SocketId, WorkerHandle},
+    handle::{AcceptQueue, DrainOutcome, Shared, SocketId, WorkerCommand, WorkerHandle},
     sessions::{CloseQuota, Sessions},
     shutdown::Drains,
 };
@@ -87,7 +87,7 @@ struct Socket {
 pub fn start(
     index: usize,
     shared: Arc<Shared>,
-    inbox: mpsc::UnboundedReceiver<Order>,
+    inbox: mpsc::UnboundedReceiver<WorkerCommand>,
 ) -> io::Result<thread::JoinHandle<()>> {
     let (started, outcome) = std::sync::mpsc::sync_channel(1);
     let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
@@ -112,14 +112,14 @@ pub fn start(
 }
 
 impl Worker {
-    async fn run(self: Rc<Self>, mut inbox: mpsc::UnboundedReceiver<Order>) {
+    async fn run(self: Rc<Self>, mut inbox: mpsc::UnboundedReceiver<WorkerCommand>) {
         spawn_local(self.context.handshakes.clone().renew());
         let mut heartbeat = interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 order = inbox.recv() => match order {
-                    Some(Order::Stop) | None => return self.abandon(inbox),
+                    Some(WorkerCommand::Stop) | None => return self.abandon(inbox),
                     Some(order) => self.follow(order),
                 },
                 _ = heartbeat.tick() => {
@@ -131,24 +131,24 @@ impl Worker {
         }
     }
 
-    fn follow(self: &Rc<Self>, order: Order) {
+    fn follow(self: &Rc<Self>, order: WorkerCommand) {
         match order {
-            Order::Listen { id, slot, socket, done } => {
+            WorkerCommand::Listen { id, slot, socket, done } => {
                 let _ = done.send(self.listen(id, slot, socket));
             }
-            Order::Close { id, closing, done } => self.close(id, closing, done),
-            Order::Adopt(tcp, accepted) => match TcpSocket::new(tcp) {
+            WorkerCommand::Close { id, queue, done } => self.close(id, queue, done),
+            WorkerCommand::Adopt(tcp, accepted) => match TcpSocket::new(tcp) {
                 Ok(tcp) => self.serve(tcp, *accepted),
                 Err(_) => self.lost(&accepted, CloseReason::LocalFailure),
             },
-            Order::Count { done } => drop(done.send(self.sessions.established())),
-            Order::Rank { requests, done } => drop(done.send(self.sessions.first_to_close(&requests))),
-            Order::CloseSome { requests, done } => drop(done.send(self.sessions.close(&requests))),
-            Order::Drain { drains, done } => {
+            WorkerCommand::Count { done } => drop(done.send(self.sessions.established())),
+            WorkerCommand::Rank { requests, done } => drop(done.send(self.sessions.first_to_close(&requests))),
+            WorkerCommand::CloseSome { requests, done } => drop(done.send(self.sessions.close(&requests))),
+            WorkerCommand::Drain { drains, done } => {
                 let worker = self.clone();
                 spawn_local(async move { done.send(worker.drain(drains).await) });
             }
-            Order::Stop => {}
+            WorkerCommand::Stop => {}
         }
     }
 
@@ -164,11 +164,11 @@ impl Worker {
         Ok(listening)
     }
 
-    fn close(self: &Rc<Self>, id: SocketId, closing: Closing, done: oneshot::Sender<()>) {
+    fn close(self: &Rc<Self>, id: SocketId, queue: AcceptQueue, done: oneshot::Sender<()>) {
         let socket = self.sockets.borrow_mut().remove(&id);
         let Some(Socket { slot, listening, accepting }) = socket else { return };
         accepting.abort();
-        if closing == Closing::Last {
+        if queue == AcceptQueue::Drain {
             for _ in 0..LAST_ACCEPTS {
                 match accept(listening.get_ref()).and_then(registered) {
                     Ok((tcp, peer)) => self.accepted(tcp, peer, &slot),
@@ -227,8 +227,8 @@ impl Worker {
         let tcp = tcp.into_std();
         other.open.fetch_add(1, Relaxed);
         self.own().open.fetch_sub(1, Relaxed);
-        if let Err(returned) = other.orders.send(Order::Adopt(tcp, Box::new(accepted)))
-            && let Order::Adopt(tcp, accepted) = returned.0
+        if let Err(returned) = other.orders.send(WorkerCommand::Adopt(tcp, Box::new(accepted)))
+            && let WorkerCommand::Adopt(tcp, accepted) = returned.0
         {
             // The other worker has stopped, and this one is about to stop.
             other.open.fetch_sub(1, Relaxed);
@@ -320,11 +320,11 @@ impl Worker {
     }
 
     /// Resets and records the connections that are still open or queued, before the event loop ends.
-    fn abandon(&self, mut inbox: mpsc::UnboundedReceiver<Order>) {
+    fn abandon(&self, mut inbox: mpsc::UnboundedReceiver<WorkerCommand>) {
         self.sessions.close_all(CloseReason::DrainDeadline);
         inbox.close();
         while let Ok(order) = inbox.try_recv() {
-            if let Order::Adopt(tcp, accepted) = order {
+            if let WorkerCommand::Adopt(tcp, accepted) = order {
                 reset(&tcp);
                 self.lost(&accepted, CloseReason::DrainDeadline);
             }

@@ -22,7 +22,7 @@ use std::{
 
 pub use connect::{connect, installed_schema};
 use jiff::Timestamp;
-use kinds::{LoadBalancer, Ports, Reading, WatchedObject};
+use kinds::{CachedObject, LoadBalancer, PortAllocations, WatchedObject};
 use kube::Client;
 pub use scope::{Home, Scope};
 use selector::{Interest, Selector};
@@ -38,7 +38,7 @@ use watches::{Selectors, Watches};
 use crate::{
     api::{KIND, RefKind, TcpLoadBalancerStatus},
     model::ObjectKey,
-    world::{Allocations, Declared, Quotas, Referred, SLICES_OF, Site, World, managed_service},
+    world::{Allocations, Declared, ObjectRef, ProcessMode, Quotas, SLICES_OF, World, managed_service},
 };
 
 /// A change in a cluster.
@@ -58,7 +58,7 @@ const FIRST_SYNC_TIMEOUT: Duration = Duration::from_secs(2);
 /// its current text is invalid. Deleted objects are removed at once, except the allocated ports, which stay.
 pub struct Cluster {
     scope: Scope,
-    site: Site,
+    mode: ProcessMode,
     common: Common,
     changes: watch::Receiver<()>,
     status_changes: watch::Receiver<()>,
@@ -68,8 +68,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts the watches. The ports of a [`Site::Gateway`] are read from the cluster.
-    pub fn start(client: Client, scope: Scope, site: Site) -> Self {
+    /// Starts the watches. The ports of a [`ProcessMode::Gateway`] are read from the cluster.
+    pub fn start(client: Client, scope: Scope, mode: ProcessMode) -> Self {
         let (changed, changes) = watch::channel(());
         let (statuses_changed, status_changes) = watch::channel(());
         let common = Common {
@@ -80,7 +80,7 @@ impl Cluster {
             outage: Arc::default(),
         };
         let mut cluster =
-            Self { scope, site, common, changes, status_changes, watches: Watches::default(), shown: BTreeMap::new() };
+            Self { scope, mode, common, changes, status_changes, watches: Watches::default(), shown: BTreeMap::new() };
         cluster.watch(&Selectors::of_scope(&cluster.scope));
         cluster
     }
@@ -105,14 +105,14 @@ impl Cluster {
 
     /// Waits until everything that is watched has been read once.
     ///
-    /// After `patience`, watches that the API server refuses are no longer waited for, unless the readable load
+    /// After `limit`, watches that the API server refuses are no longer waited for, unless the readable load
     /// balancers need them: a replica that has lost a right must not replace replicas that know more. There is no time
     /// limit for an API server that does not answer, because a world without its objects would be wrong. The wait for
     /// Secrets and ConfigMaps is short, because only the load balancers that refer to them need them.
-    pub async fn synced(&mut self, patience: Duration) {
-        self.all_but_references_synced(patience).await;
+    pub async fn synced(&mut self, limit: Duration) {
+        self.all_but_references_synced(limit).await;
         // Many certificates need many watches, and users choose their number.
-        let until = Instant::now() + patience.min(FIRST_SYNC_TIMEOUT);
+        let until = Instant::now() + limit.min(FIRST_SYNC_TIMEOUT);
         let is_awaited = |referred: &Unread| !referred.is_refused_for_good();
         while unread(&self.watches.secrets).iter().chain(&unread(&self.watches.config_maps)).any(is_awaited) {
             if timeout_at(until, self.changes.changed()).await.is_err() {
@@ -121,8 +121,8 @@ impl Cluster {
         }
     }
 
-    async fn all_but_references_synced(&mut self, patience: Duration) {
-        let mut deadline = Some(Instant::now() + patience);
+    async fn all_but_references_synced(&mut self, limit: Duration) {
+        let mut deadline = Some(Instant::now() + limit);
         loop {
             self.changes.mark_unchanged();
             self.watch(&self.selectors(&self.declared()));
@@ -138,7 +138,7 @@ impl Cluster {
                     if timeout_at(until, self.changes.changed()).await.is_err() {
                         deadline = None;
                         for Unread { what, why, .. } in self.unread() {
-                            warn!(reason = why, "{what} could not be read within {} s", patience.as_secs());
+                            warn!(reason = why, "{what} could not be read within {} s", limit.as_secs());
                         }
                     }
                 }
@@ -176,9 +176,9 @@ impl Cluster {
         for (key, spec) in specs(declared) {
             selectors.add(&Selectors::of_load_balancer(&self.scope, key, spec));
         }
-        let quotas = Quotas::of(declared, self.site.tenancy());
+        let quotas = Quotas::of(declared, self.mode.tenancy());
         let is_within =
-            |kind, selector: &Selector| selector.key().is_some_and(|key| quotas.allow(&Referred { kind, key }));
+            |kind, selector: &Selector| selector.key().is_some_and(|key| quotas.allow(&ObjectRef { kind, key }));
         selectors.secrets.retain(|secret| is_within(RefKind::Secret, secret));
         selectors.config_maps.retain(|map| is_within(RefKind::ConfigMap, map));
         selectors
@@ -224,7 +224,7 @@ impl Cluster {
         let ports = add(&mut world, &self.watches.ports, &interest);
         world.ports_are_lost = ports.is_empty();
         self.read_ports(&ports, &mut world.problems);
-        world.site = self.site(&world);
+        world.mode = self.mode(&world);
         world
     }
 
@@ -241,12 +241,12 @@ impl Cluster {
 
     /// The referenced objects without a watch. All others are read, or refused, before a load balancer that refers to
     /// them is shown.
-    fn beyond_quota(&self) -> BTreeSet<Referred> {
-        if self.site.tenancy().and_then(|tenancy| tenancy.secrets_per_namespace).is_none() {
+    fn beyond_quota(&self) -> BTreeSet<ObjectRef> {
+        if self.mode.tenancy().and_then(|tenancy| tenancy.secrets_per_namespace).is_none() {
             return BTreeSet::new();
         }
         let referred = specs(&self.shown).flat_map(|(key, spec)| selector::references(key, spec));
-        let is_read = |Referred { kind, key }: &Referred| match kind {
+        let is_read = |ObjectRef { kind, key }: &ObjectRef| match kind {
             RefKind::Secret => is_read_or_broken(&self.watches.secrets, key),
             RefKind::ConfigMap => is_read_or_broken(&self.watches.config_maps, key),
         };
@@ -260,8 +260,8 @@ impl Cluster {
 
     /// Keeps the known ports if the ConfigMap is missing: its deletion is a mistake, and without the ports no load
     /// balancer would be served.
-    fn read_ports(&mut self, read: &BTreeMap<ObjectKey, Arc<Ports>>, problems: &mut Vec<String>) {
-        let Site::Gateway(allocations, _) = &mut self.site else { return };
+    fn read_ports(&mut self, read: &BTreeMap<ObjectKey, Arc<PortAllocations>>, problems: &mut Vec<String>) {
+        let ProcessMode::Gateway(allocations, _) = &mut self.mode else { return };
         match read.iter().next() {
             Some((key, ports)) => {
                 *allocations = ports.allocations.clone();
@@ -278,16 +278,16 @@ impl Cluster {
         }
     }
 
-    /// The site of this process, with ports corrected by Services.
-    fn site(&self, world: &World) -> Site {
-        let (Site::Gateway(allocations, tenancy), Some(home), Some(class)) =
-            (&self.site, &self.scope.home, &self.scope.class)
+    /// The mode of this process, with ports corrected by Services.
+    fn mode(&self, world: &World) -> ProcessMode {
+        let (ProcessMode::Gateway(allocations, tenancy), Some(home), Some(class)) =
+            (&self.mode, &self.scope.home, &self.scope.class)
         else {
-            return self.site.clone();
+            return self.mode.clone();
         };
-        let Some((_, range)) = &home.allocations else { return self.site.clone() };
+        let Some((_, range)) = &home.allocations else { return self.mode.clone() };
         let targets = managed_service::targets(&managed_service::of_class(&world.services, &home.namespace, class));
-        Site::Gateway(Arc::new(allocations.believing(&targets, range, Timestamp::now())), tenancy.clone())
+        ProcessMode::Gateway(Arc::new(allocations.corrected_by(&targets, range, Timestamp::now())), tenancy.clone())
     }
 
     /// The problem if the only load balancer is missing.
@@ -367,9 +367,9 @@ fn all_read<'a, K: WatchedObject>(watches: &KindWatches<K>, selectors: impl Into
 }
 
 /// The readable objects of a kind. Adds the problems of the others to the world.
-fn add<T: kinds::Readable>(
+fn add<T: kinds::BuiltInKind>(
     world: &mut World,
-    watches: &KindWatches<Reading<T>>,
+    watches: &KindWatches<CachedObject<T>>,
     interest: &Interest,
 ) -> BTreeMap<ObjectKey, Arc<T>> {
     let mut objects = BTreeMap::new();

@@ -11,10 +11,10 @@ mod unique;
 
 use std::{path::Path, sync::Arc};
 
-use kind::{Kind, Read, is_ours};
-use lists::List;
-pub use object::{Document, Object, Readable};
-use parts::{Part, SyntaxError, json, yaml};
+use kind::{DocumentKind, Read, is_ours};
+use lists::ListKind;
+pub use object::{Document, Object, ReadResult};
+use parts::{DocumentPart, SyntaxError, json, yaml};
 use serde_json::{Map, Value};
 
 use super::{
@@ -59,7 +59,7 @@ impl Documents {
         if is_json { Self::of(&origin, json(text)) } else { Self::of(&origin, yaml(text)) }
     }
 
-    fn of(origin: &Origin, parts: impl IntoIterator<Item = Part>) -> Self {
+    fn of(origin: &Origin, parts: impl IntoIterator<Item = DocumentPart>) -> Self {
         let title = &origin.title;
         let (mut documents, mut untold) = (Self::default(), 0);
         for part in parts {
@@ -97,7 +97,7 @@ impl Documents {
         let text = |field: &str| value[field].as_str().unwrap_or_default();
         let (api_version, kind) = (text("apiVersion"), text("kind"));
         let problem = |sentence: String| origin.problem(Some(line), format!("{place}: {sentence}"));
-        if let Some(list) = List::of(api_version, kind) {
+        if let Some(list) = ListKind::of(api_version, kind) {
             match list.items(value) {
                 Ok(items) => {
                     for (index, item) in items.into_iter().enumerate() {
@@ -113,8 +113,8 @@ impl Documents {
             self.problems.push(problem(format!("looks like a list of objects, but is not a supported one: {list}")));
             return;
         }
-        match Kind::of(api_version, kind) {
-            Kind::Ours(read) => match identity(&value, origin.namespace) {
+        match DocumentKind::of(api_version, kind) {
+            DocumentKind::Ours(read) => match identity(&value, origin.namespace) {
                 Ok((key, problems)) => {
                     let is_template = is_template(&value);
                     let Read { object, remarks } = read(value, problems);
@@ -128,11 +128,11 @@ impl Documents {
                 Err(_) if !is_ours(api_version, kind) && is_named_by_server(&value) => self.passed_over += 1,
                 Err(wrong) => self.problems.push(problem(format!("{kind} {wrong}"))),
             },
-            Kind::Mistyped(_) if origin.is_kustomization && api_version.is_empty() && kind.is_empty() => {
+            DocumentKind::Mistyped(_) if origin.is_kustomization && api_version.is_empty() && kind.is_empty() => {
                 self.passed_over += 1;
             }
-            Kind::Mistyped(sentence) => self.problems.push(problem(sentence)),
-            Kind::Other => {
+            DocumentKind::Mistyped(sentence) => self.problems.push(problem(sentence)),
+            DocumentKind::Other => {
                 tracing::debug!(place, kind, "ignoring an object of another kind");
                 self.passed_over += 1;
             }

@@ -29,19 +29,19 @@ pub struct FileWatch {
     watcher: Option<RecommendedWatcher>,
     watched: BTreeSet<PathBuf>,
     failed: BTreeSet<PathBuf>,
-    shared: Arc<Shared>,
+    shared: Arc<SharedWatch>,
 }
 
 #[derive(Default)]
-struct Shared {
-    state: Mutex<State>,
+struct SharedWatch {
+    state: Mutex<WatchedState>,
     changed: Notify,
     /// A file is being written, so a timeout may be necessary.
     modified: Notify,
 }
 
 #[derive(Default)]
-struct State {
+struct WatchedState {
     interest: WatchedPaths,
     /// Watched folders that were moved or deleted, which ends their watch. Another folder may now have their path.
     replaced: BTreeSet<PathBuf>,
@@ -49,7 +49,7 @@ struct State {
 
 impl FileWatch {
     pub fn start() -> Self {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(SharedWatch::default());
         let watcher = notify::recommended_watcher({
             let shared = shared.clone();
             move |event| shared.take(event)
@@ -127,8 +127,8 @@ impl FileWatch {
     }
 }
 
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl SharedWatch {
+    fn state(&self) -> MutexGuard<'_, WatchedState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -152,7 +152,7 @@ impl Shared {
     }
 }
 
-impl State {
+impl WatchedState {
     /// Records the files whose writing begins or ends. Returns true if any begins.
     fn note_writing(&self, event: &Event, now: Instant) -> bool {
         let WatchedPaths { unfinished, .. } = &self.interest;
@@ -213,7 +213,7 @@ pub struct WatchedPaths {
 
 /// The type of the file at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Entry {
+pub enum FileType {
     Missing,
     Link(PathBuf),
     File,
@@ -221,21 +221,21 @@ pub enum Entry {
 }
 
 /// The type of the file at a path. Links are not followed.
-pub fn look(path: &Path) -> Entry {
-    let found = || -> io::Result<Entry> {
+pub fn look(path: &Path) -> FileType {
+    let found = || -> io::Result<FileType> {
         let kind = fs::symlink_metadata(path)?.file_type();
         Ok(match () {
-            () if kind.is_symlink() => Entry::Link(fs::read_link(path)?),
-            () if kind.is_dir() => Entry::Folder,
-            () => Entry::File,
+            () if kind.is_symlink() => FileType::Link(fs::read_link(path)?),
+            () if kind.is_dir() => FileType::Folder,
+            () => FileType::File,
         })
     };
-    found().unwrap_or(Entry::Missing)
+    found().unwrap_or(FileType::Missing)
 }
 
 impl WatchedPaths {
     /// The watched paths for absolute paths. `look` returns the type of the file at a path.
-    pub fn of(paths: impl IntoIterator<Item = PathBuf>, look: impl Fn(&Path) -> Entry) -> Self {
+    pub fn of(paths: impl IntoIterator<Item = PathBuf>, look: impl Fn(&Path) -> FileType) -> Self {
         let mut interest = Self::default();
         for path in paths {
             interest.add(&path, &look);
@@ -248,7 +248,7 @@ impl WatchedPaths {
         Self { unfinished, ..self }
     }
 
-    fn add(&mut self, path: &Path, look: impl Fn(&Path) -> Entry) {
+    fn add(&mut self, path: &Path, look: impl Fn(&Path) -> FileType) {
         // The limit of the kernel. More links are a loop.
         const MOST_LINKS: usize = 40;
 
@@ -262,8 +262,8 @@ impl WatchedPaths {
             }
             let next = here.join(part);
             match look(&next) {
-                Entry::Folder => here = next,
-                Entry::Link(target) => {
+                FileType::Folder => here = next,
+                FileType::Link(target) => {
                     if target.is_absolute() {
                         here = PathBuf::from("/");
                     }
@@ -276,7 +276,7 @@ impl WatchedPaths {
                         return;
                     }
                 }
-                Entry::File | Entry::Missing => {
+                FileType::File | FileType::Missing => {
                     self.entries.insert(next);
                     return;
                 }

@@ -14,11 +14,11 @@ use std::{
     time::Instant,
 };
 
-use listing::{Found, Listed, Listing, REPLACE_DELAY, STAYS, io_message};
+use listing::{FileOrigin, Listed, Listing, REPLACE_DELAY, STAYS, io_message};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::{
-    documents::{Document, Documents, Object, Readable},
+    documents::{Document, Documents, Object, ReadResult},
     file_watch::{WatchedPaths, look},
     limits::{MAX_FILE, MAX_FILE_PROBLEMS},
     problem::{FileProblem, bounded_problems},
@@ -61,7 +61,7 @@ struct Remembered {
     passed_over: usize,
     /// A hash of the text if it had no problem. A text with the same hash is not parsed again.
     text: Option<u128>,
-    found: Found,
+    found: FileOrigin,
 }
 
 impl Files {
@@ -158,14 +158,16 @@ impl Files {
         for Listed { file, found } in listing.files {
             let before = self.remembered.remove(&file);
             let reading = match found {
-                Found::Gone => Reading { kept: before.unwrap_or_default().documents, ..Reading::default() },
-                // A pipe can be read only once. Folders contain none: see [`Listing`].
-                Found::ByPath if before.is_some() && is_no_file(&file) => {
-                    Reading { fresh: before.unwrap_or_default().documents, ..Reading::default() }
+                FileOrigin::Gone => {
+                    FileContent { kept: before.unwrap_or_default().documents, ..FileContent::default() }
                 }
-                Found::InFolder | Found::ByPath => {
+                // A pipe can be read only once. Folders contain none: see [`Listing`].
+                FileOrigin::ByPath if before.is_some() && is_no_file(&file) => {
+                    FileContent { fresh: before.unwrap_or_default().documents, ..FileContent::default() }
+                }
+                FileOrigin::InFolder | FileOrigin::ByPath => {
                     let namespace = self.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
-                    Reading::of(&file, namespace, before, &self.unfinished, &mut gathering.problems)
+                    FileContent::of(&file, namespace, before, &self.unfinished, &mut gathering.problems)
                 }
             };
             let passed_over = reading.passed_over;
@@ -191,7 +193,7 @@ impl Files {
     /// The paths to watch for changes, as of the latest reading.
     pub fn interest(&self) -> WatchedPaths {
         // The watch of a folder covers the files in it.
-        let by_path = self.remembered.iter().filter(|(_, remembered)| remembered.found != Found::InFolder);
+        let by_path = self.remembered.iter().filter(|(_, remembered)| remembered.found != FileOrigin::InFolder);
         let paths = self.paths.iter().chain(by_path.map(|(path, _)| path)).chain(self.last.files.keys());
         let paths = paths.filter_map(|path| std::path::absolute(path).ok());
         WatchedPaths::of(paths, look).noting(self.unfinished.clone())
@@ -212,7 +214,7 @@ fn hidden(file: &Path) -> String {
 
 /// The result of reading a file.
 #[derive(Default)]
-struct Reading {
+struct FileContent {
     fresh: Vec<Document>,
     /// Documents of the previous reading. The unreadable part may still declare them.
     kept: Vec<Document>,
@@ -221,7 +223,7 @@ struct Reading {
     text: Option<u128>,
 }
 
-impl Reading {
+impl FileContent {
     fn of(
         file: &Path,
         namespace: &str,
@@ -347,7 +349,7 @@ struct Gathering<'a> {
 
 impl Gathering<'_> {
     /// Declares the objects of a file. Returns the content to remember: see [`Remembered`].
-    fn take(&mut self, file: &Path, mut reading: Reading) -> (Vec<Document>, Option<u128>) {
+    fn take(&mut self, file: &Path, mut reading: FileContent) -> (Vec<Document>, Option<u128>) {
         let (origin, folder) = (file.display().to_string(), file.parent().unwrap_or(Path::new("")));
         for document in &reading.fresh {
             self.declare(document, &origin, folder, None);
@@ -425,7 +427,7 @@ impl Gathering<'_> {
 type Objects<T> = BTreeMap<ObjectKey, Arc<T>>;
 
 /// Adds an object to the world, or the last good version if the current one is invalid. Returns true if either exists.
-fn good<T>(now: &mut Objects<T>, last: &Objects<T>, key: &ObjectKey, read: &Readable<T>) -> bool {
+fn good<T>(now: &mut Objects<T>, last: &Objects<T>, key: &ObjectKey, read: &ReadResult<T>) -> bool {
     let object = read.as_ref().ok().or(last.get(key));
     now.extend(object.map(|object| (key.clone(), object.clone())));
     object.is_some()

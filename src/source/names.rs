@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use self::limits::{Limits, MAX_OF_OBJECT};
+use self::limits::{LookupLimits, MAX_OF_OBJECT};
 use crate::{
     model::ObjectKey,
     world::{Lookup, WantedName},
@@ -32,16 +32,16 @@ use crate::{
 /// An address that is new in an answer is used at once. An address is dropped after several answers without it. An
 /// empty answer or a failing resolver changes only [`Lookup::problem`].
 pub struct Names {
-    resolver: Arc<Resolver>,
-    limits: Arc<Limits>,
-    tasks: BTreeMap<Arc<str>, Task>,
+    resolver: Arc<ResolveFn>,
+    limits: Arc<LookupLimits>,
+    tasks: BTreeMap<Arc<str>, LookupTask>,
     known: Arc<Known>,
     changes: watch::Receiver<()>,
 }
 
-type Resolver = dyn Fn(Arc<str>) -> BoxFuture<'static, io::Result<BTreeSet<IpAddr>>> + Send + Sync;
+type ResolveFn = dyn Fn(Arc<str>) -> BoxFuture<'static, io::Result<BTreeSet<IpAddr>>> + Send + Sync;
 
-struct Task {
+struct LookupTask {
     wanted: WantedName,
     _running: AbortOnDropHandle<()>,
 }
@@ -71,7 +71,7 @@ impl Names {
     {
         let (changed, changes) = watch::channel(());
         let known = Arc::new(Known { states: Mutex::default(), changed });
-        let resolver: Arc<Resolver> = Arc::new(move |name| Box::pin(resolver(name)));
+        let resolver: Arc<ResolveFn> = Arc::new(move |name| Box::pin(resolver(name)));
         Self { resolver, limits: Arc::default(), tasks: BTreeMap::new(), known, changes }
     }
 
@@ -94,7 +94,7 @@ impl Names {
                 known: self.known.clone(),
             };
             let running = AbortOnDropHandle::new(tokio::spawn(looking_up.run()));
-            self.tasks.insert(name, Task { wanted, _running: running });
+            self.tasks.insert(name, LookupTask { wanted, _running: running });
         }
     }
 
@@ -136,8 +136,8 @@ impl Known {
 struct LookingUp {
     name: Arc<str>,
     wanted: WantedName,
-    resolver: Arc<Resolver>,
-    limits: Arc<Limits>,
+    resolver: Arc<ResolveFn>,
+    limits: Arc<LookupLimits>,
     known: Arc<Known>,
 }
 
@@ -230,7 +230,7 @@ impl NameState {
     }
 
     /// Adds an answer. Returns the change.
-    fn observe(&mut self, answer: Result<BTreeSet<IpAddr>, String>) -> Option<Change> {
+    fn observe(&mut self, answer: Result<BTreeSet<IpAddr>, String>) -> Option<LookupChange> {
         self.answered = true;
         let before = self.lookup();
         match answer {
@@ -248,18 +248,18 @@ impl NameState {
             }
         }
         let after = self.lookup();
-        (before != after).then_some(Change { before, after })
+        (before != after).then_some(LookupChange { before, after })
     }
 }
 
 /// The changes by an answer.
 #[derive(Debug, PartialEq, Eq)]
-struct Change {
+struct LookupChange {
     before: Lookup,
     after: Lookup,
 }
 
-impl Change {
+impl LookupChange {
     fn log(&self, name: &str) {
         let Self { before, after } = self;
         if before.addresses != after.addresses {

@@ -45,21 +45,21 @@ pub fn load_balancer(mut document: Value) -> Result<TcpLoadBalancerSpec, Vec<Str
     if let Some(fields) = document.as_object_mut() {
         fields.remove("status");
     }
-    let mut problems = Problems::default();
+    let mut problems = SchemaProblems::default();
     problems.check(&SCHEMA, &mut document, "");
     if !problems.all.is_empty() {
-        return Err(problems.sentences(Problem::to_string));
+        return Err(problems.sentences(SchemaProblem::to_string));
     }
     typed::<TcpLoadBalancer>(document).map(|object| object.spec).map_err(|problem| {
         let sentence = if may_be_secret(&problem.path) { secrets::UNQUOTED.into() } else { problem.sentence };
-        vec![Problem { sentence, ..problem }.to_string()]
+        vec![SchemaProblem { sentence, ..problem }.to_string()]
     })
 }
 
 /// The problems of the metadata of a `TcpLoadBalancer`, except its name and namespace.
 pub(super) fn metadata(metadata: &Value) -> Vec<String> {
     let mut metadata = metadata.clone();
-    let mut problems = Problems::default();
+    let mut problems = SchemaProblems::default();
     problems.check(&METADATA, &mut metadata, "metadata");
     for (field, is_label) in [("labels", true), ("annotations", false)] {
         for (key, value) in metadata[field].as_object().into_iter().flatten() {
@@ -76,7 +76,7 @@ pub(super) fn metadata(metadata: &Value) -> Vec<String> {
             }
         }
     }
-    problems.sentences(Problem::to_string)
+    problems.sentences(SchemaProblem::to_string)
 }
 
 fn is_label_value(text: &str) -> bool {
@@ -122,14 +122,14 @@ pub(super) fn secret(document: Value, sentence: fn(&str) -> &str) -> Result<Chec
 fn checked<T: DeserializeOwned>(
     schema: &Value,
     mut document: Value,
-    said: impl Fn(&Problem) -> String,
+    said: impl Fn(&SchemaProblem) -> String,
 ) -> Result<Checked<T>, Vec<String>> {
-    let mut problems = Problems::default();
+    let mut problems = SchemaProblems::default();
     problems.check(schema, &mut document, "");
     let (unknown, wrong): (Vec<_>, Vec<_>) = problems.all.into_iter().partition(|problem| problem.unknown_field);
     let remarks = unknown.iter().map(|problem| format!("{problem}; it is ignored")).collect();
     if !wrong.is_empty() {
-        return Err(Problems { all: wrong, more: problems.more }.sentences(said));
+        return Err(SchemaProblems { all: wrong, more: problems.more }.sentences(said));
     }
     match typed(document) {
         Ok(object) => Ok(Checked { object, remarks }),
@@ -160,8 +160,8 @@ fn kubernetes<T: JsonSchema>() -> Value {
 }
 
 /// Deserializes a document into its type.
-fn typed<T: DeserializeOwned>(document: Value) -> Result<T, Problem> {
-    serde_path_to_error::deserialize(document).map_err(|error| Problem {
+fn typed<T: DeserializeOwned>(document: Value) -> Result<T, SchemaProblem> {
+    serde_path_to_error::deserialize(document).map_err(|error| SchemaProblem {
         path: limited(&error.path().to_string(), MAX_SENTENCE / 2).into_owned(),
         sentence: limited(&error.inner().to_string(), MAX_SENTENCE / 2).into_owned(),
         unknown_field: false,
@@ -170,13 +170,13 @@ fn typed<T: DeserializeOwned>(document: Value) -> Result<T, Problem> {
 
 /// A problem of a document.
 #[derive(Debug)]
-struct Problem {
+struct SchemaProblem {
     path: String,
     sentence: String,
     unknown_field: bool,
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for SchemaProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.path, self.sentence)
     }
@@ -202,13 +202,13 @@ pub fn near<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Option<
 }
 
 #[derive(Default)]
-struct Problems {
-    all: Vec<Problem>,
+struct SchemaProblems {
+    all: Vec<SchemaProblem>,
     /// The number of further problems, which are only counted.
     more: usize,
 }
 
-impl Problems {
+impl SchemaProblems {
     fn add(&mut self, path: &str, sentence: String) {
         let path = if path.is_empty() { "the document" } else { path };
         self.push(path, &sentence, false);
@@ -225,10 +225,10 @@ impl Problems {
             return;
         }
         let [path, sentence] = [path, sentence].map(|text| limited(text, MAX_SENTENCE / 2).into_owned());
-        self.all.push(Problem { path, sentence, unknown_field });
+        self.all.push(SchemaProblem { path, sentence, unknown_field });
     }
 
-    fn sentences(self, said: impl Fn(&Problem) -> String) -> Vec<String> {
+    fn sentences(self, said: impl Fn(&SchemaProblem) -> String) -> Vec<String> {
         let more = (self.more > 0).then(|| more_problems(self.more));
         self.all.iter().map(said).chain(more).collect()
     }
@@ -379,7 +379,7 @@ fn only_choice(schema: &Value) -> Option<(&str, Vec<&str>)> {
 }
 
 /// The part of a list entry that must be unique.
-struct Identity {
+struct UniqueKey {
     value: String,
     /// The path below the entry, if the unique part is a field of it.
     field: String,
@@ -387,9 +387,9 @@ struct Identity {
     sentence: String,
 }
 
-fn identity(schema: &Value, entry: &Value, list: &str) -> Option<Identity> {
+fn identity(schema: &Value, entry: &Value, list: &str) -> Option<UniqueKey> {
     match schema["x-kubernetes-list-type"].as_str()? {
-        "set" => Some(Identity {
+        "set" => Some(UniqueKey {
             value: entry.to_string(),
             field: String::new(),
             sentence: format!("{} is listed twice: remove one", said(entry)),
@@ -398,7 +398,7 @@ fn identity(schema: &Value, entry: &Value, list: &str) -> Option<Identity> {
             let key = strings(&schema["x-kubernetes-list-map-keys"]).next()?;
             let value = entry.get(key)?;
             let owner = list.rsplit('.').next()?.trim_end_matches('s');
-            Some(Identity {
+            Some(UniqueKey {
                 value: value.to_string(),
                 field: format!(".{key}"),
                 sentence: format!("{key} {value} is declared twice: give each {owner} its own {key}"),

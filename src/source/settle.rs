@@ -6,12 +6,12 @@ use tokio::time::{Instant, sleep_until};
 /// after the first of them.
 #[derive(Debug, Default)]
 pub struct Settle {
-    waiting: Option<Waiting>,
+    waiting: Option<PendingChange>,
     acted: Option<Instant>,
 }
 
 #[derive(Debug)]
-struct Waiting {
+struct PendingChange {
     since: Instant,
     due: Instant,
 }
@@ -26,7 +26,7 @@ impl Settle {
         match &mut self.waiting {
             None => {
                 let follows = self.acted.is_some_and(|acted| now < acted + Self::QUIET);
-                self.waiting = Some(Waiting { since: now, due: if follows { now + Self::QUIET } else { now } });
+                self.waiting = Some(PendingChange { since: now, due: if follows { now + Self::QUIET } else { now } });
             }
             // A change is often reported twice. A reading that is already due covers all changes until then.
             Some(waiting) if waiting.due <= now => {}

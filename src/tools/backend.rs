@@ -19,9 +19,9 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
-/// A listening echo server. It sends its lines first (see [`Options`]), then every received byte back. It closes the
+/// A listening echo server. It sends its lines first (see [`EchoOptions`]), then every received byte back. It closes the
 /// connection after the client has closed its direction and everything is answered.
-pub struct Backend {
+pub struct EchoServer {
     listener: TcpListener,
     address: SocketAddr,
     delay: Duration,
@@ -29,9 +29,9 @@ pub struct Backend {
     connections: Arc<Connections>,
 }
 
-/// The settings of a [`Backend`].
+/// The settings of a [`EchoServer`].
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct EchoOptions {
     /// The listening address. Port 0 takes a free port. `[::]`: all addresses of both families.
     pub address: SocketAddr,
     /// The name in the first line: `hello from <name>`.
@@ -60,9 +60,9 @@ impl Connections {
     }
 }
 
-impl Backend {
+impl EchoServer {
     /// Starts to listen. Needs a tokio runtime. The error names the address and the reason.
-    pub fn bind(options: Options) -> io::Result<Self> {
+    pub fn bind(options: EchoOptions) -> io::Result<Self> {
         let listener = listen(options.address).map_err(|error| explain(options.address, error))?;
         Ok(Self {
             address: listener.local_addr()?,

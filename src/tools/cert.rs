@@ -27,22 +27,22 @@ const LONGEST_COMMON_NAME: usize = 64;
 
 /// A self-signed certificate and its key, both PEM.
 #[derive(Clone)]
-pub struct Pair {
+pub struct SelfSigned {
     /// The stem of the file names: the first name, with `_` in place of unsuitable characters.
     pub file_stem: String,
     pub certificate: String,
     pub key: String,
 }
 
-impl fmt::Debug for Pair {
+impl fmt::Debug for SelfSigned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pair").field("file_stem", &self.file_stem).finish_non_exhaustive()
+        f.debug_struct("SelfSigned").field("file_stem", &self.file_stem).finish_non_exhaustive()
     }
 }
 
 /// The paths of a written pair.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Written {
+pub struct CertificatePaths {
     pub certificate: PathBuf,
     pub key: PathBuf,
 }
@@ -72,7 +72,7 @@ pub enum CertError {
 
 /// Creates a key (ECDSA P-256) and a certificate for these DNS names, wildcards and IP addresses, valid for a year. The
 /// first name is the common name, unless it is too long.
-pub fn generate(names: &[String], now: Timestamp) -> Result<Pair, CertError> {
+pub fn generate(names: &[String], now: Timestamp) -> Result<SelfSigned, CertError> {
     let first = names.first().ok_or(CertError::NoName)?;
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let mut params = CertificateParams::default();
@@ -86,13 +86,17 @@ pub fn generate(names: &[String], now: Timestamp) -> Result<Pair, CertError> {
     params.not_before = date_time_ymd(1970, 1, 1) + Duration::from_secs(now.as_second().max(0).unsigned_abs());
     params.not_after = params.not_before + VALID_FOR;
     let certificate = params.self_signed(&key)?;
-    Ok(Pair { file_stem: first.replace(['*', ':'], "_"), certificate: certificate.pem(), key: key.serialize_pem() })
+    Ok(SelfSigned {
+        file_stem: first.replace(['*', ':'], "_"),
+        certificate: certificate.pem(),
+        key: key.serialize_pem(),
+    })
 }
 
-impl Pair {
+impl SelfSigned {
     /// Writes `<first name>.crt` and `<first name>.key` into `folder`. Only the owner can read the key.
-    pub fn write(&self, folder: &Path, existing: Existing) -> Result<Written, CertError> {
-        let written = Written {
+    pub fn write(&self, folder: &Path, existing: Existing) -> Result<CertificatePaths, CertError> {
+        let written = CertificatePaths {
             certificate: folder.join(format!("{}.crt", self.file_stem)),
             key: folder.join(format!("{}.key", self.file_stem)),
         };

@@ -12,7 +12,7 @@ use tokio::{
 use tracing::debug;
 
 /// The time limit of one attempt.
-const PATIENCE: Duration = Duration::from_secs(5);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -22,13 +22,13 @@ const LONGEST: usize = 64 * 1024;
 
 /// The requested URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
+pub struct HttpUrl {
     host: String,
     port: u16,
     path: String,
 }
 
-impl FromStr for Target {
+impl FromStr for HttpUrl {
     type Err = String;
 
     /// Parses `http://HOST:PORT/PATH`. An IPv6 address may lack its brackets, as in environment variables from
@@ -45,7 +45,7 @@ impl FromStr for Target {
     }
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for HttpUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "http://{}{}", self.authority(), self.path)
     }
@@ -53,7 +53,7 @@ impl fmt::Display for Target {
 
 /// The reason for a failed probe.
 #[derive(Debug, thiserror::Error)]
-pub enum ProbeError {
+pub enum RequestError {
     #[error("cannot be reached: {0}")]
     Connect(#[from] io::Error),
     #[error("does not speak HTTP: {0}")]
@@ -62,11 +62,11 @@ pub enum ProbeError {
     Request(#[from] hyper::http::Error),
     #[error("answers {status}: {body}")]
     Status { status: StatusCode, body: String },
-    #[error("does not answer within {} s", PATIENCE.as_secs())]
+    #[error("does not answer within {} s", ATTEMPT_TIMEOUT.as_secs())]
     Silent,
 }
 
-impl Target {
+impl HttpUrl {
     fn authority(&self) -> String {
         if self.host.contains(':') {
             format!("[{}]:{}", self.host, self.port)
@@ -75,12 +75,12 @@ impl Target {
         }
     }
 
-    /// Repeats the request until the answer is 200, or until `patience` has passed. Returns the answer's text, or the
+    /// Repeats the request until the answer is 200, or until `limit` has passed. Returns the answer's text, or the
     /// last error.
-    pub async fn answers_within(&self, patience: Duration) -> Result<String, ProbeError> {
-        let deadline = Instant::now() + patience;
+    pub async fn answers_within(&self, limit: Duration) -> Result<String, RequestError> {
+        let deadline = Instant::now() + limit;
         loop {
-            let outcome = timeout(PATIENCE, self.ask()).await.unwrap_or(Err(ProbeError::Silent));
+            let outcome = timeout(ATTEMPT_TIMEOUT, self.ask()).await.unwrap_or(Err(RequestError::Silent));
             match outcome {
                 Err(error) if Instant::now() + PAUSE < deadline => debug!(target = %self, %error, "retrying"),
                 outcome => return outcome,
@@ -89,7 +89,7 @@ impl Target {
         }
     }
 
-    async fn ask(&self) -> Result<String, ProbeError> {
+    async fn ask(&self) -> Result<String, RequestError> {
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
         let (mut requests, connection) = http1::handshake(TokioIo::new(stream)).await?;
         let request = Request::get(&self.path).header(HOST, self.authority()).body(Empty::<Bytes>::new())?;
@@ -99,7 +99,7 @@ impl Target {
             let body = Limited::new(answer.into_body(), LONGEST).collect().await;
             let body = body.map(|body| String::from_utf8_lossy(&body.to_bytes()).trim_end().to_owned());
             let body = body.unwrap_or_else(|error| error.to_string());
-            if status == StatusCode::OK { Ok(body) } else { Err(ProbeError::Status { status, body }) }
+            if status == StatusCode::OK { Ok(body) } else { Err(RequestError::Status { status, body }) }
         };
         // The connection drives the request, and ends with the answer.
         tokio::select! {
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn what_is_to_be_asked_is_read() {
-        let read = |text: &str| text.parse::<Target>().map(|target| target.to_string());
+        let read = |text: &str| text.parse::<HttpUrl>().map(|target| target.to_string());
         assert_eq!(read("http://192.0.2.7:9900/readyz").unwrap(), "http://192.0.2.7:9900/readyz");
         assert_eq!(read("http://[2001:db8::7]:9900/").unwrap(), "http://[2001:db8::7]:9900/");
         assert_eq!(read("http://2001:db8::7:9900/").unwrap(), "http://[2001:db8::7]:9900/");
@@ -130,7 +130,7 @@ mod tests {
     #[tokio::test]
     async fn it_asks_until_the_answer_is_good_or_time_is_up() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let target: Target = format!("http://{}/readyz", listener.local_addr().unwrap()).parse().unwrap();
+        let target: HttpUrl = format!("http://{}/readyz", listener.local_addr().unwrap()).parse().unwrap();
         tokio::spawn(async move {
             for answer in [
                 "503 Service Unavailable\r\ncontent-length: 9\r\n\r\nnot ready",
@@ -145,8 +145,8 @@ mod tests {
         });
         let refused = target.answers_within(Duration::ZERO).await.unwrap_err();
         assert_eq!(refused.to_string(), "answers 503 Service Unavailable: not ready");
-        assert_eq!(target.answers_within(PATIENCE).await.unwrap(), "ok");
+        assert_eq!(target.answers_within(ATTEMPT_TIMEOUT).await.unwrap(), "ok");
         let gone = target.answers_within(PAUSE / 2).await.unwrap_err();
-        assert!(matches!(gone, ProbeError::Connect(_)), "{gone}");
+        assert!(matches!(gone, RequestError::Connect(_)), "{gone}");
     }
 }

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     api::{self, TcpLoadBalancerSpec},
-    model::{Endpoint, Listener, ObjectKey, Upstream},
+    model::{EndpointConfig, Listener, ObjectKey, UpstreamConfig},
 };
 
 pub(super) const NONE_SERVED: &str = "none of its listeners is served";
@@ -28,12 +28,12 @@ impl<'a> Declaration<'a> {
     }
 
     /// The last good upstream, used while the declared backends are unusable.
-    pub fn retained(&self) -> Option<Arc<Upstream>> {
+    pub fn retained(&self) -> Option<Arc<UpstreamConfig>> {
         self.last_good.upstream.as_ref().map(|upstream| self.context.retained(self.object, upstream))
     }
 
     /// Fallback text for retained endpoints: `sentence`, if there are any.
-    pub fn endpoints_fallback(&self, sentence: &str, retained: &[Endpoint]) -> String {
+    pub fn endpoints_fallback(&self, sentence: &str, retained: &[EndpointConfig]) -> String {
         if retained.is_empty() {
             return "it has no endpoints".into();
         }

@@ -1,8 +1,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::context::{TranslateContext, address_policy::AddressPolicy, pods::Target};
+use super::context::{TranslateContext, address_policy::AddressPolicy, pods::AddressOwner};
 use crate::{
-    model::{Endpoint, EndpointKey, Listener, ListenerKey, ObjectKey, Upstream, UpstreamKey},
+    model::{EndpointConfig, EndpointKey, Listener, ListenerKey, ObjectKey, UpstreamConfig, UpstreamKey},
     world::Declared,
 };
 
@@ -13,7 +13,7 @@ pub(super) struct LastGood<'a> {
     /// Listeners by declared port.
     pub listeners: BTreeMap<u16, &'a Arc<Listener>>,
     /// The upstream without endpoints whose addresses are no longer allowed.
-    pub upstream: Option<Arc<Upstream>>,
+    pub upstream: Option<Arc<UpstreamConfig>>,
 }
 
 impl<'a> LastGood<'a> {
@@ -40,11 +40,11 @@ impl<'a> LastGood<'a> {
     }
 }
 
-fn within(upstream: &Arc<Upstream>, policy: &AddressPolicy) -> Arc<Upstream> {
-    let stays = |endpoint: &Endpoint| policy.refusal(endpoint.address(), Target::Pod).is_none();
+fn within(upstream: &Arc<UpstreamConfig>, policy: &AddressPolicy) -> Arc<UpstreamConfig> {
+    let stays = |endpoint: &EndpointConfig| policy.refusal(endpoint.address(), AddressOwner::Pod).is_none();
     if upstream.endpoints.iter().all(stays) {
         return upstream.clone();
     }
     let endpoints = upstream.endpoints.iter().filter(|endpoint| stays(endpoint)).cloned().collect();
-    Arc::new(Upstream { endpoints, ..Upstream::clone(upstream) })
+    Arc::new(UpstreamConfig { endpoints, ..UpstreamConfig::clone(upstream) })
 }

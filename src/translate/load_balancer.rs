@@ -8,24 +8,24 @@ use super::{
     declaration::{Declaration, NONE_SERVED},
     field_errors::{FieldPath, duplicate_of, validated},
     last_good::LastGood,
-    listeners::{self, Shared, ports::ListenerRequest, service},
+    listeners::{self, CommonSettings, ports::ListenerRequest, service},
     messages::listener_fallback,
     quotas, settings,
-    tls::certificates::Certificates,
+    tls::certificates::CertificateLoader,
     upstream,
     verdict::{Problem, Reason, Severity, Verdict},
 };
 use crate::{
     api::{self, Placement},
-    model::{Listener, ListenerKey, ObjectKey, Upstream},
-    world::{Declared, Site},
+    model::{Listener, ListenerKey, ObjectKey, UpstreamConfig},
+    world::{Declared, ProcessMode},
 };
 
 /// One translated load balancer, before port conflicts with others are resolved.
-pub(super) struct Translated {
+pub(super) struct TranslatedLoadBalancer {
     pub listeners: BTreeMap<ListenerKey, ListenerRequest>,
     /// `None`: no listener can be served.
-    pub upstream: Option<Arc<Upstream>>,
+    pub upstream: Option<Arc<UpstreamConfig>>,
     /// Retention of its endpoints.
     pub retention: Retention,
 }
@@ -34,8 +34,8 @@ pub(super) fn translate(
     object: &ObjectKey,
     declared: &Declared,
     context: &TranslateContext,
-    certificates: &mut Certificates,
-) -> (Translated, Verdict) {
+    certificates: &mut CertificateLoader,
+) -> (TranslatedLoadBalancer, Verdict) {
     let last_good = LastGood::of(object, declared, context);
     let mut problems = unreadable(declared, &last_good);
     let translated = match &declared.spec {
@@ -69,11 +69,11 @@ fn unreadable(declared: &Declared, last_good: &LastGood) -> Vec<Problem> {
 }
 
 /// Requests for everything that the load balancer served before.
-fn retained(object: &ObjectKey, last_good: &LastGood, context: &TranslateContext) -> Translated {
+fn retained(object: &ObjectKey, last_good: &LastGood, context: &TranslateContext) -> TranslatedLoadBalancer {
     let key = |port| ListenerKey { object: object.clone(), port };
     let request =
         |(port, listener): (&u16, &&Arc<Listener>)| (key(*port), ListenerRequest::LastGood(Arc::clone(listener)));
-    Translated {
+    TranslatedLoadBalancer {
         listeners: last_good.listeners.iter().map(request).collect(),
         upstream: last_good.upstream.as_ref().map(|upstream| context.retained(object, upstream)),
         retention: Retention::default(),
@@ -81,31 +81,39 @@ fn retained(object: &ObjectKey, last_good: &LastGood, context: &TranslateContext
 }
 
 impl Declaration<'_> {
-    fn translate(&self, certificates: &mut Certificates, problems: &mut Vec<Problem>) -> Translated {
-        match &self.context.world.site {
-            Site::Gateway(_, tenancy) => service::check(self.spec, tenancy, problems),
-            Site::Host(_) | Site::Sidecar(_) => {
+    fn translate(&self, certificates: &mut CertificateLoader, problems: &mut Vec<Problem>) -> TranslatedLoadBalancer {
+        match &self.context.world.mode {
+            ProcessMode::Gateway(_, tenancy) => service::check(self.spec, tenancy, problems),
+            ProcessMode::Host(_) | ProcessMode::Sidecar(_) => {
                 if self.spec.placement.is_some_and(|placement| placement != Placement::Gateway) {
                     service::refuse(self.spec, problems);
                 }
             }
-            Site::Standalone => {}
+            ProcessMode::Standalone => {}
         }
         let within_quota =
             validated("", self.listeners_fallback(), problems, |path| quotas::check(self, path)).is_some();
         let shared = self.shared(problems);
         let listeners = self.listeners(&shared, within_quota, certificates, problems);
-        let Some(upstream::Translated { upstream, fell_back, retention }) =
+        let Some(upstream::TranslatedUpstream { upstream, fell_back, retention }) =
             upstream::translate(self, shared.keepalive, certificates, problems)
         else {
             // Listeners without an upstream cannot forward connections.
-            return Translated { listeners: BTreeMap::new(), upstream: None, retention: Retention::default() };
+            return TranslatedLoadBalancer {
+                listeners: BTreeMap::new(),
+                upstream: None,
+                retention: Retention::default(),
+            };
         };
         let listeners = match fell_back {
             true => listeners.into_iter().map(|(key, request)| (key, request.with_last_good_routes())).collect(),
             false => listeners,
         };
-        Translated { listeners, upstream: Some(reuse(upstream, self.last_good.upstream.as_ref())), retention }
+        TranslatedLoadBalancer {
+            listeners,
+            upstream: Some(reuse(upstream, self.last_good.upstream.as_ref())),
+            retention,
+        }
     }
 
     fn key(&self, declared: &api::Listener) -> ListenerKey {
@@ -124,9 +132,9 @@ impl Declaration<'_> {
     }
 
     /// The settings that all listeners share.
-    fn shared(&self, problems: &mut Vec<Problem>) -> Shared {
+    fn shared(&self, problems: &mut Vec<Problem>) -> CommonSettings {
         let (spec, fallback) = (self.spec, self.listeners_fallback());
-        Shared {
+        CommonSettings {
             timeouts: validated("spec.timeouts", fallback, problems, |path| settings::timeouts(spec, path)),
             keepalive: validated("spec.tcpKeepalive", fallback, problems, |path| settings::keepalive(spec, path)),
             drain: validated("spec.drain", fallback, problems, |path| settings::listener_drain(spec, path)),
@@ -135,9 +143,9 @@ impl Declaration<'_> {
 
     fn listeners(
         &self,
-        shared: &Shared,
+        shared: &CommonSettings,
         within_quota: bool,
-        certificates: &mut Certificates,
+        certificates: &mut CertificateLoader,
         problems: &mut Vec<Problem>,
     ) -> BTreeMap<ListenerKey, ListenerRequest> {
         validated("spec.listeners", NONE_SERVED, problems, |path| {

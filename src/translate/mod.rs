@@ -34,15 +34,15 @@ use backends::{loops, sticky};
 use context::TranslateContext;
 use jiff::Timestamp;
 use listeners::ports;
-use tls::certificates::Certificates;
+use tls::certificates::CertificateLoader;
 
 pub use context::{expirations::REPORT_DELAY, pods::selects_pods};
 pub use verdict::{Problem, Reason, Severity, Verdict, Verdicts};
 
 use crate::{
     api::Placement,
-    model::{ListenerKey, ObjectKey, Snapshot, Upstream, UpstreamKey},
-    world::{COMMAND_LINE, Declared, Site, World},
+    model::{ListenerKey, ObjectKey, Snapshot, UpstreamConfig, UpstreamKey},
+    world::{COMMAND_LINE, Declared, ProcessMode, World},
 };
 
 /// Compiles a world into the configuration to serve and a verdict for each load balancer.
@@ -50,10 +50,12 @@ use crate::{
 /// The generation is that of `previous` if both configure the same, else the next one. `now` affects verdicts and the
 /// retention of endpoints that no source confirms, see [`Snapshot::next_expiration`].
 pub fn translate(world: &World, previous: &Snapshot, now: Timestamp) -> (Snapshot, Verdicts) {
-    let Some((here, in_pods)) = split_by_site(world) else { return translate_all(world, previous, now, Hosts::One) };
-    let (mut snapshot, mut verdicts) = translate_all(&here, previous, now, Hosts::One);
+    let Some((here, in_pods)) = split_by_mode(world) else {
+        return translate_all(world, previous, now, AddressScopes::One);
+    };
+    let (mut snapshot, mut verdicts) = translate_all(&here, previous, now, AddressScopes::One);
     let nothing = Snapshot { certificate_cache: previous.certificate_cache.clone(), ..Snapshot::default() };
-    let (only_judged, others) = translate_all(&in_pods, &nothing, now, Hosts::OneEach);
+    let (only_judged, others) = translate_all(&in_pods, &nothing, now, AddressScopes::OneEach);
     verdicts.extend(others);
     Arc::make_mut(&mut snapshot.certificate_cache).extend(Arc::unwrap_or_clone(only_judged.certificate_cache));
     (snapshot, verdicts)
@@ -61,10 +63,10 @@ pub fn translate(world: &World, previous: &Snapshot, now: Timestamp) -> (Snapsho
 
 /// Splits a world into load balancers served by this process and those served by sidecars, which are only validated
 /// here. `None`: this process serves all of them.
-fn split_by_site(world: &World) -> Option<(World, World)> {
+fn split_by_mode(world: &World) -> Option<(World, World)> {
     let in_pods = |declared: &Declared| {
         let placement = declared.spec.as_ref().and_then(|spec| spec.placement);
-        matches!(world.site, Site::Gateway(..)) && placement == Some(Placement::Sidecar)
+        matches!(world.mode, ProcessMode::Gateway(..)) && placement == Some(Placement::Sidecar)
     };
     if !world.load_balancers.values().any(in_pods) {
         return None;
@@ -72,13 +74,13 @@ fn split_by_site(world: &World) -> Option<(World, World)> {
     let (mut here, mut others) = (world.clone(), world.clone());
     here.load_balancers.retain(|_, declared| !in_pods(declared));
     others.load_balancers.retain(|_, declared| in_pods(declared));
-    others.site = Site::Sidecar(Ipv4Addr::LOCALHOST.into());
+    others.mode = ProcessMode::Sidecar(Ipv4Addr::LOCALHOST.into());
     Some((here, others))
 }
 
 /// Hosts whose addresses and ports the load balancers use.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Hosts {
+enum AddressScopes {
     /// All load balancers share one host or pod.
     One,
     /// Each load balancer has a pod of its own.
@@ -87,33 +89,33 @@ enum Hosts {
 
 /// Listeners and upstreams that share the addresses of one host or pod.
 #[derive(Default)]
-struct Host {
+struct AddressScope {
     requests: BTreeMap<ListenerKey, ports::ListenerRequest>,
-    upstreams: BTreeMap<UpstreamKey, Arc<Upstream>>,
+    upstreams: BTreeMap<UpstreamKey, Arc<UpstreamConfig>>,
 }
 
-fn translate_all(world: &World, previous: &Snapshot, now: Timestamp, hosts_of: Hosts) -> (Snapshot, Verdicts) {
+fn translate_all(world: &World, previous: &Snapshot, now: Timestamp, scopes_of: AddressScopes) -> (Snapshot, Verdicts) {
     let context = TranslateContext::of(world, previous, now);
-    let mut certificates = Certificates::new(world, previous, now);
-    let mut hosts: Vec<Host> = Vec::new();
+    let mut certificates = CertificateLoader::new(world, previous, now);
+    let mut scopes: Vec<AddressScope> = Vec::new();
     let mut retentions = BTreeMap::new();
     let mut verdicts = Verdicts::new();
     for (object, declared) in &world.load_balancers {
         let (translated, verdict) = load_balancer::translate(object, declared, &context, &mut certificates);
-        if hosts.is_empty() || hosts_of == Hosts::OneEach {
-            hosts.push(Host::default());
+        if scopes.is_empty() || scopes_of == AddressScopes::OneEach {
+            scopes.push(AddressScope::default());
         }
         let key = UpstreamKey { object: object.clone() };
         retentions.insert(key.clone(), translated.retention);
-        if let Some(host) = hosts.last_mut() {
-            host.requests.extend(translated.listeners);
-            host.upstreams.extend(translated.upstream.map(|upstream| (key, upstream)));
+        if let Some(scope) = scopes.last_mut() {
+            scope.requests.extend(translated.listeners);
+            scope.upstreams.extend(translated.upstream.map(|upstream| (key, upstream)));
         }
         verdicts.insert(object.clone(), verdict);
     }
 
     let mut snapshot = Snapshot { generation: previous.generation, ..Snapshot::default() };
-    for Host { requests, upstreams } in hosts {
+    for AddressScope { requests, upstreams } in scopes {
         let (listeners, conflicts) = ports::settle(requests);
         for (listener, problem) in conflicts {
             verdicts.entry(listener.object).or_default().problems.push(problem);

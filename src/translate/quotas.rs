@@ -1,12 +1,12 @@
 //! Messages about exceeded quotas of a namespace.
 
 use super::{declaration::Declaration, field_errors::FieldPath, verdict::Reason};
-use crate::world::{Referred, Share, Tenancy};
+use crate::world::{ListenerShare, ObjectRef, Tenancy};
 
 /// Refuses a load balancer beyond the quota of its namespace. Returns false for such a load balancer.
 pub(super) fn check(declaration: &Declaration, path: &mut FieldPath) -> bool {
     let Declaration { object, context, .. } = declaration;
-    let is_within = context.quotas.share(object) != Some(Share::Nothing);
+    let is_within = context.quotas.share(object) != Some(ListenerShare::Nothing);
     if !is_within {
         let namespace = &object.namespace;
         let message = match most(declaration, |tenancy| tenancy.load_balancers_per_namespace) {
@@ -40,7 +40,7 @@ pub(super) fn check_listener(declaration: &Declaration, index: usize, path: &mut
 }
 
 /// Message about an object that is not read because it exceeds the quota.
-pub(super) fn beyond(referred: &Referred, declaration: &Declaration) -> String {
+pub(super) fn beyond(referred: &ObjectRef, declaration: &Declaration) -> String {
     let most = most(declaration, |tenancy| tenancy.secrets_per_namespace);
     if most == 0 {
         return "the administrator allows no Secrets and ConfigMaps with certificates or passwords: remove `tls` and \
@@ -60,5 +60,5 @@ fn none_allowed(what: &str, namespace: &str) -> String {
 }
 
 fn most(declaration: &Declaration, cap: impl Fn(&Tenancy) -> Option<u32>) -> u32 {
-    declaration.context.world.site.tenancy().and_then(cap).unwrap_or(u32::MAX)
+    declaration.context.world.mode.tenancy().and_then(cap).unwrap_or(u32::MAX)
 }

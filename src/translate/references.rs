@@ -5,20 +5,20 @@ use std::{path::Path, sync::Arc};
 use super::{declaration::Declaration, field_errors::FieldPath, messages::missing, quotas, verdict::Reason};
 use crate::{
     api::{RefKind, Reference},
-    world::{Referred, Site, World},
+    world::{ObjectRef, ProcessMode, World},
 };
 
 /// The content of a referenced key or file.
-pub(super) struct Text<'a> {
+pub(super) struct ReferencedText<'a> {
     /// Title for messages: `tls.crt of Secret shop/pg-tls`, or the file name.
     pub title: String,
     pub bytes: &'a [u8],
 }
 
-impl<'a> Text<'a> {
+impl<'a> ReferencedText<'a> {
     /// The value of a key. `None`: the object has no such key.
-    pub fn of(referred: &Referred, key: &str, world: &'a World) -> Result<Option<Self>, String> {
-        let Referred { kind, key: name } = referred;
+    pub fn of(referred: &ObjectRef, key: &str, world: &'a World) -> Result<Option<Self>, String> {
+        let ObjectRef { kind, key: name } = referred;
         let missing = || missing(kind.name(), name, world);
         let bytes = match kind {
             RefKind::Secret => {
@@ -59,7 +59,7 @@ pub(super) struct FallbackText {
 /// A reference to an object that is not read here. Nothing that depends on it is refused.
 pub(super) enum Unchecked {
     /// Sidecars have no quotas and read the object themselves.
-    BySidecar(Referred),
+    BySidecar(ObjectRef),
     /// See [`World::unread`].
     Unread(Arc<str>),
 }
@@ -106,8 +106,8 @@ impl Declaration<'_> {
     }
 
     /// The referenced object, if it exceeds the quota of its namespace.
-    pub fn beyond_quota(&self, reference: Option<Reference>) -> Option<Referred> {
-        let referred = Referred::by(self.object, reference?);
+    pub fn beyond_quota(&self, reference: Option<Reference>) -> Option<ObjectRef> {
+        let referred = ObjectRef::by(self.object, reference?);
         self.context.world.beyond_quota.contains(&referred).then_some(referred)
     }
 
@@ -115,9 +115,9 @@ impl Declaration<'_> {
     pub fn unchecked(&self, reference: Option<Reference>) -> Option<Unchecked> {
         let world = self.context.world;
         match self.beyond_quota(reference) {
-            Some(referred) => matches!(world.site, Site::Sidecar(_)).then_some(Unchecked::BySidecar(referred)),
+            Some(referred) => matches!(world.mode, ProcessMode::Sidecar(_)).then_some(Unchecked::BySidecar(referred)),
             None => {
-                let Referred { kind, key } = Referred::by(self.object, reference?);
+                let ObjectRef { kind, key } = ObjectRef::by(self.object, reference?);
                 world.unread(kind.name(), &key).map(Unchecked::Unread)
             }
         }
@@ -130,13 +130,13 @@ pub(super) fn object_or_files<'f, F>(
     (field, files): (&str, Option<&'f F>),
     instead: &str,
     declaration: &Declaration,
-) -> Result<(Option<Referred>, Option<&'f F>), String> {
-    let is_standalone = declaration.context.world.site == Site::Standalone;
+) -> Result<(Option<ObjectRef>, Option<&'f F>), String> {
+    let is_standalone = declaration.context.world.mode == ProcessMode::Standalone;
     match (reference, files) {
         (Some(_), Some(_)) => Err(format!("both name and {field} are set: keep one of them")),
         (None, Some(_)) if !is_standalone => {
             Err(format!("files are not supported in a cluster: write the name of {instead}"))
         }
-        (reference, files) => Ok((reference.map(|reference| Referred::by(declaration.object, reference)), files)),
+        (reference, files) => Ok((reference.map(|reference| ObjectRef::by(declaration.object, reference)), files)),
     }
 }

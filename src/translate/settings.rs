@@ -173,15 +173,15 @@ fn locality(
 
 fn warn_of_unknown_place(context: &TranslateContext, prefer: Prefer, path: &mut FieldPath) {
     // `tcplb check` has no locality and serves nothing.
-    if context.world.place.is_none() {
+    if context.world.locality.is_none() {
         return;
     }
     let unknown =
         |what: &str| format!("has no effect here, since the {what} of this process is unknown: start it with --{what}");
     let sentence = match (prefer, context.here()) {
-        (Prefer::SameNode, world::Place { node: None, .. }) => unknown("node"),
-        (Prefer::SameZone | Prefer::Hints, world::Place { zone: None, .. }) => unknown("zone"),
-        (_, world::Place { zone: Some(zone), .. }) if context.all_are_elsewhere() => format!(
+        (Prefer::SameNode, world::ProcessLocality { node: None, .. }) => unknown("node"),
+        (Prefer::SameZone | Prefer::Hints, world::ProcessLocality { zone: None, .. }) => unknown("zone"),
+        (_, world::ProcessLocality { zone: Some(zone), .. }) if context.all_are_elsewhere() => format!(
             "no endpoint is in zone `{zone}`, where this process runs: check its --zone and the zones of the endpoints"
         ),
         (Prefer::SameNode | Prefer::SameZone | Prefer::Hints, _) => return,

@@ -6,14 +6,14 @@ use super::{
     field_errors::validated,
     listeners::client_address,
     settings,
-    tls::certificates::Certificates,
+    tls::certificates::CertificateLoader,
     verdict::Problem,
 };
-use crate::model::{Keepalive, Upstream};
+use crate::model::{Keepalive, UpstreamConfig};
 
 /// The upstream, and whether it is the last good one because all declared backends are new and invalid.
-pub(super) struct Translated {
-    pub upstream: Upstream,
+pub(super) struct TranslatedUpstream {
+    pub upstream: UpstreamConfig,
     pub fell_back: bool,
     pub retention: Retention,
 }
@@ -25,9 +25,9 @@ pub(super) struct Translated {
 pub(super) fn translate(
     declaration: &Declaration,
     keepalive: Option<Option<Keepalive>>,
-    certificates: &mut Certificates,
+    certificates: &mut CertificateLoader,
     problems: &mut Vec<Problem>,
-) -> Option<Translated> {
+) -> Option<TranslatedUpstream> {
     let spec = declaration.spec;
     let before = declaration.last_good.upstream.as_deref();
     if spec.backends.is_empty() {
@@ -39,7 +39,11 @@ pub(super) fn translate(
             path.refuse("must not be empty: write at least one backend")
         });
         let retention = Retention::default();
-        return kept.map(|kept| Translated { upstream: Upstream::clone(&kept), fell_back: true, retention });
+        return kept.map(|kept| TranslatedUpstream {
+            upstream: UpstreamConfig::clone(&kept),
+            fell_back: true,
+            retention,
+        });
     }
 
     let fallback = if before.is_some() { "the previous settings stay in effect" } else { NONE_SERVED };
@@ -59,7 +63,7 @@ pub(super) fn translate(
     let connect = validated("spec.connect", fallback, problems, |path| settings::connect(spec, path));
     let drain = validated("spec.drain", fallback, problems, |path| settings::endpoint_drain(spec, path));
     let rebalance = validated("spec.rebalance", fallback, problems, |path| settings::rebalance(spec, path));
-    let upstream = Upstream {
+    let upstream = UpstreamConfig {
         balancing: balancing.or(before.map(|before| before.balancing))?,
         backends,
         endpoints,
@@ -71,5 +75,5 @@ pub(super) fn translate(
         drain: drain.or(before.map(|before| before.drain))?,
         rebalance: rebalance.or(before.map(|before| before.rebalance))?,
     };
-    Some(Translated { upstream, fell_back, retention })
+    Some(TranslatedUpstream { upstream, fell_back, retention })
 }

@@ -7,7 +7,7 @@ use std::{
 use crate::{
     model::ObjectKey,
     printable::printable,
-    world::{Identity, MAX_PROBLEMS, more_problems},
+    world::{MAX_PROBLEMS, ObjectIdentity, more_problems},
 };
 
 /// Verdicts of one translation by load balancer.
@@ -19,7 +19,7 @@ pub struct Verdict {
     /// The file or API object that declares it.
     pub origin: Arc<str>,
     /// Its identity in the API server.
-    pub identity: Option<Identity>,
+    pub identity: Option<ObjectIdentity>,
     pub problems: Vec<Problem>,
 }
 

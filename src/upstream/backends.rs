@@ -36,7 +36,7 @@ impl Backends {
     }
 
     /// True if none of these names exists in the settings any more.
-    pub fn are_renamed(&self, settings: &model::Upstream) -> bool {
+    pub fn are_renamed(&self, settings: &model::UpstreamConfig) -> bool {
         match self {
             Self::All => false,
             Self::Of(names) => names.iter().all(|name| !settings.backends.contains_key(name)),

@@ -30,12 +30,12 @@ use super::{
         Endpoint,
         pool::{Pool, PreconnectBudget},
     },
-    endpoint_set::{Change, EndpointSet},
+    endpoint_set::{EndpointChange, EndpointSet},
     in_place::in_place,
     priority::ActivePriority,
-    probe::{Outcome, Target, probe},
-    published::{Current, Published},
-    rebalance::{Group, Rebalancing, WeightedEndpoint},
+    probe::{ProbeResult, ProbeTarget, probe},
+    published::{Published, PublishedState},
+    rebalance::{Group, RebalancePolicy, WeightedEndpoint},
     subset::{Candidates, Subset},
 };
 use crate::{
@@ -54,7 +54,7 @@ pub(super) struct UpstreamControl {
     upstream: Arc<Published>,
     endpoint_set: EndpointSet,
     /// `None`: not configured yet, or retired.
-    settings: Option<Arc<model::Upstream>>,
+    settings: Option<Arc<model::UpstreamConfig>>,
     /// The probe tasks, by endpoint id.
     probes: BTreeMap<u64, ProbeTask>,
     /// The pool tasks, by endpoint id.
@@ -66,7 +66,7 @@ pub(super) struct UpstreamControl {
     /// True if probes have changed usable endpoints since the last review.
     unsettled: bool,
     /// Changes that are not published yet: logged once they are.
-    unlogged: Vec<Change>,
+    unlogged: Vec<EndpointChange>,
     /// True if a subset was added since the last update of standby marks.
     standby_outdated: bool,
 }
@@ -224,12 +224,12 @@ impl UpstreamControl {
     }
 
     /// Applies new settings. Probes get `control`, which is this instance.
-    pub fn change(&mut self, control: &Arc<Mutex<Self>>, wanted: &Arc<model::Upstream>) {
+    pub fn change(&mut self, control: &Arc<Mutex<Self>>, wanted: &Arc<model::UpstreamConfig>) {
         let before = self.settings.replace(wanted.clone());
         if before.as_ref() == Some(wanted) {
             return;
         }
-        let dialling = |settings: &model::Upstream| (settings.connect, settings.keepalive);
+        let dialling = |settings: &model::UpstreamConfig| (settings.connect, settings.keepalive);
         if before.as_ref().is_none_or(|before| dialling(before) != dialling(wanted)) {
             self.pools.clear();
         }
@@ -243,7 +243,7 @@ impl UpstreamControl {
     }
 
     /// Records the outcome of a probe for the next review. Returns true if the endpoint is healthy.
-    pub fn probed(&mut self, id: u64, outcome: Option<Outcome>) -> bool {
+    pub fn probed(&mut self, id: u64, outcome: Option<ProbeResult>) -> bool {
         let changes = match outcome {
             Some(outcome) => {
                 let changes = self.endpoint_set.observe(id, outcome, Instant::now());
@@ -294,14 +294,14 @@ impl UpstreamControl {
         let Some(settings) = self.settings.clone() else { return };
         let before = self.upstream.current.load_full();
         let usable = self.endpoint_set.usable();
-        let current = Current {
+        let current = PublishedState {
             connect: settings.connect,
             keepalive: settings.keepalive,
             endpoints: self.endpoint_set.endpoints().cloned().collect(),
             usable,
             // Unchanged while first checks are pending.
             refuses: usable == 0 && (before.refuses || !self.endpoint_set.awaits_first_check()),
-            rebalance: Rebalancing::of(&settings),
+            rebalance: RebalancePolicy::of(&settings),
         };
         let were_any = !before.endpoints.is_empty();
         match (before.refuses, current.refuses) {
@@ -365,8 +365,11 @@ impl UpstreamControl {
 
     /// Starts and stops probes according to the settings of each backend.
     fn probe_all(&mut self, control: &Arc<Mutex<Self>>) {
-        let targets: BTreeMap<u64, Target> =
-            self.endpoint_set.endpoints().filter_map(|endpoint| Some((endpoint.id(), Target::of(endpoint)?))).collect();
+        let targets: BTreeMap<u64, ProbeTarget> = self
+            .endpoint_set
+            .endpoints()
+            .filter_map(|endpoint| Some((endpoint.id(), ProbeTarget::of(endpoint)?)))
+            .collect();
         self.probes.retain(|id, task| targets.get(id) == Some(&task.target));
         // At most one millisecond for each new task.
         let fresh = targets.len() - self.probes.len();
@@ -382,7 +385,7 @@ impl UpstreamControl {
     }
 
     /// Keeps a pool for each usable endpoint, if preconnecting is enabled, and no other pools.
-    fn fill_pools(&mut self, settings: &model::Upstream) {
+    fn fill_pools(&mut self, settings: &model::UpstreamConfig) {
         let Some(preconnect) = settings.connect.preconnect else { return };
         let usable = self.endpoint_set.endpoints().filter(|endpoint| endpoint.usable());
         let usable: BTreeMap<_, _> = usable.map(|endpoint| (endpoint.id(), endpoint)).collect();
@@ -439,7 +442,7 @@ fn pause_after(review: Duration) -> Duration {
 
 /// The task that probes an endpoint, stopped on drop.
 struct ProbeTask {
-    target: Target,
+    target: ProbeTarget,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -449,7 +452,7 @@ impl ProbeTask {
     fn start(
         control: &Handle,
         queue: Arc<TenantQueue>,
-        target: Target,
+        target: ProbeTarget,
         results: ProbeResults,
         spread: Duration,
     ) -> Self {
@@ -474,7 +477,7 @@ struct ProbeResults {
 impl ProbeResults {
     /// Records the outcome of this check, unless its settings have changed since. Returns true if the endpoint is
     /// healthy.
-    fn record(&self, check: &Arc<ActiveCheck>, outcome: Option<Outcome>) -> bool {
+    fn record(&self, check: &Arc<ActiveCheck>, outcome: Option<ProbeResult>) -> bool {
         let mut upstream = lock(&self.upstream);
         if upstream.endpoint_set.check(self.id).is_none_or(|current| current != *check) {
             return upstream.endpoint_set.is_healthy(self.id);

@@ -20,7 +20,7 @@ use self::{
     pool::{Pool, PoolCounters, PoolFigures},
 };
 use super::dial::is_local;
-use crate::model::{Backend, Distance, EndpointKey};
+use crate::model::{Backend, EndpointKey, Proximity};
 
 /// The number of consecutive failures after which connections to an endpoint count as failing.
 const FAILING_AFTER: u32 = 5;
@@ -52,7 +52,7 @@ pub struct Endpoint {
     forgiven_failures: AtomicU32,
     /// The number of consecutive failures that wakes the control task; 0: it is never woken.
     ejection_threshold: AtomicU32,
-    last_failure: ArcSwapOption<Failure>,
+    last_failure: ArcSwapOption<RecentFailure>,
     control: Arc<Notify>,
     pool: ArcSwapOption<Pool>,
     pool_counters: PoolCounters,
@@ -68,11 +68,11 @@ pub struct EndpointState {
     /// Failed attempts to connect since the last success, without probes.
     pub consecutive_failures: u32,
     /// The latest failure of a probe or of an attempt to connect, of any age.
-    pub last_failure: Option<Arc<Failure>>,
+    pub last_failure: Option<Arc<RecentFailure>>,
 }
 
 #[derive(Clone, Debug)]
-pub struct Failure {
+pub struct RecentFailure {
     pub at: Timestamp,
     pub reason: String,
 }
@@ -247,7 +247,7 @@ impl Endpoint {
     /// True if connections to it keep failing: several in a row, the last one recently. It may still be usable, since
     /// the last endpoints of a priority level are not ejected. For display only; balancing ignores it.
     pub fn is_failing(&self) -> bool {
-        let recent = |failure: &Failure| Timestamp::now().duration_since(failure.at) < FAILING_LASTS;
+        let recent = |failure: &RecentFailure| Timestamp::now().duration_since(failure.at) < FAILING_LASTS;
         self.failures_in_row.load(Relaxed) >= FAILING_AFTER && self.last_failure.load().as_deref().is_some_and(recent)
     }
 
@@ -270,7 +270,7 @@ impl Endpoint {
     }
 
     pub(super) fn note_failure(&self, reason: String) {
-        self.last_failure.store(Some(Arc::new(Failure { at: Timestamp::now(), reason })));
+        self.last_failure.store(Some(Arc::new(RecentFailure { at: Timestamp::now(), reason })));
     }
 
     pub(super) fn count_probe(&self, passed: bool) {
@@ -282,8 +282,8 @@ impl Endpoint {
         self.ejections.fetch_add(1, Relaxed);
     }
 
-    pub(super) fn configure(&self, backend: &Arc<Backend>, distance: Distance, ejection_threshold: Option<u16>) {
-        self.near.store(distance != Distance::Far, Relaxed);
+    pub(super) fn configure(&self, backend: &Arc<Backend>, proximity: Proximity, ejection_threshold: Option<u16>) {
+        self.near.store(proximity != Proximity::Remote, Relaxed);
         self.backend.store(backend.clone());
         self.ejection_threshold.store(ejection_threshold.unwrap_or(0).into(), Relaxed);
     }

@@ -13,7 +13,7 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
-pub(super) use self::entry::{Change, Event};
+pub(super) use self::entry::{EndpointChange, HealthEvent};
 use self::{
     entry::EndpointEntry,
     health::Transition,
@@ -21,7 +21,7 @@ use self::{
     slow_start::SlowStart,
     tally::{Parts, Tally},
 };
-use super::{backends::Backends, balance::Candidate, endpoint::Endpoint, probe::Outcome};
+use super::{backends::Backends, balance::Candidate, endpoint::Endpoint, probe::ProbeResult};
 use crate::model::{self, ActiveCheck, DrainCause, EndpointKey, PassiveCheck, Priority, Unready};
 
 /// The endpoints of an upstream, and the decisions which of them are usable. No I/O.
@@ -46,7 +46,12 @@ pub(super) struct EndpointSet {
 
 impl EndpointSet {
     /// Applies new endpoints and settings. Endpoints that stay, by key, keep their state.
-    pub fn change(&mut self, wanted: &model::Upstream, control: &Arc<Notify>, now: Instant) -> Vec<Change> {
+    pub fn change(
+        &mut self,
+        wanted: &model::UpstreamConfig,
+        control: &Arc<Notify>,
+        now: Instant,
+    ) -> Vec<EndpointChange> {
         self.affected.extend(self.entries.iter().map(|entry| entry.backend_name().clone()));
         let before = mem::take(&mut self.entries).into_iter();
         let mut before: BTreeMap<EndpointKey, EndpointEntry> =
@@ -70,7 +75,7 @@ impl EndpointSet {
                     EndpointEntry::new(live.unwrap_or_else(fresh), endpoint, backend)
                 }
             };
-            entry.endpoint().configure(backend, endpoint.distance, threshold);
+            entry.endpoint().configure(backend, endpoint.proximity, threshold);
             self.entries.push(entry);
         }
         self.places = self.entries.iter().map(|entry| entry.endpoint().id()).zip(0..).collect();
@@ -89,7 +94,7 @@ impl EndpointSet {
                 None => entry.end_ejection("ejection is off", now, &mut changes),
             }
             if entry.check().is_none() && !mem::take(&mut entry.health).healthy() {
-                changes.push(entry.change(Event::Healthy { reason: "no longer probed" }));
+                changes.push(entry.change(HealthEvent::Healthy { reason: "no longer probed" }));
             }
         }
         self.settle(now, &mut changes);
@@ -134,7 +139,7 @@ impl EndpointSet {
     }
 
     /// Records the outcome of a probe. [`review`](Self::review) applies it.
-    pub fn observe(&mut self, id: u64, outcome: Outcome, now: Instant) -> Vec<Change> {
+    pub fn observe(&mut self, id: u64, outcome: ProbeResult, now: Instant) -> Vec<EndpointChange> {
         let mut changes = Vec::new();
         let Some(entry) = self.places.get(&id).map(|place| &mut self.entries[*place]) else { return changes };
         let Some(check) = entry.check() else { return changes };
@@ -145,8 +150,8 @@ impl EndpointSet {
             entry.endpoint().note_failure(reason.clone());
         }
         match entry.health.observe(passed, &check) {
-            Some(Transition::Unhealthy) => changes.push(entry.change(Event::Unhealthy { reason })),
-            Some(Transition::Healthy) => changes.push(entry.change(Event::Healthy { reason: "probes pass" })),
+            Some(Transition::Unhealthy) => changes.push(entry.change(HealthEvent::Unhealthy { reason })),
+            Some(Transition::Healthy) => changes.push(entry.change(HealthEvent::Healthy { reason: "probes pass" })),
             None => {}
         }
         if entry.outlier.observe(passed, check.healthy_after) {
@@ -164,7 +169,7 @@ impl EndpointSet {
     }
 
     /// Ends due ejections, and ejects failing endpoints.
-    pub fn review(&mut self, now: Instant) -> Vec<Change> {
+    pub fn review(&mut self, now: Instant) -> Vec<EndpointChange> {
         let mut changes = Vec::new();
         self.settle(now, &mut changes);
         changes
@@ -239,7 +244,7 @@ impl EndpointSet {
         self.entries.iter().filter(|entry| entry.usable()).count()
     }
 
-    fn settle(&mut self, now: Instant, changes: &mut Vec<Change>) {
+    fn settle(&mut self, now: Instant, changes: &mut Vec<EndpointChange>) {
         for entry in &mut self.entries {
             if entry.outlier.ejected_until().is_some_and(|until| until <= now) {
                 entry.end_ejection("ejection time is over", now, changes);
@@ -271,7 +276,13 @@ impl EndpointSet {
         }
     }
 
-    fn return_excess(&mut self, check: &PassiveCheck, tally: &mut Tally, now: Instant, changes: &mut Vec<Change>) {
+    fn return_excess(
+        &mut self,
+        check: &PassiveCheck,
+        tally: &mut Tally,
+        now: Instant,
+        changes: &mut Vec<EndpointChange>,
+    ) {
         let mut by_level: BTreeMap<Priority, Vec<usize>> = BTreeMap::new();
         for place in self.ejected_by_end() {
             by_level.entry(self.entries[place].priority()).or_default().push(place);
@@ -287,7 +298,7 @@ impl EndpointSet {
     }
 
     /// Ends ejections of healthy endpoints until each subset with one has a usable endpoint.
-    fn return_needed(&mut self, tally: &mut Tally, now: Instant, changes: &mut Vec<Change>) {
+    fn return_needed(&mut self, tally: &mut Tally, now: Instant, changes: &mut Vec<EndpointChange>) {
         for place in self.ejected_by_end() {
             let entry = &mut self.entries[place];
             if entry.health.healthy() && tally.is_needed(entry) {
@@ -297,7 +308,13 @@ impl EndpointSet {
         }
     }
 
-    fn eject_failing(&mut self, check: &PassiveCheck, tally: &mut Tally, now: Instant, changes: &mut Vec<Change>) {
+    fn eject_failing(
+        &mut self,
+        check: &PassiveCheck,
+        tally: &mut Tally,
+        now: Instant,
+        changes: &mut Vec<EndpointChange>,
+    ) {
         let threshold = check.consecutive_failures.get().into();
         for entry in &mut self.entries {
             let failures = entry.failures();
@@ -314,7 +331,7 @@ impl EndpointSet {
                 entry.endpoint().count_ejection();
                 let last = entry.endpoint().state().last_failure;
                 let reason = last.map_or_else(String::new, |failure| failure.reason.clone());
-                changes.push(entry.change(Event::Ejected { length, failures, reason }));
+                changes.push(entry.change(HealthEvent::Ejected { length, failures, reason }));
             });
         }
     }

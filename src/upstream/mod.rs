@@ -38,7 +38,7 @@ pub use self::{
     backends::Backends,
     dial::{dial, is_local},
     endpoint::{
-        ActiveConnection, Endpoint, EndpointState, Failure, Tried,
+        ActiveConnection, Endpoint, EndpointState, RecentFailure, Tried,
         pool::{PoolFigures, PreconnectBudget},
     },
     in_place::in_place,
@@ -48,7 +48,7 @@ pub use self::{
 use self::{
     control::{UpstreamContext, UpstreamControl, run, task},
     published::Published,
-    rebalance::{Group, Rebalancing},
+    rebalance::{Group, RebalancePolicy},
 };
 use crate::{
     capacity::TenantPlaces,
@@ -72,7 +72,7 @@ impl Upstreams {
     /// Adds and changes upstreams. Endpoints that stay, by key, keep their state.
     ///
     /// A `pick` that begins after this returns sees only the new endpoints.
-    pub fn update(&mut self, wanted: &BTreeMap<UpstreamKey, Arc<model::Upstream>>) {
+    pub fn update(&mut self, wanted: &BTreeMap<UpstreamKey, Arc<model::UpstreamConfig>>) {
         let probed = wanted.iter().filter(|(_, wanted)| wanted.backends.values().any(|it| it.active_check.is_some()));
         self.context.probes.divide(probed.map(|(key, _)| &key.object.namespace));
         for (key, wanted) in wanted {
@@ -87,7 +87,7 @@ impl Upstreams {
     }
 
     /// Removes the upstreams that are not in `wanted`. Their connections continue.
-    pub fn retain(&mut self, wanted: &BTreeMap<UpstreamKey, Arc<model::Upstream>>) {
+    pub fn retain(&mut self, wanted: &BTreeMap<UpstreamKey, Arc<model::UpstreamConfig>>) {
         self.entries.retain(|key, _| wanted.contains_key(key));
     }
 
@@ -112,7 +112,7 @@ struct UpstreamEntry {
 }
 
 impl UpstreamEntry {
-    fn new(key: &UpstreamKey, wanted: &Arc<model::Upstream>, context: &UpstreamContext) -> Self {
+    fn new(key: &UpstreamKey, wanted: &Arc<model::UpstreamConfig>, context: &UpstreamContext) -> Self {
         let upstream = Arc::new(Upstream::new(key.clone(), wanted, context.clone()));
         upstream.change(wanted);
         let entry = upstream.control.clone();
@@ -141,7 +141,7 @@ impl fmt::Debug for Upstream {
 }
 
 impl Upstream {
-    fn new(key: UpstreamKey, wanted: &model::Upstream, context: UpstreamContext) -> Self {
+    fn new(key: UpstreamKey, wanted: &model::UpstreamConfig, context: UpstreamContext) -> Self {
         let published = Arc::new(Published::new(key, wanted));
         let control = UpstreamControl::new(context, published.clone());
         Self { published, control: Arc::new(Mutex::new(control)) }
@@ -181,7 +181,7 @@ impl Upstream {
     }
 
     /// The rebalancing settings; `None`: disabled.
-    pub fn rebalancing(&self) -> Option<Rebalancing> {
+    pub fn rebalancing(&self) -> Option<RebalancePolicy> {
         self.published.current.load().rebalance
     }
 
@@ -200,7 +200,7 @@ impl Upstream {
         self.published.priority_changes.load(Relaxed)
     }
 
-    fn change(&self, wanted: &Arc<model::Upstream>) {
+    fn change(&self, wanted: &Arc<model::UpstreamConfig>) {
         self.control().change(&self.control, wanted);
     }
 

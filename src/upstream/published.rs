@@ -3,13 +3,13 @@ use std::sync::{Arc, atomic::AtomicU64};
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
-use super::{endpoint::Endpoint, rebalance::Rebalancing};
+use super::{endpoint::Endpoint, rebalance::RebalancePolicy};
 use crate::model::{self, UpstreamKey};
 
 /// The part of an upstream that its connections, its subsets and its control task share.
 pub struct Published {
     pub key: UpstreamKey,
-    pub current: ArcSwap<Current>,
+    pub current: ArcSwap<PublishedState>,
     /// Wakes the control task.
     pub attention: Arc<Notify>,
     /// The number of changes of the active priority level.
@@ -17,19 +17,19 @@ pub struct Published {
 }
 
 /// The state that connections see; replaced as a whole.
-pub struct Current {
+pub struct PublishedState {
     pub connect: model::Connect,
     pub keepalive: Option<model::Keepalive>,
     pub endpoints: Arc<[Arc<Endpoint>]>,
     pub usable: usize,
     /// True if connections were refused when the state was last certain.
     pub refuses: bool,
-    pub rebalance: Option<Rebalancing>,
+    pub rebalance: Option<RebalancePolicy>,
 }
 
 impl Published {
-    pub fn new(key: UpstreamKey, wanted: &model::Upstream) -> Self {
-        let nothing_yet = Current {
+    pub fn new(key: UpstreamKey, wanted: &model::UpstreamConfig) -> Self {
+        let nothing_yet = PublishedState {
             connect: wanted.connect,
             keepalive: wanted.keepalive,
             endpoints: Arc::default(),

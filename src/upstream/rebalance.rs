@@ -11,8 +11,8 @@ mod sustained;
 mod weighted_endpoint;
 
 pub use self::{
-    excess::Rebalancing,
-    rebalancer::{Counts, EndpointLoad, Rebalancer},
+    excess::RebalancePolicy,
+    rebalancer::{ConnectionCounts, EndpointLoad, Rebalancer},
     weighted_endpoint::{Group, WeightedEndpoint},
 };
 

@@ -26,10 +26,10 @@ pub fn set_keepalive(socket: &impl AsFd, keepalive: Option<Keepalive>) -> io::Re
         .with_interval(keepalive.interval)
         .with_retries(keepalive.probes.into());
     socket.set_tcp_keepalive(&probes)?;
-    socket.set_tcp_user_timeout(Some(patience(keepalive)))
+    socket.set_tcp_user_timeout(Some(user_timeout(keepalive)))
 }
 
-fn patience(keepalive: Keepalive) -> Duration {
+fn user_timeout(keepalive: Keepalive) -> Duration {
     keepalive.idle.saturating_add(keepalive.interval.saturating_mul(keepalive.probes.into()))
 }
 

@@ -59,7 +59,7 @@ impl Candidates {
 pub struct Subset {
     upstream: Arc<Published>,
     backends: Backends,
-    current: ArcSwap<Current>,
+    current: ArcSwap<SubsetState>,
     /// Counts picks. Not part of `current`, so that a change does not restart the round.
     turn: AtomicU64,
     /// Separate from `current`, to wake waiting clients.
@@ -77,7 +77,7 @@ enum PendingChecks {
 }
 
 /// The state that connections see; replaced as a whole.
-struct Current {
+struct SubsetState {
     usable: usize,
     pending: PendingChecks,
     /// True if connections were refused when the state was last certain.
@@ -93,11 +93,11 @@ impl Subset {
     pub(super) fn new(
         upstream: Arc<Published>,
         backends: Backends,
-        settings: &model::Upstream,
+        settings: &model::UpstreamConfig,
         candidates: &Candidates,
         serving: &mut ActivePriority,
     ) -> (Self, Option<PriorityChange>) {
-        let (current, change) = Current::of(&backends, settings, candidates, None, serving);
+        let (current, change) = SubsetState::of(&backends, settings, candidates, None, serving);
         let pending = watch::Sender::new(current.pending);
         let current = ArcSwap::from_pointee(current);
         (Self { upstream, backends, current, turn: AtomicU64::new(0), pending }, change)
@@ -201,12 +201,12 @@ impl Subset {
     /// Publishes the current state of these candidates. Returns a change of the active level.
     pub(super) fn publish(
         &self,
-        settings: &model::Upstream,
+        settings: &model::UpstreamConfig,
         candidates: &Candidates,
         serving: &mut ActivePriority,
     ) -> Option<PriorityChange> {
         let before = self.current.load_full();
-        let (current, change) = Current::of(&self.backends, settings, candidates, Some(&before), serving);
+        let (current, change) = SubsetState::of(&self.backends, settings, candidates, Some(&before), serving);
         if let Backends::Of(backends) = &self.backends {
             let (upstream, usable) = (&self.upstream.key, current.usable);
             match (before.refuses, current.refuses) {
@@ -224,10 +224,10 @@ impl Subset {
     }
 }
 
-impl Current {
+impl SubsetState {
     fn of(
         backends: &Backends,
-        settings: &model::Upstream,
+        settings: &model::UpstreamConfig,
         candidates: &Candidates,
         before: Option<&Self>,
         serving: &mut ActivePriority,
@@ -266,7 +266,7 @@ impl Current {
     }
 }
 
-fn priority_levels(backends: &Backends, settings: &model::Upstream, own: &[Candidate]) -> PriorityLevels {
+fn priority_levels(backends: &Backends, settings: &model::UpstreamConfig, own: &[Candidate]) -> PriorityLevels {
     let mut levels = PriorityLevels::new();
     for (name, backend) in settings.backends.iter().filter(|(name, _)| backends.contain(name)) {
         let group = levels.entry(backend.priority).or_default();
@@ -290,7 +290,7 @@ fn priority_levels(backends: &Backends, settings: &model::Upstream, own: &[Candi
     levels
 }
 
-fn priority(settings: &model::Upstream, candidate: &Candidate) -> Priority {
+fn priority(settings: &model::UpstreamConfig, candidate: &Candidate) -> Priority {
     settings.backends[&candidate.endpoint.key().backend].priority
 }
 

@@ -27,23 +27,23 @@ use crate::model::{
 
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
-type Wanted = BTreeMap<UpstreamKey, Arc<model::Upstream>>;
+type Wanted = BTreeMap<UpstreamKey, Arc<model::UpstreamConfig>>;
 
 fn key() -> UpstreamKey {
     UpstreamKey { object: ObjectKey::new("shop", "postgres") }
 }
 
-fn settings(addresses: impl IntoIterator<Item = SocketAddr>) -> model::Upstream {
+fn settings(addresses: impl IntoIterator<Item = SocketAddr>) -> model::UpstreamConfig {
     let endpoint = |address: SocketAddr| {
         let key = EndpointKey { backend: "b".into(), address, uid: None };
-        model::Endpoint {
+        model::EndpointConfig {
             key,
             stable_id: model::StableId::Address(address),
             weight: Weight::ONE,
-            distance: model::Distance::Far,
+            proximity: model::Proximity::Remote,
         }
     };
-    model::Upstream {
+    model::UpstreamConfig {
         balancing: Balancing { hash_prefix_v6: 64, ..Balancing::default() },
         backends: backends(["b"]),
         endpoints: addresses.into_iter().map(endpoint).collect(),
@@ -66,7 +66,7 @@ fn backends<const N: usize>(names: [&str; N]) -> BTreeMap<Arc<str>, Arc<model::B
     names.map(|name| (name.into(), Arc::default())).into()
 }
 
-fn wanted(settings: model::Upstream) -> Wanted {
+fn wanted(settings: model::UpstreamConfig) -> Wanted {
     Wanted::from([(key(), Arc::new(settings))])
 }
 
@@ -85,7 +85,7 @@ fn fast_check() -> ActiveCheck {
 }
 
 /// Adds an active check to all endpoints.
-fn probe_with(settings: &mut model::Upstream, check: ActiveCheck) {
+fn probe_with(settings: &mut model::UpstreamConfig, check: ActiveCheck) {
     let check = Some(Arc::new(check));
     settings.backends.values_mut().for_each(|backend| Arc::make_mut(backend).active_check = check.clone());
 }
@@ -104,7 +104,7 @@ fn preconnect(per_endpoint: u16) -> Option<Preconnect> {
 }
 
 /// The upstreams on the runtime of the test, and the one with these settings.
-fn start(settings: model::Upstream, budget: usize) -> (Upstreams, Arc<Upstream>) {
+fn start(settings: model::UpstreamConfig, budget: usize) -> (Upstreams, Arc<Upstream>) {
     let mut upstreams = Upstreams::new(Handle::current(), PreconnectBudget::new(budget), 1000);
     upstreams.update(&wanted(settings));
     let upstream = upstreams.find(&key()).unwrap();
@@ -252,7 +252,7 @@ async fn a_subset_of_a_renamed_backend_keeps_its_addresses() {
 }
 
 /// Two endpoints, of backend `main` and, with priority 1, `spare`.
-fn main_and_spare() -> model::Upstream {
+fn main_and_spare() -> model::UpstreamConfig {
     let mut settings = settings([1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port))));
     settings.passive_check = Some(passive_check(1));
     settings.backends = backends(["main", "spare"]);

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::managed_service::{Target, Targets};
+use super::managed_service::{ServiceTarget, Targets};
 
 /// The owners of ports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,7 +40,7 @@ impl Allocation {
     }
 
     /// True if a Service leads to the listener that owns or owned the port.
-    pub fn is_of(&self, target: &Target) -> bool {
+    pub fn is_of(&self, target: &ServiceTarget) -> bool {
         self.uid == target.uid && self.port == target.listener
     }
 
@@ -87,24 +87,24 @@ impl Allocations {
     ///
     /// Services are trusted only for ports of the range: a Service that leads elsewhere was edited and is corrected. A
     /// port that its listener lost, because its Service leads to another one, is freed at `now`.
-    pub fn believing(&self, targets: &Targets, range: &RangeInclusive<u16>, now: Timestamp) -> Self {
-        let mut believed = self.clone();
+    pub fn corrected_by(&self, targets: &Targets, range: &RangeInclusive<u16>, now: Timestamp) -> Self {
+        let mut corrected = self.clone();
         for (port, shown) in targets.iter().filter(|(port, _)| range.contains(port)) {
             // The owner of a Service without a uid is known from the stored allocations only.
-            let shown: Vec<&Target> = shown.iter().filter(|target| !target.uid.is_empty()).collect();
-            let written = believed.0.get(port);
+            let shown: Vec<&ServiceTarget> = shown.iter().filter(|target| !target.uid.is_empty()).collect();
+            let written = corrected.0.get(port);
             if written.is_some_and(|written| shown.iter().any(|target| written.is_of(target))) {
                 continue;
             }
-            let Some(Target { uid, object, listener }) = shown.first().copied().cloned() else { continue };
-            for other in believed.0.values_mut().filter(|other| *other.uid == *uid && other.port == listener) {
+            let Some(ServiceTarget { uid, object, listener }) = shown.first().copied().cloned() else { continue };
+            for other in corrected.0.values_mut().filter(|other| *other.uid == *uid && other.port == listener) {
                 if other.freed.is_none() {
                     other.free(now);
                 }
             }
-            believed.0.insert(*port, Allocation { uid, port: listener, object, freed: None });
+            corrected.0.insert(*port, Allocation { uid, port: listener, object, freed: None });
         }
-        believed
+        corrected
     }
 
     /// The port of every listener, by the load balancer's uid and the listener's port. The lowest one if there are

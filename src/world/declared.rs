@@ -25,7 +25,7 @@ pub struct Declared {
     /// The base of relative paths.
     pub folder: PathBuf,
     /// The identity in the API server. `None`: the load balancer has another source.
-    pub identity: Option<Identity>,
+    pub identity: Option<ObjectIdentity>,
     /// The current status.
     pub status: Option<Arc<TcpLoadBalancerStatus>>,
 }
@@ -44,7 +44,7 @@ impl Declared {
 
 /// The identity of an object in the API server.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Identity {
+pub struct ObjectIdentity {
     pub created: Timestamp,
     pub uid: Arc<str>,
     /// A counter of changes of the spec. It belongs to the current text, readable or not.
@@ -53,19 +53,19 @@ pub struct Identity {
 
 /// An object with certificates or passwords that load balancers refer to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Referred {
+pub struct ObjectRef {
     pub kind: RefKind,
     pub key: ObjectKey,
 }
 
-impl Referred {
+impl ObjectRef {
     /// An object in the namespace of a load balancer.
     pub fn by(object: &ObjectKey, Reference { kind, name }: Reference) -> Self {
         Self { kind, key: ObjectKey { namespace: object.namespace.clone(), name: name.into() } }
     }
 }
 
-impl fmt::Display for Referred {
+impl fmt::Display for ObjectRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.kind.name(), self.key)
     }

@@ -36,7 +36,7 @@ pub struct ManagedService<'a> {
 
 /// A listener whose clients connect through a managed Service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Target {
+pub struct ServiceTarget {
     /// The load balancer's uid.
     pub uid: Arc<str>,
     /// `namespace/name`.
@@ -46,7 +46,7 @@ pub struct Target {
 }
 
 /// The target listeners of each proxy port. There are several only after a mistake.
-pub type Targets = BTreeMap<u16, BTreeSet<Target>>;
+pub type Targets = BTreeMap<u16, BTreeSet<ServiceTarget>>;
 
 /// The Services of a namespace that controllers of a class manage, by load balancer.
 pub fn of_class<'a>(
@@ -77,7 +77,7 @@ pub fn targets(managed: &BTreeMap<ObjectKey, ManagedService>) -> Targets {
     for (object, managed) in managed {
         let (uid, object): (Arc<str>, Arc<str>) = (managed.uid.into(), object.to_string().into());
         for (listener, port) in managed.ports() {
-            let target = Target { uid: uid.clone(), object: object.clone(), listener };
+            let target = ServiceTarget { uid: uid.clone(), object: object.clone(), listener };
             targets.entry(port).or_default().insert(target);
         }
     }

@@ -9,8 +9,8 @@ mod dns;
 mod endpoint_slice;
 mod limits;
 pub mod managed_service;
+mod mode;
 mod quotas;
-mod site;
 mod tenancy;
 
 use std::{
@@ -22,7 +22,7 @@ use std::{
 };
 
 pub use allocations::{Allocation, Allocations, namespace_of};
-pub use declared::{COMMAND_LINE, Declared, Identity, Referred};
+pub use declared::{COMMAND_LINE, Declared, ObjectIdentity, ObjectRef};
 pub use dns::{Lookup, WantedName};
 pub use endpoint_slice::{SERVICE_NAME, SLICES_OF, service_of};
 use k8s_openapi::api::{
@@ -30,8 +30,8 @@ use k8s_openapi::api::{
     discovery::v1::EndpointSlice,
 };
 pub use limits::{MAX_PROBLEMS, MAX_SENTENCE, more_problems};
-pub use quotas::{Quotas, Share, oldest_first};
-pub use site::{Place, Site};
+pub use mode::{ProcessLocality, ProcessMode};
+pub use quotas::{ListenerShare, Quotas, oldest_first};
 pub use tenancy::Tenancy;
 
 use crate::{api::Host, model::ObjectKey};
@@ -50,7 +50,7 @@ pub struct World {
     /// The results of the DNS lookups of names in manifests.
     pub names: BTreeMap<Arc<str>, Lookup>,
     /// The references that are not read because they exceed the quota of their namespace.
-    pub beyond_quota: BTreeSet<Referred>,
+    pub beyond_quota: BTreeSet<ObjectRef>,
     /// Declared objects, by kind, that have never been readable, with the reason as a predicate of the object.
     pub unreadable: BTreeMap<(&'static str, ObjectKey), Arc<str>>,
     /// Objects, by kind, whose existence is unknown here, with the reason as a predicate of the object. The
@@ -59,10 +59,10 @@ pub struct World {
     /// Problems that belong to no load balancer: unreadable files, documents without a name.
     pub problems: Vec<String>,
     /// The placement that the process serves.
-    pub site: Site,
+    pub mode: ProcessMode,
     /// The location of the process. `None`: this process serves nothing.
-    pub place: Option<Place>,
-    /// True if the ports of a [`Site::Gateway`] are not stored and the leader must write them.
+    pub locality: Option<ProcessLocality>,
+    /// True if the ports of a [`ProcessMode::Gateway`] are not stored and the leader must write them.
     pub ports_are_lost: bool,
 }
 
@@ -72,7 +72,7 @@ impl World {
         if self.unread.is_empty() { None } else { self.unread.get(&(kind, key.clone())).cloned() }
     }
 
-    /// The DNS names of backends, each with the shortest interval of its lookups. Empty if the site cannot use
+    /// The DNS names of backends, each with the shortest interval of its lookups. Empty if the mode cannot use
     /// addresses.
     pub fn names_wanted(&self) -> BTreeMap<Arc<str>, WantedName> {
         const DEFAULT: Duration = Duration::from_secs(30);
@@ -80,7 +80,7 @@ impl World {
         const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
         let mut wanted: BTreeMap<Arc<str>, WantedName> = BTreeMap::new();
-        if !self.site.reaches_addresses() {
+        if !self.mode.reaches_addresses() {
             return wanted;
         }
         let specs = self.load_balancers.iter().filter_map(|(key, declared)| Some((key, declared.spec.as_ref()?)));
@@ -118,8 +118,8 @@ impl fmt::Debug for World {
             .field("unreadable", &self.unreadable)
             .field("unread", &self.unread)
             .field("problems", &self.problems)
-            .field("site", &self.site)
-            .field("place", &self.place)
+            .field("mode", &self.mode)
+            .field("locality", &self.locality)
             .field("ports_are_lost", &self.ports_are_lost)
             .finish()
     }
@@ -173,7 +173,7 @@ mod tests {
             "no namespace is left out for the load balancers of others"
         );
 
-        world.site = Site::Host(Arc::default());
+        world.mode = ProcessMode::Host(Arc::default());
         assert_eq!(world.names_wanted(), BTreeMap::new(), "whose answers nobody may use");
     }
 }

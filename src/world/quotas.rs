@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    declared::{Declared, Referred},
+    declared::{Declared, ObjectRef},
     tenancy::Tenancy,
 };
 use crate::{api::Placement, model::ObjectKey};
@@ -20,13 +20,13 @@ pub fn oldest_first(load_balancers: &BTreeMap<ObjectKey, Declared>) -> Vec<(&Obj
 #[derive(Debug, Default)]
 pub struct Quotas<'a> {
     /// The share of each load balancer. Sidecars are absent, because they use no shared resources.
-    shares: BTreeMap<&'a ObjectKey, Share>,
+    shares: BTreeMap<&'a ObjectKey, ListenerShare>,
     /// `None`: unlimited.
-    references: Option<BTreeSet<Referred>>,
+    references: Option<BTreeSet<ObjectRef>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Share {
+pub enum ListenerShare {
     /// The first listeners, this many.
     Listeners(usize),
     Nothing,
@@ -45,7 +45,7 @@ impl<'a> Quotas<'a> {
     }
 
     /// The share of a load balancer. `None`: unlimited.
-    pub fn share(&self, object: &ObjectKey) -> Option<Share> {
+    pub fn share(&self, object: &ObjectKey) -> Option<ListenerShare> {
         self.shares.get(object).copied()
     }
 
@@ -53,13 +53,13 @@ impl<'a> Quotas<'a> {
     pub fn listeners(&self, object: &ObjectKey) -> usize {
         match self.share(object) {
             None => usize::MAX,
-            Some(Share::Listeners(left)) => left,
-            Some(Share::Nothing) => 0,
+            Some(ListenerShare::Listeners(left)) => left,
+            Some(ListenerShare::Nothing) => 0,
         }
     }
 
     /// True if a reference of load balancers is within the quotas.
-    pub fn allow(&self, referred: &Referred) -> bool {
+    pub fn allow(&self, referred: &ObjectRef) -> bool {
         self.references.as_ref().is_none_or(|references| references.contains(referred))
     }
 
@@ -68,21 +68,21 @@ impl<'a> Quotas<'a> {
         &self,
         in_turn: impl Iterator<Item = (&'a ObjectKey, &'a Declared)>,
         most: u32,
-    ) -> BTreeSet<Referred> {
+    ) -> BTreeSet<ObjectRef> {
         let most = count(most);
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         let mut references = BTreeSet::new();
         for (object, declared) in in_turn {
             let Some(spec) = &declared.spec else { continue };
             let listeners = spec.listeners.iter().take(self.listeners(object));
-            let backends = spec.backends.iter().filter(|_| self.share(object) != Some(Share::Nothing));
+            let backends = spec.backends.iter().filter(|_| self.share(object) != Some(ListenerShare::Nothing));
             let count = counts.entry(&*object.namespace).or_default();
             let of_listeners = listeners.flat_map(|listener| listener.references());
             let of_backends = backends.flat_map(|backend| backend.references());
-            let checks = spec.health_check.iter().filter(|_| self.share(object) != Some(Share::Nothing));
+            let checks = spec.health_check.iter().filter(|_| self.share(object) != Some(ListenerShare::Nothing));
             let of_checks = checks.flat_map(|check| check.references());
             for reference in of_listeners.chain(of_backends).chain(of_checks) {
-                if *count < most && references.insert(Referred::by(object, reference)) {
+                if *count < most && references.insert(ObjectRef::by(object, reference)) {
                     *count += 1;
                 }
             }
@@ -95,15 +95,22 @@ fn is_in_pods(declared: &Declared) -> bool {
     declared.spec.as_ref().is_some_and(|spec| spec.placement == Some(Placement::Sidecar))
 }
 
-fn shares<'a>(oldest_first: &[(&'a ObjectKey, &Declared)], tenancy: &Tenancy) -> BTreeMap<&'a ObjectKey, Share> {
+fn shares<'a>(
+    oldest_first: &[(&'a ObjectKey, &Declared)],
+    tenancy: &Tenancy,
+) -> BTreeMap<&'a ObjectKey, ListenerShare> {
     let most = |cap: Option<u32>| cap.map_or(usize::MAX, count);
     let most = (most(tenancy.load_balancers_per_namespace), most(tenancy.listeners_per_namespace));
     let mut used: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
     let mut shares = BTreeMap::new();
     for (object, declared) in oldest_first {
         let (load_balancers, listeners) = used.entry(&object.namespace).or_default();
-        let share = if *load_balancers < most.0 { Share::Listeners(most.1 - *listeners) } else { Share::Nothing };
-        if let Share::Listeners(left) = share {
+        let share = if *load_balancers < most.0 {
+            ListenerShare::Listeners(most.1 - *listeners)
+        } else {
+            ListenerShare::Nothing
+        };
+        if let ListenerShare::Listeners(left) = share {
             *load_balancers += 1;
             *listeners += declared.spec.as_ref().map_or(0, |spec| spec.listeners.len()).min(left);
         }
@@ -124,7 +131,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{api::RefKind, world::Identity};
+    use crate::{api::RefKind, world::ObjectIdentity};
 
     /// A load balancer with this creation time in seconds, and these Secrets for each of its listeners.
     fn declared(created: i64, placement: &str, secrets: &[&[&str]]) -> Declared {
@@ -139,7 +146,7 @@ mod tests {
             problems: Vec::new(),
             origin: "".into(),
             folder: "".into(),
-            identity: Some(Identity {
+            identity: Some(ObjectIdentity {
                 created: Timestamp::from_second(created).unwrap(),
                 uid: "".into(),
                 generation: 1,
@@ -148,8 +155,8 @@ mod tests {
         }
     }
 
-    fn secret(namespace: &str, name: &str) -> Referred {
-        Referred { kind: RefKind::Secret, key: ObjectKey::new(namespace, name) }
+    fn secret(namespace: &str, name: &str) -> ObjectRef {
+        ObjectRef { kind: RefKind::Secret, key: ObjectKey::new(namespace, name) }
     }
 
     #[test]

@@ -51,7 +51,7 @@ async fn references_are_looked_up_and_missing_rights_are_named() {
     allow_reading_services(&client).await;
     let endpoints =
         "unknown: spec.backends[0].service.name: this user may not read the endpoints of Service default/pg";
-    let deadline = std::time::Instant::now() + harness::PATIENCE;
+    let deadline = std::time::Instant::now() + harness::WAIT_LIMIT;
     loop {
         let (code, told) = check(&somebody, &manifest("pg", 5432, ""));
         if code == 0 && told.contains(endpoints) && told.contains("list endpointslices.discovery.k8s.io") {

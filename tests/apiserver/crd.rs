@@ -18,13 +18,13 @@ use kube::{
 use serde_json::{Value, json};
 use tcplb::api::{SCHEMA_HASH, crd, schema_hash};
 
-use crate::harness::{self, PATIENCE};
+use crate::harness::{self, WAIT_LIMIT};
 
 #[tokio::test]
 async fn each_bad_object_is_refused_with_its_own_sentence() {
     let Some(server) = Server::with_the_crd().await else { return };
     let mut wrong = Vec::new();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_LIMIT;
     for case in cases("bad").into_iter().chain(cases("bad-in-a-cluster")) {
         let request = || server.create(&case.documents[0]);
         wrong.extend(case.answered(deadline, request).await.err());
@@ -36,7 +36,7 @@ async fn each_bad_object_is_refused_with_its_own_sentence() {
 async fn each_good_object_is_taken() {
     let Some(server) = Server::with_the_crd().await else { return };
     let mut wrong = Vec::new();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_LIMIT;
     for case in cases("good") {
         let request = || server.create(&case.documents[0]);
         wrong.extend(case.answered(deadline, request).await.err());
@@ -49,7 +49,7 @@ async fn what_cannot_be_changed_is_not_and_the_rest_is() {
     let Some(server) = Server::with_the_crd().await else { return };
     let namespace = server.new_namespace().await;
     let mut wrong = Vec::new();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_LIMIT;
     for case in cases("changes") {
         let [before, after] = &case.documents[..] else { panic!("{}: is not two documents", case.name) };
         let before = server.store(&namespace, &case.name, before).await;
@@ -251,14 +251,14 @@ impl Server {
         api.patch(&name, &apply, &Patch::Apply(&printed)).await.expect("the CRD is taken");
         let established = kube::runtime::conditions::is_crd_established();
         let established = kube::runtime::wait::await_condition(api, &name, established);
-        tokio::time::timeout(PATIENCE, established).await.expect("the CRD is established").unwrap();
+        tokio::time::timeout(WAIT_LIMIT, established).await.expect("the CRD is established").unwrap();
         let server = Self { client };
         let is_served = async {
             while server.create(&smallest()).await.is_err() {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, is_served).await.expect("the kind is served");
+        tokio::time::timeout(WAIT_LIMIT, is_served).await.expect("the kind is served");
         server
     }
 

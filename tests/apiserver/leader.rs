@@ -24,7 +24,7 @@ use tcplb::{
     model::{ListenerOutcome, ObjectKey, ReplicaReport, Served, Snapshot},
     source::{Cluster, Home, Scope},
     translate::translate,
-    world::{Allocations, Site, Tenancy},
+    world::{Allocations, ProcessMode, Tenancy},
 };
 use tokio::{
     sync::watch,
@@ -34,7 +34,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::harness;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const LEADER_WAIT_LIMIT: Duration = Duration::from_secs(60);
 
 /// A namespace with load balancers and the objects that are managed for them.
 pub struct Cell {
@@ -134,7 +134,7 @@ impl Cell {
 }
 
 pub async fn until<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + LEADER_WAIT_LIMIT;
     loop {
         if let Some(found) = check().await {
             return found;
@@ -168,7 +168,7 @@ impl Controller {
 
     pub async fn stop(self) {
         self.stop.cancel();
-        timeout(PATIENCE, self.running).await.unwrap().unwrap();
+        timeout(LEADER_WAIT_LIMIT, self.running).await.unwrap().unwrap();
     }
 }
 
@@ -192,8 +192,8 @@ async fn see(
         namespace: namespace.as_str().into(),
         ..Tenancy::default()
     };
-    let mut cluster = Cluster::start(client, scope, Site::Gateway(Arc::default(), Arc::new(tenancy)));
-    cluster.synced(PATIENCE).await;
+    let mut cluster = Cluster::start(client, scope, ProcessMode::Gateway(Arc::default(), Arc::new(tenancy)));
+    cluster.synced(LEADER_WAIT_LIMIT).await;
     let mut last = Snapshot::default();
     loop {
         let world = Arc::new(cluster.world());
@@ -474,7 +474,7 @@ fn look_at_services(home: &Cell, owners: Arc<Mutex<BTreeMap<u16, BTreeSet<String
             for (port, target) in ports(&service) {
                 let target = u16::try_from(target).unwrap();
                 // The allocation was stored before, but may be seen a little later.
-                let deadline = Instant::now() + PATIENCE;
+                let deadline = Instant::now() + LEADER_WAIT_LIMIT;
                 let owner = loop {
                     let owner = owners.lock().unwrap().get(&target).cloned();
                     if let Some(owner) = owner {

@@ -22,11 +22,11 @@ use tcplb::{
     api::{Placement, TcpLoadBalancer},
     model::ObjectKey,
     source::{Cluster, Home, Scope},
-    world::{Site, Tenancy, World},
+    world::{ProcessMode, Tenancy, World},
 };
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::harness::{self, PATIENCE};
+use crate::harness::{self, WAIT_LIMIT};
 
 const NAMESPACE: &str = "source";
 /// A class that no installed controller serves.
@@ -124,7 +124,7 @@ async fn the_world_follows_an_api_server_that_dies_and_an_etcd_that_forgets() {
             && certificate(world, "changes") == Some(b"another")
             && addresses(world, "changes") == ["10.0.0.2"]
             && addresses(world, "stays").is_empty()
-            && matches!(&world.site, Site::Gateway(ports, _) if ports.0.contains_key(&20001))
+            && matches!(&world.mode, ProcessMode::Gateway(ports, _) if ports.0.contains_key(&20001))
             // Each watch recovers by itself.
             && world.problems.is_empty()
     })
@@ -209,8 +209,8 @@ async fn rights_that_name_the_objects_are_enough_and_may_come_later() {
     .await;
     let scope =
         Scope { class: None, placement: Placement::Sidecar, namespaces: None, only: Some(key("app")), home: None };
-    let mut cluster = Cluster::start(api.client(SOMEBODY), scope, Site::Sidecar([127, 0, 0, 1].into()));
-    timeout(PATIENCE, cluster.synced(PATIENCE)).await.unwrap();
+    let mut cluster = Cluster::start(api.client(SOMEBODY), scope, ProcessMode::Sidecar([127, 0, 0, 1].into()));
+    timeout(WAIT_LIMIT, cluster.synced(WAIT_LIMIT)).await.unwrap();
     let world = cluster.world();
     assert!(world.services.contains_key(&key("app")) && addresses(&world, "app") == ["10.0.0.1"]);
     assert!(world.unreadable.contains_key(&("Secret", key("app"))));
@@ -233,27 +233,27 @@ async fn gateway(client: &Client) -> Cluster {
         only: None,
         home: Some(Home { namespace: NAMESPACE.into(), allocations: Some(("ports".into(), 20000..=24999)) }),
     };
-    let site = Site::Gateway(Arc::default(), Arc::new(Tenancy::default()));
-    let mut cluster = Cluster::start(client.clone(), scope, site);
-    timeout(PATIENCE, cluster.synced(PATIENCE)).await.unwrap();
+    let mode = ProcessMode::Gateway(Arc::default(), Arc::new(Tenancy::default()));
+    let mut cluster = Cluster::start(client.clone(), scope, mode);
+    timeout(WAIT_LIMIT, cluster.synced(WAIT_LIMIT)).await.unwrap();
     cluster
 }
 
 async fn world_where(cluster: &mut Cluster, holds: impl Fn(&World) -> bool) -> World {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_LIMIT;
     loop {
         let world = cluster.world();
         if holds(&world) {
             return world;
         }
-        assert!(timeout_at(deadline, cluster.changed()).await.is_ok(), "not within {PATIENCE:?}: {world:#?}");
+        assert!(timeout_at(deadline, cluster.changed()).await.is_ok(), "not within {WAIT_LIMIT:?}: {world:#?}");
     }
 }
 
 async fn eventually(mut holds: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_LIMIT;
     while !holds().await {
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}");
+        assert!(Instant::now() < deadline, "not within {WAIT_LIMIT:?}");
         sleep(Duration::from_millis(50)).await;
     }
 }

@@ -22,7 +22,7 @@ use tcplb::{
     model::{BackendHealth, ListenerOutcome, ObjectKey, ReplicaReport, Served, Snapshot, UpstreamKey},
     source::{Cluster, Home, Scope},
     translate::{Verdicts, translate},
-    world::{Site, Tenancy},
+    world::{ProcessMode, Tenancy},
 };
 use tokio::{
     sync::watch,
@@ -33,7 +33,7 @@ use tower::util::MapRequestLayer;
 
 use crate::harness;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const STATUS_WAIT_LIMIT: Duration = Duration::from_secs(30);
 const CLASS: &str = "status";
 
 /// The changes to the reports of load balancers, by name.
@@ -105,7 +105,7 @@ impl Rig {
     }
 
     async fn until_it(&self, name: &str, holds: impl Fn(&TcpLoadBalancer) -> bool) -> TcpLoadBalancer {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + STATUS_WAIT_LIMIT;
         loop {
             let object = self.objects().get(name).await.unwrap();
             if holds(&object) {
@@ -194,8 +194,8 @@ async fn follow(
         namespace: namespace.into(),
         ..Tenancy::default()
     };
-    let mut cluster = Cluster::start(client, scope, Site::Gateway(Arc::default(), Arc::new(tenancy)));
-    cluster.synced(PATIENCE).await;
+    let mut cluster = Cluster::start(client, scope, ProcessMode::Gateway(Arc::default(), Arc::new(tenancy)));
+    cluster.synced(STATUS_WAIT_LIMIT).await;
     let mut last = Snapshot::default();
     loop {
         let world = Arc::new(cluster.world());
@@ -272,7 +272,7 @@ async fn a_status_says_what_is_true_and_events_tell_when_it_changes() {
 
     let events: Api<Event> = Api::namespaced(rig.client.clone(), rig.namespace);
     let expected = ["Programmed", "PortUnavailable", "RefNotFound"];
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + STATUS_WAIT_LIMIT;
     loop {
         let all = events.list(&ListParams::default()).await.unwrap().items;
         let of_object =

@@ -17,7 +17,7 @@ use rustls::{
 };
 use serde_json::{Value, json};
 use tcplb::{
-    model::{Preconnect, ProxyVersion, Route, Tls, TlsMode, TlsVersion, Upstream},
+    model::{Preconnect, ProxyVersion, Route, Tls, TlsMode, TlsVersion, UpstreamConfig},
     proxy::accounting::CloseReason,
 };
 
@@ -33,7 +33,7 @@ use crate::{
 type Served = StreamOwned<ServerConnection, TcpStream>;
 
 /// Configures TLS for the only backend of an upstream.
-fn encrypted(upstream: &mut Upstream, tls: &Value, files: &[(&str, String)]) {
+fn encrypted(upstream: &mut UpstreamConfig, tls: &Value, files: &[(&str, String)]) {
     let spec = json!({"listeners": [{"port": 1}], "backends": [{"addresses": ["127.0.0.1:2"], "tls": tls}]});
     let snapshot = translated(spec, files);
     let declared = snapshot.upstreams.values().next().unwrap();
@@ -41,7 +41,7 @@ fn encrypted(upstream: &mut Upstream, tls: &Value, files: &[(&str, String)]) {
 }
 
 /// Configures verification by this authority.
-fn verified(upstream: &mut Upstream, authority: &Authority) {
+fn verified(upstream: &mut UpstreamConfig, authority: &Authority) {
     let tls = json!({"serverName": "db.example", "caRefs": [{"files": {"ca": "ca"}}]});
     encrypted(upstream, &tls, &[("ca", authority.pem())]);
 }

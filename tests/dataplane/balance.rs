@@ -6,7 +6,7 @@ use std::{
 };
 
 use tcplb::{
-    model::{self, Distance},
+    model::{self, Proximity},
     proxy::accounting::CloseReason,
 };
 
@@ -77,8 +77,8 @@ fn clients_go_to_another_priority_once_the_first_has_failed_them() {
         stand_by(upstream, spare);
         upstream.passive_check = Some(model::PassiveCheck {
             consecutive_failures: NonZeroU16::new(2).unwrap(),
-            eject_for: PATIENCE,
-            max_eject_for: PATIENCE,
+            eject_for: WAIT_LIMIT,
+            max_eject_for: WAIT_LIMIT,
             max_ejected_percent: 1,
         });
     });
@@ -98,7 +98,8 @@ fn clients_go_to_another_priority_once_the_first_has_failed_them() {
 fn near_endpoints_come_first_until_they_are_overloaded() {
     let (near, far) = (Backend::echo(), Backend::echo());
     let rig = Rig::with(&[near, far], |_, upstream| {
-        upstream.endpoints.iter_mut().find(|endpoint| endpoint.address() == near).unwrap().distance = Distance::Zone;
+        upstream.endpoints.iter_mut().find(|endpoint| endpoint.address() == near).unwrap().proximity =
+            Proximity::SameZone;
         upstream.balancing.overloaded_at = NonZeroU32::new(10);
     });
     let open = |count| {

@@ -13,7 +13,7 @@ use std::{
 };
 
 use tcplb::{
-    model::{Algorithm, Preconnect, Upstream},
+    model::{Algorithm, Preconnect, UpstreamConfig},
     proxy::accounting::CloseReason,
 };
 
@@ -121,8 +121,9 @@ fn without_a_usable_endpoint_clients_are_refused_at_once() {
     rig.wait_closed(CloseReason::NoEndpoint, 2);
 }
 
-fn preconnect(per_endpoint: u16, upstream: &mut Upstream) {
-    upstream.connect.preconnect = Some(Preconnect { per_endpoint: number(per_endpoint), idle_timeout: PATIENCE * 10 });
+fn preconnect(per_endpoint: u16, upstream: &mut UpstreamConfig) {
+    upstream.connect.preconnect =
+        Some(Preconnect { per_endpoint: number(per_endpoint), idle_timeout: WAIT_LIMIT * 10 });
 }
 
 /// Greets each connection with its number, then echoes. The second value counts the connections accepted.

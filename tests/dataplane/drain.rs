@@ -8,7 +8,7 @@ use std::{
 };
 
 use tcplb::{
-    model::{Close, EndpointDrain, Failback, ListenerDrain, Unready, Upstream},
+    model::{Close, EndpointDrain, Failback, ListenerDrain, Unready, UpstreamConfig},
     proxy::accounting::CloseReason,
 };
 
@@ -31,7 +31,7 @@ fn removed(close: Close) -> EndpointDrain {
 }
 
 /// Another endpoint replaces all.
-fn replaced_by(address: SocketAddr) -> impl FnOnce(&mut Upstream) {
+fn replaced_by(address: SocketAddr) -> impl FnOnce(&mut UpstreamConfig) {
     move |upstream| upstream.endpoints = vec![endpoint(address)]
 }
 
@@ -106,7 +106,7 @@ fn no_more_are_closed_in_a_second_than_is_allowed_over_all_workers() {
 #[test]
 fn an_endpoint_that_comes_back_before_its_turn_keeps_its_connections() {
     let backend = Backend::echo();
-    let mut rig = rig(backend, removed(close(PATIENCE, Duration::ZERO)));
+    let mut rig = rig(backend, removed(close(WAIT_LIMIT, Duration::ZERO)));
     let clients = clients(&rig, 3);
     let before = rig.endpoint(backend);
     let other = Backend::echo();
@@ -219,7 +219,7 @@ fn what_was_being_drained_goes_on_when_its_load_balancer_is_gone() {
 #[test]
 fn connections_of_who_stood_in_are_closed_when_those_that_are_preferred_serve_again() {
     let (first, spare) = (Backend::echo(), Backend::echo());
-    let stands_in = |upstream: &mut Upstream| {
+    let stands_in = |upstream: &mut UpstreamConfig| {
         stand_by(upstream, spare);
         upstream.balancing.failover.failback = Failback::After(Duration::ZERO);
         upstream.drain.failback = Some(close(Duration::ZERO, Duration::ZERO));
@@ -250,8 +250,8 @@ fn at_shutdown_connections_are_closed_as_it_is_declared_then_not_as_when_they_we
             });
         }
         let begun = Instant::now();
-        assert_eq!(rig.shut_down(PATIENCE).reset, 3, "its listener is gone: {goes}");
-        assert!(begun.elapsed() < PATIENCE / 2, "{:?}", begun.elapsed());
+        assert_eq!(rig.shut_down(WAIT_LIMIT).reset, 3, "its listener is gone: {goes}");
+        assert!(begun.elapsed() < WAIT_LIMIT / 2, "{:?}", begun.elapsed());
         clients.iter().for_each(is_reset);
     }
 }
@@ -264,14 +264,15 @@ fn a_failback_that_is_over_closes_nothing_of_who_is_not_ready_meanwhile() {
         endpoint.key.backend = "spare".into();
         endpoint
     };
-    let sets = |upstream: &mut Upstream, mut endpoints: Vec<tcplb::model::Endpoint>, unready: Option<Unready>| {
-        endpoints.sort_by(|one, other| one.key.cmp(&other.key));
-        upstream.endpoints = endpoints;
-        upstream.unready = unready.map(|why| (of_spare(spare).key, why)).into_iter().collect();
-    };
+    let sets =
+        |upstream: &mut UpstreamConfig, mut endpoints: Vec<tcplb::model::EndpointConfig>, unready: Option<Unready>| {
+            endpoints.sort_by(|one, other| one.key.cmp(&other.key));
+            upstream.endpoints = endpoints;
+            upstream.unready = unready.map(|why| (of_spare(spare).key, why)).into_iter().collect();
+        };
     let mut rig = Rig::with(&[spare], |_, upstream| {
         stand_by(upstream, spare);
-        let slowly = Some(close(PATIENCE, Duration::ZERO));
+        let slowly = Some(close(WAIT_LIMIT, Duration::ZERO));
         upstream.drain = EndpointDrain { failback: slowly, unhealthy: slowly, ..EndpointDrain::default() };
     });
     let clients = clients(&rig, 3);

@@ -4,7 +4,7 @@ use std::{io::Write, net::SocketAddr, num::NonZeroU16, time::Duration};
 
 use rustls::version::TLS13;
 use tcplb::{
-    model::{ActiveCheck, Exchange, Failback, Hidden, Listener, Probe, Upstream},
+    model::{ActiveCheck, Exchange, Failback, Hidden, Listener, Probe, UpstreamConfig},
     proxy::accounting::CloseReason,
 };
 
@@ -17,7 +17,7 @@ struct Checked {
 }
 
 impl Checked {
-    fn new(endpoints: &[SocketAddr], change: impl FnOnce(&mut Listener, &mut Upstream)) -> Self {
+    fn new(endpoints: &[SocketAddr], change: impl FnOnce(&mut Listener, &mut UpstreamConfig)) -> Self {
         let says = Backend::new();
         let rig = Rig::with(endpoints, |listener, upstream| {
             let exchange = Exchange { send: Hidden::new(Vec::new().into()), expect: b"primary".as_slice().into() };
@@ -25,8 +25,8 @@ impl Checked {
                 ActiveCheck {
                     probe: Probe::Exchange(exchange),
                     port: NonZeroU16::new(says.address.port()),
-                    interval: PATIENCE,
-                    unhealthy_interval: PATIENCE,
+                    interval: WAIT_LIMIT,
+                    unhealthy_interval: WAIT_LIMIT,
                     ..quick_check()
                 }
                 .into(),

@@ -17,7 +17,7 @@ use rustls::{
 };
 use serde_json::{Value, json};
 use tcplb::{
-    model::{Listener, ProxyVersion, Snapshot, Tls, Upstream},
+    model::{Listener, ProxyVersion, Snapshot, Tls, UpstreamConfig},
     proxy::accounting::CloseReason,
     translate::translate,
     world::{Declared, World},
@@ -272,7 +272,7 @@ fn backends_are_told_of_the_clients_tls() {
     let authority = Authority::new();
     let presented = authority.issue("db.example");
     let backend = Backend::new();
-    let announced = |_: &mut Listener, upstream: &mut Upstream| {
+    let announced = |_: &mut Listener, upstream: &mut UpstreamConfig| {
         backend_of(upstream).proxy_protocol = Some(ProxyVersion::V2);
     };
     let rig = Rig::with(&[backend.address], |listener, upstream| {

@@ -309,7 +309,7 @@ fn a_connection_made_in_advance_gets_its_header_when_it_gets_its_client() {
     let rig = Rig::with(&[backend.address], |_, upstream| {
         backend_of(upstream).proxy_protocol = Some(ProxyVersion::V2);
         upstream.connect.preconnect =
-            Some(model::Preconnect { per_endpoint: std::num::NonZeroU16::MIN, idle_timeout: PATIENCE * 10 });
+            Some(model::Preconnect { per_endpoint: std::num::NonZeroU16::MIN, idle_timeout: WAIT_LIMIT * 10 });
     });
     let mut served = backend.accept();
     let endpoint = rig.endpoint(backend.address);

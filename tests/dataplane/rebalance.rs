@@ -13,7 +13,7 @@ use std::{
 };
 
 use tcplb::{
-    model::{Algorithm, Rebalance, Upstream},
+    model::{Algorithm, Rebalance, UpstreamConfig},
     proxy::accounting::CloseReason,
 };
 
@@ -26,7 +26,7 @@ const SHARE_OF_TEN_PERCENT_MORE: Rebalance = Rebalance {
     idle_only: false,
 };
 
-fn joined_by(address: SocketAddr) -> impl FnOnce(&mut Upstream) {
+fn joined_by(address: SocketAddr) -> impl FnOnce(&mut UpstreamConfig) {
     move |upstream| {
         upstream.endpoints.push(endpoint(address));
         upstream.endpoints.sort_by(|one, other| one.key.cmp(&other.key));
@@ -122,7 +122,7 @@ fn busy_connections_stay_where_only_idle_ones_are_closed() {
 
 #[test]
 fn young_connections_stay() {
-    let rebalance = Rebalance { min_age: PATIENCE, ..SHARE_OF_TEN_PERCENT_MORE };
+    let rebalance = Rebalance { min_age: WAIT_LIMIT, ..SHARE_OF_TEN_PERCENT_MORE };
     let old = Backend::echo();
     let mut rig = rig(&[old], rebalance, Algorithm::LeastConnections);
     let clients: Vec<TcpStream> = (0..10).map(|_| rig.connect()).collect();

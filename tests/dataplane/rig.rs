@@ -1,6 +1,6 @@
 //! A proxy in this process, with backends and clients that use blocking sockets.
 //!
-//! Tests wait for states, never for a fixed time; each wait may take up to [`PATIENCE`].
+//! Tests wait for states, never for a fixed time; each wait may take up to [`WAIT_LIMIT`].
 
 use std::{
     collections::BTreeMap,
@@ -19,12 +19,12 @@ use socket2::{Domain, SockRef, Socket, Type};
 use tcplb::{
     drain::DrainMode,
     model::{
-        Access, ActiveCheck, Balancing, BindState, Close, Connect, Distance, Endpoint, EndpointDrain, EndpointKey,
-        Keepalive, Limits, Listener, ListenerDrain, ListenerKey, ObjectKey, Priority, Probe, Snapshot, StableId,
-        Timeouts, Transport, Upstream, UpstreamKey, Weight,
+        Access, ActiveCheck, Balancing, BindState, Close, Connect, EndpointConfig, EndpointDrain, EndpointKey,
+        Keepalive, Limits, Listener, ListenerDrain, ListenerKey, ObjectKey, Priority, Probe, Proximity, Snapshot,
+        StableId, Timeouts, Transport, UpstreamConfig, UpstreamKey, Weight,
     },
     proxy::{
-        Closing, DrainOutcome, ListenerState, Monitor, Options, Proxy,
+        AcceptQueue, DrainOutcome, ListenerState, Monitor, Options, Proxy,
         access_log::{AccessLog, Events, Format},
         accounting::CloseReason,
         socket::Sharing,
@@ -34,7 +34,7 @@ use tcplb::{
 use tokio::runtime::Runtime;
 
 /// The time limit of each wait.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const WAIT_LIMIT: Duration = Duration::from_secs(30);
 
 /// A running proxy. On drop it waits until all connections have ended, and checks the counters.
 pub struct Rig {
@@ -71,11 +71,11 @@ impl Rig {
         Self::with(backends, |_, _| {})
     }
 
-    pub fn with(backends: &[SocketAddr], change: impl FnOnce(&mut Listener, &mut Upstream)) -> Self {
+    pub fn with(backends: &[SocketAddr], change: impl FnOnce(&mut Listener, &mut UpstreamConfig)) -> Self {
         Self::sized(Size::default(), backends, change)
     }
 
-    pub fn sized(size: Size, backends: &[SocketAddr], change: impl FnOnce(&mut Listener, &mut Upstream)) -> Self {
+    pub fn sized(size: Size, backends: &[SocketAddr], change: impl FnOnce(&mut Listener, &mut UpstreamConfig)) -> Self {
         let (mut listener, mut upstream) = (listener(), upstream(backends));
         change(&mut listener, &mut upstream);
         let snapshot = Snapshot {
@@ -99,7 +99,7 @@ impl Rig {
         let copies = |sockets: Vec<Arc<_>>| sockets.iter().map(|socket| copy(&**socket)).collect();
         let inherited = sockets.map(|(address, sockets)| (address, copies(sockets))).collect();
         let other = Self::start_with(size, inherited, snapshot);
-        self.control.block_on(self.proxy().stop_accepting(Closing::HandedOver));
+        self.control.block_on(self.proxy().stop_accepting(AcceptQueue::HandOver));
         other
     }
 
@@ -140,7 +140,7 @@ impl Rig {
     /// Stops accepting, and ends open connections according to their drain policy, within this time.
     pub fn shut_down(&self, longest: Duration) -> DrainOutcome {
         self.control.block_on(async {
-            self.proxy().stop_accepting(Closing::Last).await;
+            self.proxy().stop_accepting(AcceptQueue::Drain).await;
             self.proxy().drain(DrainMode::AsDeclared, longest).await
         })
     }
@@ -171,7 +171,7 @@ impl Rig {
         self.publish(|snapshot| change(Arc::make_mut(snapshot.listeners.get_mut(&listener_key()).unwrap())));
     }
 
-    pub fn change_upstream(&mut self, change: impl FnOnce(&mut Upstream)) {
+    pub fn change_upstream(&mut self, change: impl FnOnce(&mut UpstreamConfig)) {
         self.publish(|snapshot| change(Arc::make_mut(snapshot.upstreams.get_mut(&upstream_key()).unwrap())));
     }
 
@@ -329,14 +329,14 @@ pub fn listener() -> Listener {
         access: Access::default(),
         limits: Limits::default(),
         timeouts: Timeouts {
-            handshake: PATIENCE,
+            handshake: WAIT_LIMIT,
             idle: None,
             half_closed: None,
             max_duration: None,
             jitter_percent: 0,
         },
         keepalive: Some(KEEPALIVE),
-        drain: ListenerDrain { removed: None, shutdown: Some(close(PATIENCE, Duration::ZERO)) },
+        drain: ListenerDrain { removed: None, shutdown: Some(close(WAIT_LIMIT, Duration::ZERO)) },
     }
 }
 
@@ -348,18 +348,18 @@ pub fn close(after: Duration, spread: Duration) -> Close {
 pub const KEEPALIVE: Keepalive =
     Keepalive { idle: Duration::from_secs(60), interval: Duration::from_secs(15), probes: 4 };
 
-pub fn upstream(backends: &[SocketAddr]) -> Upstream {
-    let mut endpoints: Vec<Endpoint> = backends.iter().copied().map(endpoint).collect();
+pub fn upstream(backends: &[SocketAddr]) -> UpstreamConfig {
+    let mut endpoints: Vec<EndpointConfig> = backends.iter().copied().map(endpoint).collect();
     endpoints.sort_by(|one, other| one.key.cmp(&other.key));
-    Upstream {
+    UpstreamConfig {
         balancing: Balancing { hash_prefix_v6: 64, ..Balancing::default() },
         backends: [("db".into(), Arc::default())].into(),
         endpoints,
         active_check: None,
         passive_check: None,
         connect: Connect {
-            timeout: PATIENCE / 3,
-            deadline: PATIENCE,
+            timeout: WAIT_LIMIT / 3,
+            deadline: WAIT_LIMIT,
             attempts: NonZeroU16::new(3).unwrap(),
             preconnect: None,
         },
@@ -379,28 +379,28 @@ pub fn quick_check() -> ActiveCheck {
         interval: Duration::from_millis(50),
         unhealthy_interval: Duration::from_millis(50),
         jitter_percent: 10,
-        timeout: PATIENCE,
+        timeout: WAIT_LIMIT,
         healthy_after: NonZeroU16::MIN,
         unhealthy_after: NonZeroU16::MIN,
     }
 }
 
 /// The settings of the only backend, and so of each of its endpoints.
-pub fn backend_of(upstream: &mut Upstream) -> &mut tcplb::model::Backend {
+pub fn backend_of(upstream: &mut UpstreamConfig) -> &mut tcplb::model::Backend {
     Arc::make_mut(upstream.backends.get_mut("db").unwrap())
 }
 
-pub fn endpoint(address: SocketAddr) -> Endpoint {
-    Endpoint {
+pub fn endpoint(address: SocketAddr) -> EndpointConfig {
+    EndpointConfig {
         key: EndpointKey { backend: "db".into(), address, uid: None },
         stable_id: StableId::Address(address),
         weight: Weight::ONE,
-        distance: Distance::Far,
+        proximity: Proximity::Remote,
     }
 }
 
 /// Moves this endpoint to another backend, which serves only when the others cannot.
-pub fn stand_by(upstream: &mut Upstream, address: SocketAddr) {
+pub fn stand_by(upstream: &mut UpstreamConfig, address: SocketAddr) {
     let backend = tcplb::model::Backend { priority: Priority(1), ..Default::default() };
     upstream.backends.insert("spare".into(), Arc::new(backend));
     let mut own = upstream.endpoints.iter_mut();
@@ -517,8 +517,8 @@ pub fn connect_from(source: [u8; 4], address: SocketAddr) -> TcpStream {
 
 /// Sets a time limit on every wait.
 pub fn patient(stream: TcpStream) -> TcpStream {
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(WAIT_LIMIT)).unwrap();
+    stream.set_write_timeout(Some(WAIT_LIMIT)).unwrap();
     stream.set_nodelay(true).unwrap();
     stream
 }
@@ -587,7 +587,7 @@ pub fn wait_until(what: &str, condition: impl FnMut() -> bool) {
 pub fn wait_until_or<D: Debug>(what: impl Fn() -> D, mut condition: impl FnMut() -> bool) {
     let started = Instant::now();
     while !condition() {
-        assert!(started.elapsed() < PATIENCE, "waited in vain until {:?}", what());
+        assert!(started.elapsed() < WAIT_LIMIT, "waited in vain until {:?}", what());
         thread::sleep(Duration::from_millis(2));
     }
 }

@@ -85,7 +85,7 @@ impl Smuggled {
     }
 
     fn received(&self) -> (Vec<u8>, bool) {
-        self.received.recv_timeout(PATIENCE).expect("a connection to the backend that ends")
+        self.received.recv_timeout(WAIT_LIMIT).expect("a connection to the backend that ends")
     }
 
     /// Sends these bytes from one client for each split position, and ends.

@@ -15,7 +15,7 @@ use std::{
 use rustls::{ClientConfig, ClientConnection, pki_types::ServerName};
 use tcplb::{
     model::{
-        Listener, ListenerKey, ObjectKey, ProxyMode, ProxyProtocol, Route, Snapshot, Tls, TlsMode, Upstream,
+        Listener, ListenerKey, ObjectKey, ProxyMode, ProxyProtocol, Route, Snapshot, Tls, TlsMode, UpstreamConfig,
         UpstreamKey,
     },
     proxy::accounting::CloseReason,
@@ -140,7 +140,7 @@ fn declare(
     backend: SocketAddr,
     hole: SocketAddr,
     certificate: &Arc<tcplb::model::Certificate>,
-) -> (Listener, Upstream) {
+) -> (Listener, UpstreamConfig) {
     let (mut listener, mut upstream) = (listener(), upstream(&[backend]));
     listener.bind = SocketAddr::from(([127, 0, 9, 1 + door as u8], 0));
     listener.upstream = UpstreamKey { object: key(door).object };

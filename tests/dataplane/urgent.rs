@@ -143,7 +143,7 @@ fn a_greeting_with_an_urgent_byte_in_a_preconnected_socket_reaches_the_client_wh
     let backend = Backend::new();
     let rig = Rig::with(&[backend.address], |_, upstream| {
         let per_endpoint = NonZeroU16::MIN;
-        upstream.connect.preconnect = Some(Preconnect { per_endpoint, idle_timeout: PATIENCE * 10 });
+        upstream.connect.preconnect = Some(Preconnect { per_endpoint, idle_timeout: WAIT_LIMIT * 10 });
     });
     let served = backend.accept();
     let endpoint = rig.endpoint(backend.address);

@@ -8,7 +8,7 @@ use kube::{
 use serde_json::json;
 
 use crate::{
-    cluster::{self, PATIENCE},
+    cluster::{self, WAIT_LIMIT},
     installation::is_ready,
     scenario::{Scenario, until},
 };
@@ -52,7 +52,7 @@ impl Scenario {
     /// Waits until exactly this many pods are ready, and none is terminating.
     pub async fn backends_are_ready(&self, namespace: &str, name: &str, count: i32) {
         let deployments = Api::<Deployment>::namespaced(self.client.clone(), namespace);
-        until(deployments, &format!("{count} are ready"), name, PATIENCE, |deployment| {
+        until(deployments, &format!("{count} are ready"), name, WAIT_LIMIT, |deployment| {
             deployment.is_some_and(|deployment| {
                 let status = deployment.status.clone().unwrap_or_default();
                 status.observed_generation == deployment.metadata.generation
@@ -103,9 +103,9 @@ spec:
 
 /// A pod that sends its name and echoes. While it terminates it serves for this many more seconds.
 pub fn echo_pod(stays: u32) -> String {
-    let (container, patience) = (echo_container(PORT), stays + 10);
+    let (container, seconds) = (echo_container(PORT), stays + 10);
     format!(
-        "terminationGracePeriodSeconds: {patience}
+        "terminationGracePeriodSeconds: {seconds}
 # The node that is lost in tests gives its pods back soon.
 tolerations:
 - {{key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 5}}

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::harness;
 
 /// The time limit of each wait.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const WAIT_LIMIT: Duration = Duration::from_secs(60);
 
 /// The tested image, by its name on the nodes. `None`: there is no cluster.
 pub fn image() -> Option<String> {
@@ -111,11 +111,11 @@ pub fn root() -> PathBuf {
 }
 
 /// Repeats a check until it succeeds, for states that cannot be watched. The check is about a state, never a time.
-pub async fn eventually(what: &str, patience: Duration, mut holds: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + patience;
+pub async fn eventually(what: &str, limit: Duration, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + limit;
     // The check itself may hang on a connection without an answer.
-    while !timeout(patience, holds()).await.unwrap_or(false) {
-        assert!(Instant::now() < deadline, "{what}: not within {patience:?}");
+    while !timeout(limit, holds()).await.unwrap_or(false) {
+        assert!(Instant::now() < deadline, "{what}: not within {limit:?}");
         sleep(Duration::from_millis(20)).await;
     }
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use crate::{
-    cluster::{self, PATIENCE, eventually, script},
+    cluster::{self, WAIT_LIMIT, eventually, script},
     scenario::until,
 };
 
@@ -128,7 +128,7 @@ impl Installation {
     /// Waits until this many proxies are ready, and returns them by name.
     pub async fn ready_pods(&self, client: &Client, count: usize) -> BTreeMap<String, Pod> {
         let mut ready = BTreeMap::new();
-        eventually(&format!("{count} proxies are ready"), PATIENCE * 2, async || {
+        eventually(&format!("{count} proxies are ready"), WAIT_LIMIT * 2, async || {
             let pods = self.pods(client).await;
             let named = |pod: Pod| (pod.metadata.name.clone().unwrap(), pod);
             ready = pods.into_iter().filter(is_ready).map(named).collect();
@@ -153,10 +153,10 @@ impl Installation {
                     && status.available_replicas == Some(count)
             })
         };
-        until(deployments, "the rollout is done", &self.full_name(), PATIENCE * 2, done).await;
+        until(deployments, "the rollout is done", &self.full_name(), WAIT_LIMIT * 2, done).await;
         for name in old.keys() {
             let gone = |pod: Option<&Pod>| pod.is_none();
-            until(self.pod_api(client), "the old pod has gone", name, PATIENCE * 2, gone).await;
+            until(self.pod_api(client), "the old pod has gone", name, WAIT_LIMIT * 2, gone).await;
         }
     }
 

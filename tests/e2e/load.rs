@@ -64,13 +64,13 @@ impl Load {
     /// Waits until this many more connections have been served.
     pub async fn goes_on_for(&self, more: usize) {
         let aim = self.tally().total_served() + more;
-        eventually("the load goes on", super::cluster::PATIENCE, async || self.tally().total_served() >= aim).await;
+        eventually("the load goes on", super::cluster::WAIT_LIMIT, async || self.tally().total_served() >= aim).await;
     }
 
     /// Waits until the set of backends that serve new connections satisfies a condition.
-    pub async fn is_served_by(&self, what: &str, patience: Duration, right: impl Fn(&BTreeSet<String>) -> bool) {
+    pub async fn is_served_by(&self, what: &str, limit: Duration, right: impl Fn(&BTreeSet<String>) -> bool) {
         let mut before = self.tally();
-        eventually(what, patience, async || {
+        eventually(what, limit, async || {
             let now = self.tally();
             // Enough connections for round robin to reach every backend.
             if now.total_served() < before.total_served() + 40 {
@@ -84,10 +84,10 @@ impl Load {
     }
 
     /// Waits until 200 connections have been served without a failure among the clients that connected since then.
-    pub async fn is_well(&self, patience: Duration) {
+    pub async fn is_well(&self, limit: Duration) {
         let mut since = Instant::now();
         let mut aim = self.tally().total_served() + 200;
-        eventually("everybody is served", patience, async || {
+        eventually("everybody is served", limit, async || {
             let tally = self.tally();
             if tally.failed_since(since) > 0 {
                 (since, aim) = (Instant::now(), tally.total_served() + 200);

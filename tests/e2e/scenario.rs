@@ -29,31 +29,31 @@ use tokio::{
 
 use crate::{
     backends::load_balancer,
-    cluster::{self, PATIENCE, connect, eventually},
+    cluster::{self, WAIT_LIMIT, connect, eventually},
     harness,
     installation::Installation,
 };
 
 /// The isolation of a scenario from others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Company {
+pub enum Isolation {
     /// Other scenarios run at the same time.
-    Welcome,
+    Shared,
     /// The scenario takes nodes or the API server away, so no other scenario runs.
-    Unbearable,
+    Exclusive,
 }
 
 static TURNS: RwLock<()> = RwLock::const_new(());
 
 /// Runs a scenario in a new namespace; skipped without a cluster.
-pub async fn scenario(name: &str, company: Company, story: impl AsyncFnOnce(&Scenario)) {
+pub async fn scenario(name: &str, isolation: Isolation, story: impl AsyncFnOnce(&Scenario)) {
     if cluster::image().is_none() {
         return harness::skip(harness::NO_CLUSTER);
     }
     let (_shared, _alone);
-    match company {
-        Company::Welcome => _shared = TURNS.read().await,
-        Company::Unbearable => _alone = TURNS.write().await,
+    match isolation {
+        Isolation::Shared => _shared = TURNS.read().await,
+        Isolation::Exclusive => _alone = TURNS.write().await,
     }
     let scenario = Scenario::begin(name).await;
     let outcome = AssertUnwindSafe(story(&scenario)).catch_unwind().await;
@@ -177,9 +177,9 @@ impl Scenario {
                 }
             }
         };
-        timeout_at(Instant::now() + PATIENCE, coming)
+        timeout_at(Instant::now() + WAIT_LIMIT, coming)
             .await
-            .unwrap_or_else(|_| panic!("{name}: no Event {reason} within {PATIENCE:?}"))
+            .unwrap_or_else(|_| panic!("{name}: no Event {reason} within {WAIT_LIMIT:?}"))
     }
 
     /// The Warnings about load balancers so far: object, reason and note of each. Events are published one after the
@@ -263,7 +263,7 @@ impl Scenario {
             + DeserializeOwned
             + 'static,
     {
-        until(self.api(), what, name, PATIENCE, right).await
+        until(self.api(), what, name, WAIT_LIMIT, right).await
     }
 
     pub async fn load_balancer(&self, name: &str) -> TcpLoadBalancer {
@@ -277,17 +277,17 @@ impl Scenario {
         name: &str,
         right: impl Fn(&TcpLoadBalancerStatus) -> bool,
     ) -> TcpLoadBalancerStatus {
-        self.status_within(PATIENCE, what, name, right).await
+        self.status_within(WAIT_LIMIT, what, name, right).await
     }
 
     pub async fn status_within(
         &self,
-        patience: Duration,
+        limit: Duration,
         what: &str,
         name: &str,
         right: impl Fn(&TcpLoadBalancerStatus) -> bool,
     ) -> TcpLoadBalancerStatus {
-        status_in(self.api(), patience, what, name, right).await
+        status_in(self.api(), limit, what, name, right).await
     }
 
     /// Waits until a load balancer is served everywhere. Returns the address of its first port.
@@ -305,7 +305,7 @@ impl Scenario {
         // change.
         let twice_round = 2 * cluster::nodes(&self.client).await.len();
         let mut in_a_row = 0;
-        eventually(&format!("every node serves {address}"), PATIENCE, async || {
+        eventually(&format!("every node serves {address}"), WAIT_LIMIT, async || {
             in_a_row = if comes_through(address).await { in_a_row + 1 } else { 0 };
             in_a_row == twice_round
         })
@@ -330,14 +330,14 @@ impl Scenario {
 pub async fn programmed_in(api: Api<TcpLoadBalancer>, name: &str) -> SocketAddr {
     let object: TcpLoadBalancer = api.get(name).await.unwrap();
     let port = object.spec.listeners[0].port;
-    let status = status_in(api, PATIENCE, "it is programmed", name, |status| is(status, "Programmed", "True")).await;
+    let status = status_in(api, WAIT_LIMIT, "it is programmed", name, |status| is(status, "Programmed", "True")).await;
     let ip = status.addresses.iter().find_map(|address| address.value.parse().ok()).expect("it has an IP address");
     SocketAddr::new(ip, port)
 }
 
 pub async fn status_in(
     api: Api<TcpLoadBalancer>,
-    patience: Duration,
+    limit: Duration,
     what: &str,
     name: &str,
     right: impl Fn(&TcpLoadBalancerStatus) -> bool,
@@ -350,7 +350,7 @@ pub async fn status_in(
                 .is_some_and(|status| status.observed_generation == object.metadata.generation && right(status))
         })
     };
-    until(api, what, name, patience, current).await.unwrap().status.unwrap()
+    until(api, what, name, limit, current).await.unwrap().status.unwrap()
 }
 
 /// Waits until an object, or its absence, satisfies a condition. The API server may be unavailable for a while.
@@ -358,18 +358,18 @@ pub async fn until<K>(
     api: Api<K>,
     what: &str,
     name: &str,
-    patience: Duration,
+    limit: Duration,
     right: impl Fn(Option<&K>) -> bool,
 ) -> Option<K>
 where
     K: Resource<DynamicType: Default> + Clone + Debug + Send + DeserializeOwned + 'static,
 {
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + limit;
     loop {
         match timeout_at(deadline, await_condition(api.clone(), name, &right)).await {
             Ok(Ok(object)) => return object,
             Ok(Err(_)) => sleep(Duration::from_millis(200)).await,
-            Err(_) => panic!("{name}: {what}: not within {patience:?}"),
+            Err(_) => panic!("{name}: {what}: not within {limit:?}"),
         }
     }
 }

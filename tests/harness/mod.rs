@@ -18,7 +18,7 @@ use std::{
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// The time limit of each wait.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const WAIT_LIMIT: Duration = Duration::from_secs(30);
 
 /// A running `tcplb`. Killed on drop.
 pub struct Tcplb {
@@ -94,7 +94,7 @@ impl Tcplb {
 
     /// Waits for a log line that contains this text, and returns it.
     pub fn logged(&mut self, part: &str) -> String {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_LIMIT;
         if let Some(line) = self.seen.iter().find(|line| line.contains(part)) {
             return line.clone();
         }
@@ -268,7 +268,7 @@ impl Response {
 /// answer.
 pub fn http_request(address: SocketAddr, request: &str) -> Option<Response> {
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).ok()?;
-    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    stream.set_read_timeout(Some(WAIT_LIMIT)).ok()?;
     stream.write_all(request.as_bytes()).ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
@@ -312,9 +312,9 @@ pub fn free_address() -> SocketAddr {
 
 /// Repeats a check until it succeeds, up to the time limit. The check is about a state, never a time.
 pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_LIMIT;
     while !holds() {
-        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        assert!(Instant::now() < deadline, "{what}: not within {WAIT_LIMIT:?}");
         thread::sleep(Duration::from_millis(10));
     }
 }
@@ -390,9 +390,9 @@ impl Client {
     }
 
     pub fn try_connect(address: SocketAddr) -> std::io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        let stream = TcpStream::connect_timeout(&address, WAIT_LIMIT)?;
+        stream.set_read_timeout(Some(WAIT_LIMIT))?;
+        stream.set_write_timeout(Some(WAIT_LIMIT))?;
         Ok(Self(BufReader::new(stream)))
     }
 

@@ -19,7 +19,7 @@ use tokio::{
 };
 
 /// The time limit of one step of a client.
-const PATIENCE: Duration = Duration::from_secs(60);
+const STEP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The outcome of one client.
 #[derive(Debug)]
@@ -99,7 +99,7 @@ pub fn source(index: u32) -> Ipv4Addr {
 pub async fn connect(server: SocketAddr, index: u32) -> io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.bind((IpAddr::from(source(index)), 0).into())?;
-    let stream = patiently(socket.connect(server)).await?;
+    let stream = with_timeout(socket.connect(server)).await?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }
@@ -108,7 +108,7 @@ pub async fn connect(server: SocketAddr, index: u32) -> io::Result<TcpStream> {
 pub async fn greeting(stream: &mut TcpStream) -> io::Result<String> {
     let mut line = Vec::new();
     loop {
-        match patiently(stream.read_u8()).await? {
+        match with_timeout(stream.read_u8()).await? {
             b'\n' => break,
             byte => line.push(byte),
         }
@@ -132,7 +132,7 @@ pub async fn echo(stream: &mut TcpStream, bytes: &[u8], outcome: &mut Outcome) -
         *received += bytes.len() as u64;
         Ok(())
     };
-    patiently(async { tokio::try_join!(write, read) }).await?;
+    with_timeout(async { tokio::try_join!(write, read) }).await?;
     if echoed == bytes { Ok(()) } else { Err(io::Error::other("other bytes came back")) }
 }
 
@@ -150,7 +150,7 @@ async fn converse(server: SocketAddr, index: u32, outcome: &mut Outcome) -> Resu
     outcome.backend = Some(name);
     echo(&mut stream, &payload(index), outcome).await.map_err(during(Step::Echo))?;
     stream.shutdown().await.map_err(during(Step::End))?;
-    match patiently(stream.read(&mut [0])).await.map_err(during(Step::End))? {
+    match with_timeout(stream.read(&mut [0])).await.map_err(during(Step::End))? {
         0 => Ok(()),
         _ => Err((Step::End, io::Error::other("more came back than was sent"))),
     }
@@ -162,6 +162,6 @@ fn payload(index: u32) -> Vec<u8> {
     index.to_le_bytes().repeat(numbers as usize)
 }
 
-async fn patiently<T>(step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    timeout(PATIENCE, step).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+async fn with_timeout<T>(step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    timeout(STEP_TIMEOUT, step).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }

@@ -10,7 +10,7 @@ use std::{
 use socket2::{Domain, Socket, Type};
 
 use crate::{
-    harness::{EchoServer, Folder, PATIENCE, Tcplb, free_address, wait_until},
+    harness::{EchoServer, Folder, Tcplb, WAIT_LIMIT, free_address, wait_until},
     needs,
     program::{Program, command},
 };
@@ -261,9 +261,9 @@ fn connect(source: &str, server: SocketAddr) -> io::Result<TcpStream> {
     let source = SocketAddr::new(source.parse().unwrap(), 0);
     let socket = Socket::new(Domain::for_address(source), Type::STREAM, None)?;
     socket.bind(&source.into())?;
-    socket.connect_timeout(&server.into(), PATIENCE)?;
+    socket.connect_timeout(&server.into(), WAIT_LIMIT)?;
     let stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(WAIT_LIMIT))?;
     Ok(stream)
 }
 

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, process::Command};
 
-use crate::harness::{Folder, PATIENCE, Tcplb, lacks, skip};
+use crate::harness::{Folder, Tcplb, WAIT_LIMIT, lacks, skip};
 
 /// A server that sends `hello from here`.
 pub const SERVER: &str = "127.0.0.1:5001";
@@ -63,9 +63,9 @@ impl OwnNetwork {
 
     /// Connects this many times, and returns the names of the backends.
     pub fn clients(&self, address: &str, count: usize) -> Vec<String> {
-        let (address, patience) = (address.replace(':', "/"), PATIENCE.as_secs());
+        let (address, seconds) = (address.replace(':', "/"), WAIT_LIMIT.as_secs());
         let answers = self.run(&format!(
-            "for i in $(seq {count}); do exec 3<>/dev/tcp/{address} && read -r -t {patience} line <&3 && echo \"$line\" || echo none
+            "for i in $(seq {count}); do exec 3<>/dev/tcp/{address} && read -r -t {seconds} line <&3 && echo \"$line\" || echo none
              exec 3>&-; done"
         ));
         answers.lines().map(Into::into).collect()

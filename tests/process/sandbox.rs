@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use crate::harness::{PATIENCE, Tcplb, free_address, lacks};
+use crate::harness::{Tcplb, WAIT_LIMIT, free_address, lacks};
 
 /// Enough bytes for the use of pipes where they are available.
 const LENGTH: usize = 4 << 20;
@@ -49,7 +49,7 @@ fn exchanging() -> SocketAddr {
 
 /// Sends all bytes and an end, and receives the same from the peer.
 fn exchange(stream: TcpStream) {
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(WAIT_LIMIT)).unwrap();
     thread::scope(|scope| {
         scope.spawn(|| {
             (&stream).write_all(&bytes()).unwrap();

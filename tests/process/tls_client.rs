@@ -13,7 +13,7 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
 };
 
-use crate::harness::PATIENCE;
+use crate::harness::WAIT_LIMIT;
 
 /// An open TLS connection through the load balancer.
 pub struct TlsClient {
@@ -70,7 +70,7 @@ fn shake_hands(address: SocketAddr, name: &str) -> io::Result<(TlsClient, Certif
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let mut connection = ClientConnection::new(Arc::new(config), name).unwrap();
     let mut tcp = TcpStream::connect(address)?;
-    tcp.set_read_timeout(Some(PATIENCE))?;
+    tcp.set_read_timeout(Some(WAIT_LIMIT))?;
     while connection.is_handshaking() {
         connection.complete_io(&mut tcp)?;
     }

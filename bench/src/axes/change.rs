@@ -37,7 +37,7 @@ const STARTING: Duration = Duration::from_secs(1);
 const COST: Duration = Duration::from_secs(3);
 
 /// The time limit of a change.
-const PATIENCE: Duration = Duration::from_secs(30);
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub async fn round(contender: &Contender, many: Many, folder: &Path) -> Result<Round> {
     let change = Change::prepare(contender, many, folder)?;
@@ -76,14 +76,14 @@ async fn hold(many: Many) -> Result<Vec<Stream>> {
 /// Connects until this endpoint answers. Each endpoint answers once in as many connections as there are endpoints.
 async fn answers(many: Many, endpoint: u8, begun: Instant, failures: &mut Failures) -> Result<Duration> {
     let (client, awaited) = (Many::client(many.changing()), Many::host(endpoint));
-    while begun.elapsed() < PATIENCE {
+    while begun.elapsed() < CHANGE_TIMEOUT {
         match who(&client).await {
             Ok(host) if host == awaited => return Ok(begun.elapsed()),
             Ok(_) => {}
             Err(_) => failures.count += 1,
         }
     }
-    bail!("the change had no effect within {PATIENCE:?}")
+    bail!("the change had no effect within {CHANGE_TIMEOUT:?}")
 }
 
 async fn who(client: &Client) -> io::Result<[u8; 4]> {

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The time limit of start and end. Everything takes fifty times as long under callgrind.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PROCESS_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// A running contender. Dropping it ends the processes.
 pub struct Running {
@@ -49,7 +49,7 @@ impl Running {
 
     /// Waits until a client gets an answer.
     pub async fn ready(&mut self, client: &Client) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + PROCESS_TIMEOUT;
         while client.connect_and_echo().await.is_err() {
             self.still_runs()?;
             if Instant::now() > deadline {
@@ -76,7 +76,7 @@ impl Running {
     pub async fn end(&mut self, process: u32) -> Result<()> {
         let process = i32::try_from(process).ok().and_then(Pid::from_raw).context("it has no such process")?;
         kill_process(process, Signal::TERM)?;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + PROCESS_TIMEOUT;
         while self.child.try_wait()?.is_none() {
             if Instant::now() > deadline {
                 bail!("{} does not end when it is asked to", self.name);
@@ -97,7 +97,7 @@ impl Drop for Running {
         let processes = self.processes().processes();
         let _ = rustix::process::kill_process_group(Pid::from_child(&self.child), Signal::KILL);
         let _ = self.child.wait();
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + PROCESS_TIMEOUT;
         while !processes.iter().all(|process| has_ended(*process)) && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(5));
         }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::{
-    counter::{Counter, Counts},
+    counter::{Counter, OperationCounts},
     operation::count,
     work::WORKS,
 };
@@ -14,8 +14,8 @@ use crate::{
 };
 
 /// Counts everything that can be counted. The rest is reported and omitted.
-pub async fn contenders(bench: &Bench, run: String, wants: impl Fn(Program) -> bool) -> Result<Counts> {
-    let mut counts = Counts { run, ..Counts::default() };
+pub async fn contenders(bench: &Bench, run: String, wants: impl Fn(Program) -> bool) -> Result<OperationCounts> {
+    let mut counts = OperationCounts { run, ..OperationCounts::default() };
     for counter in Counter::ALL {
         if in_path(counter.program()).is_none() {
             eprintln!("{} are not counted: there is no {}", counter.name(), counter.program());

@@ -54,7 +54,7 @@ pub struct Count {
 
 /// The counts by contender, work and counter.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-pub struct Counts {
+pub struct OperationCounts {
     /// The key of the run that produced them.
     pub run: String,
     pub of: BTreeMap<String, BTreeMap<String, BTreeMap<String, Count>>>,

@@ -10,6 +10,6 @@ mod strace;
 mod work;
 
 pub use contenders::contenders;
-pub use counter::{Counter, Counts};
+pub use counter::{Counter, OperationCounts};
 pub use smoke::{Purpose, smoke};
 pub use work::WORKS;

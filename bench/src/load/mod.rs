@@ -17,7 +17,7 @@ use std::{
 use tokio::{task::JoinSet, time::timeout};
 
 /// The time limit for clients to end.
-const PATIENCE: Duration = Duration::from_secs(5);
+const END_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The progress of clients. Only successful operations count.
 #[derive(Debug, Default)]
@@ -81,7 +81,7 @@ impl Load {
     pub async fn end(mut self) -> Failures {
         self.progress.ending.store(true, Relaxed);
         let ended = async { while self.clients.join_next().await.is_some() {} };
-        if timeout(PATIENCE, ended).await.is_err() {
+        if timeout(END_TIMEOUT, ended).await.is_err() {
             for _ in 0..self.clients.len() {
                 self.progress.failed("an operation did not end", &io::ErrorKind::TimedOut.into());
             }

@@ -6,7 +6,7 @@ use super::row::{Entry, Row};
 use crate::{
     axes::Goal,
     contender::{OURS, Program},
-    count::{Counter, Counts, WORKS},
+    count::{Counter, OperationCounts, WORKS},
     results::{Results, Run},
     statistics::Spread,
 };
@@ -14,11 +14,11 @@ use crate::{
 pub fn render(results: &Results, rows: &[Row]) -> String {
     let (peers, own): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.compares_everybody());
     let counts = results.counts.as_ref().map(counted).unwrap_or_default();
-    let parts = [beside_peers(&peers), own_ways(&own), counts, errors(rows), origins(results)];
+    let parts = [peer_comparison(&peers), own_ways(&own), counts, errors(rows), origins(results)];
     parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n")
 }
 
-fn beside_peers(rows: &[&Row]) -> String {
+fn peer_comparison(rows: &[&Row]) -> String {
     let mut text = String::new();
     if rows.is_empty() {
         return text;
@@ -67,7 +67,7 @@ fn own_ways(rows: &[&Row]) -> String {
 }
 
 /// The counts of one operation.
-fn counted(counts: &Counts) -> String {
+fn counted(counts: &OperationCounts) -> String {
     let mut text = String::new();
     let names: Vec<&str> = counts.of.keys().map(String::as_str).collect();
     line(&mut text, [vec!["counted"], names.clone()].concat());
@@ -221,7 +221,7 @@ mod tests {
     #[test]
     fn a_row_has_medians_their_spread_and_what_the_goal_is() {
         let row = row(vec![entry("tcplb", 40.0, Some(0.8)), entry("nginx", 50.0, Some(1.0))]);
-        let text = beside_peers(&[&row]);
+        let text = peer_comparison(&[&row]);
         assert_eq!(
             text.lines().nth(2).unwrap(),
             "| New connection, 64 B echo, close; 32 clients | µs CPU | 40.0 (20.0–40.0) | – | 50.0 (25.0–50.0) | – | \
@@ -234,7 +234,7 @@ mod tests {
         let mut broken = entry("tcplb", 1.0, None);
         (broken.spread, broken.errors, broken.first_error) = (None, 7, Some("a connection: reset".into()));
         let row = row(vec![broken]);
-        assert!(beside_peers(&[&row]).contains("| failed |"));
+        assert!(peer_comparison(&[&row]).contains("| failed |"));
         assert!(
             errors(&[row]).contains("tcplb: 7 errors; such rounds do not count. The first one: a connection: reset")
         );

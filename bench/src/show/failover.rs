@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::{
     clients::Clients,
-    figure::Figure,
+    measurement::Measurement,
     outcome::{Outcome, lines},
     role::Role,
     server::Server,
@@ -51,21 +51,21 @@ fn outcome(seen: Seen) -> Outcome {
     let at_the_end = |server: usize| seen.open[server].last().map_or(0.0, |(_, open)| *open);
     let by_rate = CLIENTS as f64 / MOST_PER_SECOND;
     let figures = vec![
-        Figure::new("seconds until all had left the primary", moved(0), SPREAD * 0.85..=SPREAD + FOUND + 2.0),
-        Figure::new(
+        Measurement::new("seconds until all had left the primary", moved(0), SPREAD * 0.85..=SPREAD + FOUND + 2.0),
+        Measurement::new(
             "seconds until all had left the primary, with maxPerSecond",
             moved(1),
             by_rate * 0.85..=by_rate + FOUND + 4.0,
         ),
         // A linear drain requires 100 closes, at times that vary by a half.
-        Figure::new("most new ones of the replacement in a second", largest(&seen.new[2]), 90.0..=150.0),
-        Figure::new(
+        Measurement::new("most new ones of the replacement in a second", largest(&seen.new[2]), 90.0..=150.0),
+        Measurement::new(
             "most new ones of the replacement in a second, with maxPerSecond",
             largest(&seen.new[3]),
             50.0..=MOST_PER_SECOND * 1.2,
         ),
-        Figure::new("connections of the replacement at the end", at_the_end(2), CLIENTS as f64..=CLIENTS as f64),
-        Figure::new(
+        Measurement::new("connections of the replacement at the end", at_the_end(2), CLIENTS as f64..=CLIENTS as f64),
+        Measurement::new(
             "connections of the replacement at the end, with maxPerSecond",
             at_the_end(3),
             CLIENTS as f64..=CLIENTS as f64,

@@ -1,4 +1,4 @@
-use super::figure::Figure;
+use super::measurement::Measurement;
 use crate::{
     chart::{Chart, Line},
     svg::COLOURS,
@@ -7,7 +7,7 @@ use crate::{
 /// The result of a run.
 pub struct Outcome {
     pub chart: Chart,
-    pub figures: Vec<Figure>,
+    pub figures: Vec<Measurement>,
 }
 
 /// Lines with colors by name, the same in every panel.

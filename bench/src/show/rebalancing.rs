@@ -5,7 +5,7 @@ use tokio::time::sleep;
 
 use super::{
     clients::Clients,
-    figure::Figure,
+    measurement::Measurement,
     outcome::{Outcome, lines},
     server::Server,
     shown::Shown,
@@ -55,21 +55,21 @@ fn outcome(seen: Seen, closed: f64) -> Outcome {
     // The excess of three endpoints. Each of these connections is closed once.
     let too_many = CLIENTS as f64 - 3.0 * MOST;
     let mut figures = vec![
-        Figure::new("seconds until nobody had too many", even, 15.0..=32.0),
-        Figure::new("closed", closed, too_many * 0.9..=too_many * 1.1),
+        Measurement::new("seconds until nobody had too many", even, 15.0..=32.0),
+        Measurement::new("closed", closed, too_many * 0.9..=too_many * 1.1),
         // The credit may be that of a quarter of a second.
-        Figure::new(
+        Measurement::new(
             "most new ones of the fourth in a second",
             largest(&seen.new[3]),
             10.0..=MOST_PER_MINUTE / 60.0 * 1.4,
         ),
-        Figure::new("connections at the end", at_the_end.clone().sum::<f64>(), CLIENTS as f64..=CLIENTS as f64),
+        Measurement::new("connections at the end", at_the_end.clone().sum::<f64>(), CLIENTS as f64..=CLIENTS as f64),
     ];
     for (server, name) in names.iter().enumerate().take(3) {
         let there = |seconds| at(server, seconds);
         let what =
             format!("connections of {name}: {} at first, {} half-way", there(JOINED), there(JOINED + even / 2.0));
-        figures.push(Figure::new(what, there(SECONDS), MOST * 0.98..=MOST));
+        figures.push(Measurement::new(what, there(SECONDS), MOST * 0.98..=MOST));
     }
     let new = lines(&names, seen.new).split_off(3);
     let panels = vec![

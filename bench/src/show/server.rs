@@ -13,19 +13,19 @@ use crate::backend::listen;
 
 /// A server that reads the received data and counts its connections.
 pub struct Server {
-    counts: Arc<Counts>,
+    counts: Arc<ConnectionCounts>,
     _accepting: JoinSet<()>,
 }
 
 #[derive(Default)]
-struct Counts {
+struct ConnectionCounts {
     accepted: AtomicU64,
     ended: AtomicU64,
 }
 
 impl Server {
     pub fn start(address: SocketAddr) -> Result<Self> {
-        let (listener, counts) = (listen(address)?, Arc::new(Counts::default()));
+        let (listener, counts) = (listen(address)?, Arc::new(ConnectionCounts::default()));
         let counted = counts.clone();
         let mut accepting = JoinSet::new();
         accepting.spawn(async move {
@@ -46,7 +46,7 @@ impl Server {
     }
 }
 
-async fn serve(mut stream: TcpStream, counts: Arc<Counts>) {
+async fn serve(mut stream: TcpStream, counts: Arc<ConnectionCounts>) {
     let mut buffer = [0; 64];
     if !stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {
         return;

@@ -32,7 +32,7 @@ impl Shown {
         for listener in listeners {
             while TcpStream::connect(listener).await.is_err() {
                 shown.running.still_runs()?;
-                if begun.elapsed() > PATIENCE {
+                if begun.elapsed() > EVENT_TIMEOUT {
                     bail!("the program does not listen on {listener}");
                 }
                 sleep(Duration::from_millis(20)).await;
@@ -48,4 +48,4 @@ impl Shown {
 }
 
 /// The time limit of expected events.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const EVENT_TIMEOUT: Duration = Duration::from_secs(30);

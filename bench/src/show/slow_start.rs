@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use super::{
-    figure::Figure,
+    measurement::Measurement,
     outcome::{Outcome, lines},
     shown::Shown,
 };
@@ -30,16 +30,16 @@ const SECONDS: f64 = 48.0;
 const CONNECTIONS_PER_SECOND: u32 = 500;
 
 /// The number of connections that each server answered, per second.
-type Counts = Rc<RefCell<Vec<[u32; SERVERS]>>>;
+type SecondCounts = Rc<RefCell<Vec<[u32; SERVERS]>>>;
 
 pub async fn run(program: &Path, folder: &Path) -> Result<Outcome> {
-    let counts: Counts = Rc::new(RefCell::new(vec![[0; SERVERS]; SECONDS as usize]));
+    let counts: SecondCounts = Rc::new(RefCell::new(vec![[0; SERVERS]; SECONDS as usize]));
     LocalSet::new().run_until(watch(program, folder, counts.clone())).await?;
     let counts = counts.borrow();
     Ok(outcome(&counts))
 }
 
-async fn watch(program: &Path, folder: &Path, counts: Counts) -> Result<()> {
+async fn watch(program: &Path, folder: &Path, counts: SecondCounts) -> Result<()> {
     let listen = local([127, 0, 0, 1], 28421);
     let addresses: Vec<SocketAddr> = (28422..).take(SERVERS).map(|port| local([127, 0, 0, 1], port)).collect();
     let mut servers = addresses
@@ -84,7 +84,7 @@ fn serve(listener: TcpListener, number: u8) -> AbortHandle {
 }
 
 /// A fixed number of clients per second, independent of the duration of each.
-async fn clients(listen: SocketAddr, begin: Instant, counts: Counts) {
+async fn clients(listen: SocketAddr, begin: Instant, counts: SecondCounts) {
     let mut ticks = interval(Duration::from_secs(1) / CONNECTIONS_PER_SECOND);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
     loop {
@@ -121,8 +121,8 @@ fn outcome(counts: &[[u32; SERVERS]]) -> Outcome {
     let all = f64::from(CONNECTIONS_PER_SECOND) * SECONDS;
     let answered = counts.iter().flatten().sum::<u32>();
     let figures = vec![
-        Figure::new("most percentage points off the documented share in a second", off, 0.0..=5.0),
-        Figure::new("connections that were answered", answered, all * 0.98..=all),
+        Measurement::new("most percentage points off the documented share in a second", off, 0.0..=5.0),
+        Measurement::new("connections that were answered", answered, all * 0.98..=all),
     ];
     let names = ["one", "another", "the one that returns", "as documented"];
     let shares = (0..SERVERS).map(share).chain([expected.collect()]).collect();

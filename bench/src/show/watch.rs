@@ -5,13 +5,13 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use tokio::time::{Instant, interval, sleep};
 
-use super::{server::Server, shown::PATIENCE};
+use super::{server::Server, shown::EVENT_TIMEOUT};
 
 /// Waits for an expected event.
 pub async fn until(what: &str, happens: impl Fn() -> bool) -> Result<()> {
     let begun = Instant::now();
     while !happens() {
-        if begun.elapsed() > PATIENCE {
+        if begun.elapsed() > EVENT_TIMEOUT {
             bail!("it does not happen that {what}");
         }
         sleep(LOOK).await;

@@ -15,7 +15,7 @@ use super::*;
 use crate::{
     admin::{AllowedHosts, page},
     controller::follow,
-    metrics::{Format as MetricsFormat, Metrics},
+    metrics::{ExpositionFormat, Metrics},
     model::Snapshot,
     proxy::{
         Options, Proxy,
@@ -24,13 +24,13 @@ use crate::{
     },
     tools::cert,
     translate::translate,
-    world::{Declared, Identity, Place, World},
+    world::{Declared, ObjectIdentity, ProcessLocality, World},
 };
 
 /// A proxy for declared load balancers, and its reports.
 struct Rig {
     proxy: Proxy,
-    state: Arc<State>,
+    state: Arc<ReadinessState>,
     reports: Reports,
     stop: CancellationToken,
     world: World,
@@ -54,14 +54,17 @@ impl Rig {
             access_log,
         };
         let proxy = Proxy::start(options, &Handle::current()).unwrap();
-        let (state, stop) = (Arc::new(State::default()), CancellationToken::new());
+        let (state, stop) = (Arc::new(ReadinessState::default()), CancellationToken::new());
         let reports = Reports::new(proxy.monitor(), state.clone(), Rendering::default(), stop.clone());
         Self { proxy, state, reports, stop, world: World::default(), last: Arc::default() }
     }
 
     fn declare(&mut self, name: &str, identity: Option<(&str, i64)>, spec: serde_json::Value) {
-        let identity =
-            identity.map(|(uid, generation)| Identity { created: Timestamp::UNIX_EPOCH, uid: uid.into(), generation });
+        let identity = identity.map(|(uid, generation)| ObjectIdentity {
+            created: Timestamp::UNIX_EPOCH,
+            uid: uid.into(),
+            generation,
+        });
         let declared = Declared {
             spec: Some(Arc::new(serde_json::from_value(spec).unwrap())),
             problems: Vec::new(),
@@ -255,7 +258,7 @@ async fn the_end_of_a_certificate_that_backends_are_shown_is_told() {
     let served = rig.now().await.load_balancers.remove("uid").unwrap();
     let until = served.certificates_for_backends["Secret shop/proxy"];
     assert!(until > Timestamp::now() && served.certificates.is_empty());
-    let metrics = Metrics::new(rig.proxy.monitor(), rig.state.clone()).text(MetricsFormat::OpenMetrics);
+    let metrics = Metrics::new(rig.proxy.monitor(), rig.state.clone()).text(ExpositionFormat::OpenMetrics);
     let series = "tcplb_backend_certificate_not_after_timestamp_seconds{load_balancer_namespace=\"shop\",load_balancer=\"a\",backend=\"db\",certificate=\"Secret shop/proxy\"}";
     assert!(metrics.contains(&format!("{series} {}", until.as_second())), "{metrics}");
 }
@@ -295,7 +298,7 @@ async fn a_process_that_does_not_know_its_place_tells_so_itself() {
     let mut spec = spec(free_port());
     spec["backends"] = json!([{"service": {"name": "db", "port": 1}}]);
     spec["loadBalancing"] = json!({"locality": {"prefer": "SameZone"}});
-    rig.world.place = Some(Place::default());
+    rig.world.locality = Some(ProcessLocality::default());
     rig.declare("a", Some(("uid", 1)), spec);
     rig.apply().await;
     let here = rig.now().await.load_balancers.remove("uid").unwrap().here;

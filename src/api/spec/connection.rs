@@ -5,13 +5,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{
     Duration,
-    rules::{self, Order},
+    rules::{self, DurationOrder},
 };
 
 /// Timeouts, retries and preconnected sockets of connections to endpoints.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Order { short: "timeout", long: "deadline", long_default: None }.not_shorter())]
+#[x_kube(validation = DurationOrder { short: "timeout", long: "deadline", long_default: None }.not_shorter())]
 pub struct Connect {
     /// The timeout of one connection attempt. At least 1ms. Default: 3s, or the deadline if that is shorter.
     #[serde(skip_serializing_if = "Option::is_none")]

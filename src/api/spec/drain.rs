@@ -4,7 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Duration, rules::Order};
+use crate::api::{Duration, rules::DurationOrder};
 
 /// The draining of open connections when an endpoint, a listener or the proxy goes away. All cases have the same
 /// fields.
@@ -41,7 +41,7 @@ pub struct Drain {
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Order { short: "spread", long: "after", long_default: Some("60s") }.not_longer(),
+    validation = DurationOrder { short: "spread", long: "after", long_default: Some("60s") }.not_longer(),
     validation = Rule::new("self.policy == 'Close' || !(has(self.after) || has(self.spread) || has(self.maxPerSecond))")
         .message("after, spread and maxPerSecond have no effect with policy Keep: write `policy: Close`, or remove \
                   them")

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::api::{
     Duration,
-    rules::{self, Order},
+    rules::{self, DurationOrder},
 };
 
 /// The detection of unhealthy endpoints.
@@ -57,7 +57,7 @@ pub struct BackendHealthCheck {
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Order { short: "timeout", long: "interval", long_default: Some("5s") }.not_longer(),
+    validation = DurationOrder { short: "timeout", long: "interval", long_default: Some("5s") }.not_longer(),
     validation = rules::block_of_type("exchange", "Exchange"),
     validation = rules::block_of_type("http", "HTTP"),
     validation = rules::block_of_type("tls", "TLS"),
@@ -154,7 +154,7 @@ impl ActiveCheck {
 /// Ejection of endpoints that connections of clients fail to reach.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Order { short: "ejectFor", long: "maxEjectFor", long_default: None }.not_shorter())]
+#[x_kube(validation = DurationOrder { short: "ejectFor", long: "maxEjectFor", long_default: None }.not_shorter())]
 pub struct PassiveCheck {
     /// The number of consecutive failed attempts that eject an endpoint. 1 to 1000. Default: 5.
     #[serde(skip_serializing_if = "Option::is_none")]

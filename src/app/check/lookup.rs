@@ -35,7 +35,7 @@ pub async fn complete(world: &mut World, awaiting_pods: &BTreeSet<ObjectKey>, cl
                 Missing::Service(key) => ("Service", key.clone()),
                 Missing::EndpointSlices(key) if awaiting_pods.contains(key) => continue,
                 Missing::EndpointSlices(key) => ("EndpointSlice", key.clone()),
-                Missing::Referred(referred) => (referred.kind.name(), referred.key.clone()),
+                Missing::Object(referred) => (referred.kind.name(), referred.key.clone()),
             };
             if world.unread.contains_key(&(kind, key.clone())) || !done.insert((kind, key.clone())) {
                 continue;
@@ -57,12 +57,12 @@ fn all_missing(world: &World) -> Vec<Missing> {
 async fn add(world: &mut World, client: &Client, missing: &Missing) -> anyhow::Result<Option<String>> {
     let denied = match missing {
         Missing::Service(key) => match get::<Service>(client, key).await? {
-            Found::One(service) => {
+            FetchResult::One(service) => {
                 world.services.insert(key.clone(), service);
                 None
             }
-            Found::Nothing => None,
-            Found::Denied => Some(denied(format!("Service {key}"), "get", "services", key)),
+            FetchResult::Nothing => None,
+            FetchResult::Denied => Some(denied(format!("Service {key}"), "get", "services", key)),
         },
         Missing::EndpointSlices(key) => {
             let api: Api<EndpointSlice> = Api::namespaced(client.clone(), &key.namespace);
@@ -82,24 +82,24 @@ async fn add(world: &mut World, client: &Client, missing: &Missing) -> anyhow::R
                 Err(error) => return Err(failure(&format!("the endpoints of Service {key}"), &error)),
             }
         }
-        Missing::Referred(referred) => {
+        Missing::Object(referred) => {
             let key = &referred.key;
             match referred.kind {
                 RefKind::Secret => match get::<Secret>(client, key).await? {
-                    Found::One(secret) => {
+                    FetchResult::One(secret) => {
                         world.secrets.insert(key.clone(), secret);
                         None
                     }
-                    Found::Nothing => None,
-                    Found::Denied => Some(denied(referred, "get", "secrets", key)),
+                    FetchResult::Nothing => None,
+                    FetchResult::Denied => Some(denied(referred, "get", "secrets", key)),
                 },
                 RefKind::ConfigMap => match get::<ConfigMap>(client, key).await? {
-                    Found::One(config_map) => {
+                    FetchResult::One(config_map) => {
                         world.config_maps.insert(key.clone(), config_map);
                         None
                     }
-                    Found::Nothing => None,
-                    Found::Denied => Some(denied(referred, "get", "configmaps", key)),
+                    FetchResult::Nothing => None,
+                    FetchResult::Denied => Some(denied(referred, "get", "configmaps", key)),
                 },
             }
         }
@@ -107,20 +107,20 @@ async fn add(world: &mut World, client: &Client, missing: &Missing) -> anyhow::R
     Ok(denied)
 }
 
-enum Found<T> {
+enum FetchResult<T> {
     One(Arc<T>),
     Nothing,
     Denied,
 }
 
-async fn get<T>(client: &Client, key: &ObjectKey) -> anyhow::Result<Found<T>>
+async fn get<T>(client: &Client, key: &ObjectKey) -> anyhow::Result<FetchResult<T>>
 where
     T: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + fmt::Debug,
 {
     match Api::<T>::namespaced(client.clone(), &key.namespace).get_opt(&key.name).await {
-        Ok(Some(object)) => Ok(Found::One(Arc::new(object))),
-        Ok(None) => Ok(Found::Nothing),
-        Err(error) if is_denied(&error) => Ok(Found::Denied),
+        Ok(Some(object)) => Ok(FetchResult::One(Arc::new(object))),
+        Ok(None) => Ok(FetchResult::Nothing),
+        Err(error) if is_denied(&error) => Ok(FetchResult::Denied),
         Err(error) => Err(failure(&format!("{} {key}", T::kind(&())), &error)),
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     cli::CheckMode,
     model::ObjectKey,
     translate::{Problem, Reason, selects_pods},
-    world::{Allocations, Declared, Quotas, Referred, Site, Tenancy, World, service_of},
+    world::{Allocations, Declared, ObjectRef, ProcessMode, Quotas, Tenancy, World, service_of},
 };
 
 /// The mode in which a load balancer will be served.
@@ -22,14 +22,14 @@ pub enum Mode {
 }
 
 /// Load balancers that are compiled together, because they may use the same ports.
-pub struct Part {
+pub struct CompilationUnit {
     pub mode: Mode,
     pub world: World,
     /// See [`awaiting_pods`].
     awaiting_pods: BTreeSet<ObjectKey>,
 }
 
-impl Part {
+impl CompilationUnit {
     /// True if the problem is only that Kubernetes has not yet selected the pods of a Service.
     pub fn is_awaited(&self, object: &ObjectKey, problem: &Problem) -> bool {
         let index = || problem.field.strip_prefix("spec.backends[")?.strip_suffix(']')?.parse::<usize>().ok();
@@ -43,7 +43,7 @@ impl Part {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Place<'a> {
+enum UnitKey<'a> {
     /// In one process. `Some`: the process for this namespace, as far as known.
     Standalone(Option<&'a str>),
     Gateway,
@@ -59,7 +59,7 @@ pub enum Absent {
 }
 
 /// The cluster for which load balancers are checked, as far as it is known.
-pub struct Cluster {
+pub struct TargetCluster {
     /// The meaning of objects that are not in the world.
     pub absent: Absent,
     /// See [`awaiting_pods`].
@@ -68,7 +68,7 @@ pub struct Cluster {
 }
 
 /// The load balancers of a world, by placement.
-pub fn parts(world: &World, mode: CheckMode, cluster: &Cluster) -> Vec<Part> {
+pub fn parts(world: &World, mode: CheckMode, cluster: &TargetCluster) -> Vec<CompilationUnit> {
     let modes = world.load_balancers.iter().map(|(object, declared)| {
         let mode = match mode {
             CheckMode::Standalone => Mode::Standalone,
@@ -79,15 +79,15 @@ pub fn parts(world: &World, mode: CheckMode, cluster: &Cluster) -> Vec<Part> {
     });
     let one_process = mode == CheckMode::Standalone
         || world.load_balancers.values().filter_map(|declared| declared.spec.as_deref()).any(is_standalone);
-    let mut members: BTreeMap<Place, BTreeSet<ObjectKey>> = BTreeMap::new();
+    let mut members: BTreeMap<UnitKey, BTreeSet<ObjectKey>> = BTreeMap::new();
     for (object, declared, mode) in modes {
         let place = match mode {
-            Mode::Standalone => Place::Standalone((!one_process).then_some(&*object.namespace)),
+            Mode::Standalone => UnitKey::Standalone((!one_process).then_some(&*object.namespace)),
             Mode::Cluster => place_in_cluster(declared),
         };
         members.entry(place).or_default().insert(object.clone());
     }
-    let part = |(place, members): (&Place, &BTreeSet<ObjectKey>)| {
+    let part = |(place, members): (&UnitKey, &BTreeSet<ObjectKey>)| {
         let mut world = world.clone();
         world.load_balancers.retain(|object, _| members.contains(object));
         part(*place, world, cluster)
@@ -106,23 +106,23 @@ pub fn awaiting_pods(world: &World) -> BTreeSet<ObjectKey> {
     services.map(|(key, _)| key.clone()).collect()
 }
 
-fn place_in_cluster(declared: &Declared) -> Place<'static> {
+fn place_in_cluster(declared: &Declared) -> UnitKey<'static> {
     match declared.spec.as_ref().and_then(|spec| spec.placement).unwrap_or_default() {
-        Placement::Host => Place::Host,
+        Placement::Host => UnitKey::Host,
         // The gateway also validates the load balancers of sidecars.
-        Placement::Gateway | Placement::Sidecar => Place::Gateway,
+        Placement::Gateway | Placement::Sidecar => UnitKey::Gateway,
     }
 }
 
-fn part(place: Place, mut world: World, cluster: &Cluster) -> Part {
+fn part(place: UnitKey, mut world: World, cluster: &TargetCluster) -> CompilationUnit {
     let mode = match place {
-        Place::Standalone(_) => Mode::Standalone,
-        Place::Gateway | Place::Host => Mode::Cluster,
+        UnitKey::Standalone(_) => Mode::Standalone,
+        UnitKey::Gateway | UnitKey::Host => Mode::Cluster,
     };
-    world.site = match place {
-        Place::Standalone(_) => Site::Standalone,
-        Place::Gateway => Site::Gateway(Arc::new(Allocations::default()), cluster.tenancy.clone()),
-        Place::Host => Site::Host(cluster.tenancy.clone()),
+    world.mode = match place {
+        UnitKey::Standalone(_) => ProcessMode::Standalone,
+        UnitKey::Gateway => ProcessMode::Gateway(Arc::new(Allocations::default()), cluster.tenancy.clone()),
+        UnitKey::Host => ProcessMode::Host(cluster.tenancy.clone()),
     };
     match mode {
         Mode::Standalone => {
@@ -137,7 +137,7 @@ fn part(place: Place, mut world: World, cluster: &Cluster) -> Part {
             note_beyond_quota(&mut world, &cluster.tenancy);
         }
     }
-    Part { mode, world, awaiting_pods: cluster.awaiting_pods.clone() }
+    CompilationUnit { mode, world, awaiting_pods: cluster.awaiting_pods.clone() }
 }
 
 /// True if only `tcplb standalone` can serve it.
@@ -160,7 +160,7 @@ pub enum Missing {
     Service(ObjectKey),
     /// All EndpointSlices of this Service, which exists.
     EndpointSlices(ObjectKey),
-    Referred(Referred),
+    Object(ObjectRef),
 }
 
 /// The references of a load balancer that the world does not contain.
@@ -174,14 +174,14 @@ pub fn missing(object: &ObjectKey, spec: &TcpLoadBalancerSpec, world: &World) ->
         let is_name = service.spec.as_ref().and_then(|spec| spec.type_.as_deref()) == Some("ExternalName");
         (!is_name && !has_slices(&key, world)).then_some(Missing::EndpointSlices(key))
     });
-    let references = spec.references().map(|reference| Referred::by(object, reference)).filter(|referred| {
+    let references = spec.references().map(|reference| ObjectRef::by(object, reference)).filter(|referred| {
         let is_there = match referred.kind {
             RefKind::ConfigMap => world.config_maps.contains_key(&referred.key),
             RefKind::Secret => world.secrets.contains_key(&referred.key),
         };
         !is_there && !is_unreadable(referred.kind.name(), &referred.key, world)
     });
-    services.chain(references.map(Missing::Referred))
+    services.chain(references.map(Missing::Object))
 }
 
 pub fn service_key(object: &ObjectKey, service: &BackendService) -> ObjectKey {
@@ -209,7 +209,7 @@ fn note_unread(world: &mut World, awaiting_pods: &BTreeSet<ObjectKey>) {
                 Missing::EndpointSlices(key) => {
                     ("EndpointSlice", key.clone(), format!("the endpoints of Service {key} are"))
                 }
-                Missing::Referred(referred) => (referred.kind.name(), referred.key.clone(), format!("{referred} is")),
+                Missing::Object(referred) => (referred.kind.name(), referred.key.clone(), format!("{referred} is")),
             };
             let why =
                 format!("{what} not in these files: add the manifest, or use --cluster to read it from the cluster");
@@ -222,7 +222,7 @@ fn note_unread(world: &mut World, awaiting_pods: &BTreeSet<ObjectKey>) {
 fn note_beyond_quota(world: &mut World, tenancy: &Tenancy) {
     let quotas = Quotas::of(&world.load_balancers, Some(tenancy));
     let specs = world.load_balancers.iter().filter_map(|(object, declared)| Some((object, declared.spec.as_ref()?)));
-    let referred = specs.flat_map(|(object, spec)| spec.references().map(|one| Referred::by(object, one)));
+    let referred = specs.flat_map(|(object, spec)| spec.references().map(|one| ObjectRef::by(object, one)));
     let beyond = referred.filter(|referred| !quotas.allow(referred)).collect();
     world.beyond_quota = beyond;
 }

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use crate::{
     api::Placement,
     translate::{Problem, Reason, Severity, Verdicts},
-    world::{Site, World, oldest_first},
+    world::{ProcessMode, World, oldest_first},
 };
 
 /// Refuses node ports that an older load balancer in the world has.
 pub fn refuse_taken(world: &World, verdicts: &mut Verdicts) {
-    if !matches!(world.site, Site::Gateway(..)) {
+    if !matches!(world.mode, ProcessMode::Gateway(..)) {
         return;
     }
     let mut owners = BTreeMap::new();

@@ -2,16 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use super::{mode::service_key, templates::Identity};
+use super::{mode::service_key, templates::ObjectId};
 use crate::{
     api::{KIND, TcpLoadBalancerSpec},
     model::ObjectKey,
     source::FileProblem,
-    world::{Referred, World},
+    world::{ObjectRef, World},
 };
 
 /// The problems of load balancers, of their references, and of files as a whole.
-pub fn related(problems: &[FileProblem], world: &World, templates: &BTreeSet<Identity>) -> Vec<FileProblem> {
+pub fn related(problems: &[FileProblem], world: &World, templates: &BTreeSet<ObjectId>) -> Vec<FileProblem> {
     let specs = world.load_balancers.iter().filter_map(|(object, declared)| Some((object, declared.spec.as_ref()?)));
     let referred: BTreeSet<_> = specs.flat_map(|(object, spec)| objects_of(object, spec)).collect();
     let concerns = |problem: &FileProblem| match &problem.object {
@@ -27,14 +27,14 @@ pub fn related(problems: &[FileProblem], world: &World, templates: &BTreeSet<Ide
     problems.iter().filter(|problem| concerns(problem)).cloned().collect()
 }
 
-fn objects_of(object: &ObjectKey, spec: &TcpLoadBalancerSpec) -> Vec<Identity> {
+fn objects_of(object: &ObjectKey, spec: &TcpLoadBalancerSpec) -> Vec<ObjectId> {
     let services = spec
         .backends
         .iter()
         .filter_map(|backend| backend.service.as_ref())
         .map(|service| ("Service", service_key(object, service)));
     let references = spec.references().map(|reference| {
-        let Referred { kind, key } = Referred::by(object, reference);
+        let ObjectRef { kind, key } = ObjectRef::by(object, reference);
         (kind.name(), key)
     });
     services.chain(references).collect()

@@ -18,9 +18,9 @@ const MAX_TEXT: usize = 8 << 10;
 
 /// The findings of a check.
 #[derive(Default)]
-pub struct Report {
+pub struct CheckReport {
     /// Sorted by object.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<CheckedLoadBalancer>,
     /// Problems that belong to no load balancer.
     pub problems: Vec<FileProblem>,
     /// The number of objects of other kinds.
@@ -28,7 +28,7 @@ pub struct Report {
 }
 
 /// The findings about one load balancer.
-pub struct Entry {
+pub struct CheckedLoadBalancer {
     pub object: ObjectKey,
     /// The path of its file as it was given. `None`: standard input.
     pub file: Option<Arc<str>>,
@@ -72,7 +72,7 @@ impl Level {
     }
 }
 
-impl Entry {
+impl CheckedLoadBalancer {
     fn count(&self, level: Level) -> usize {
         self.verdict.problems.iter().filter(|problem| Level::of(problem) == level).count()
     }
@@ -88,7 +88,7 @@ impl Entry {
     }
 }
 
-impl Report {
+impl CheckReport {
     /// True if something is refused or, with `strict`, not known to be valid.
     pub fn fails(&self, strict: bool) -> bool {
         let is_refused = !self.problems.is_empty() || self.entries.iter().any(|entry| entry.verdict.refuses());
@@ -172,7 +172,7 @@ fn annotation(level: Level, file: Option<&str>, line: Option<u64>, title: Option
     github::command(level.annotation(), &properties, message)
 }
 
-fn entry_json(entry: &Entry) -> Value {
+fn entry_json(entry: &CheckedLoadBalancer) -> Value {
     let problem = |problem: &Problem| {
         json!({
             "level": Level::of(problem).word(),

@@ -227,19 +227,19 @@ impl Default for TenancyValues {
 #[serde(rename_all = "camelCase", default)]
 struct HostValues {
     enabled: bool,
-    allowed_ports: Vec<Ports>,
+    allowed_ports: Vec<PortOrRange>,
     namespaces: Vec<String>,
 }
 
 /// A port or a port range.
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "expected a port or a port range, such as 5432 or 9000-9999")]
-enum Ports {
+enum PortOrRange {
     Port(u16),
     Range(String),
 }
 
-impl Ports {
+impl PortOrRange {
     fn range(&self) -> Result<RangeInclusive<u16>, String> {
         match self {
             Self::Port(port) => port_range(&port.to_string()),
@@ -251,7 +251,7 @@ impl Ports {
 impl TenancyValues {
     fn with_host(self, host: HostValues) -> anyhow::Result<Tenancy> {
         let ports = if host.enabled { host.allowed_ports } else { Vec::new() };
-        let ports = ports.iter().map(Ports::range).collect::<Result<_, _>>();
+        let ports = ports.iter().map(PortOrRange::range).collect::<Result<_, _>>();
         Ok(Tenancy {
             service_types: self.allowed_service_types.into_iter().collect(),
             annotations: self.allowed_annotations,

@@ -17,7 +17,7 @@ pub struct Sample {
 
 /// Averages per second.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Rate {
+pub struct Throughput {
     pub accepted: f64,
     pub bytes: f64,
 }
@@ -33,7 +33,7 @@ impl Rates {
 
     /// The rate since the first sample in the window. Samples may arrive late or several at once: a pause of the
     /// process counts once, and a sample right after another one has almost no effect.
-    pub fn observe(&mut self, now: Sample) -> Rate {
+    pub fn observe(&mut self, now: Sample) -> Throughput {
         while self.0.len() > 1 && now.at - self.0[0].at > WINDOW {
             self.0.pop_front();
         }
@@ -41,10 +41,10 @@ impl Rates {
         self.0.push_back(now);
         let seconds = (now.at - first.at).as_secs_f64();
         if seconds == 0.0 {
-            return Rate::default();
+            return Throughput::default();
         }
         let per_second = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
-        Rate { accepted: per_second(now.accepted, first.accepted), bytes: per_second(now.bytes, first.bytes) }
+        Throughput { accepted: per_second(now.accepted, first.accepted), bytes: per_second(now.bytes, first.bytes) }
     }
 }
 
@@ -62,7 +62,7 @@ mod tests {
     async fn a_steady_rate_is_shown_however_often_it_is_looked_at() {
         for milliseconds in [1, 10, 500, 2_999, 3_001, 5_000, 60_000] {
             let (mut rates, mut accepted) = (Rates::since(sample(0)), 0);
-            assert_eq!(rates.observe(sample(0)), Rate::default(), "the first tick comes at once");
+            assert_eq!(rates.observe(sample(0)), Throughput::default(), "the first tick comes at once");
             for _ in 0..20 {
                 advance(Duration::from_millis(milliseconds)).await;
                 accepted += milliseconds;

@@ -8,9 +8,9 @@ use super::*;
 const FORGED: &str = "a\n2026-01-01T00:00:00Z ERROR forged\x1b[2J\u{9b}1m\u{202e}\"b";
 
 #[derive(Clone, Default)]
-struct Memory(Arc<Mutex<Vec<u8>>>);
+struct LogBuffer(Arc<Mutex<Vec<u8>>>);
 
-impl io::Write for Memory {
+impl io::Write for LogBuffer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.lock().unwrap().write(bytes)
     }
@@ -21,7 +21,7 @@ impl io::Write for Memory {
 }
 
 fn written(format: LogFormat, log: impl FnOnce()) -> String {
-    let memory = Memory::default();
+    let memory = LogBuffer::default();
     let sink = memory.clone();
     let subscriber = tracing_subscriber::fmt().with_writer(move || sink.clone()).with_target(false).with_ansi(false);
     match format {

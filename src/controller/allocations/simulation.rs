@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::{AllocationPlan, COOLDOWN, Claim, Claims, allocate};
 use crate::world::{
     Allocation, Allocations,
-    managed_service::{Target, Targets},
+    managed_service::{ServiceTarget, Targets},
 };
 
 pub(super) const START: Timestamp = Timestamp::constant(1_800_000_000, 0);
@@ -47,7 +47,7 @@ impl AllocationInput {
 
 /// An event in a cluster.
 #[derive(Clone, Debug)]
-pub enum Event {
+pub enum ClusterEvent {
     Declare(u8, BTreeSet<u16>),
     Unreadable(u8),
     /// The object is deleted, and the next object of this name has another uid.
@@ -61,7 +61,7 @@ pub enum Event {
 }
 
 /// A simulated cluster that checks the invariants of allocations after each event.
-pub struct Cluster {
+pub struct SimulatedCluster {
     generation: [u32; 4],
     declared: [Option<Claim>; 4],
     input: AllocationInput,
@@ -71,7 +71,7 @@ pub struct Cluster {
     last: BTreeMap<u16, (Arc<str>, u16, Timestamp)>,
 }
 
-impl Default for Cluster {
+impl Default for SimulatedCluster {
     fn default() -> Self {
         Self {
             generation: [0; 4],
@@ -84,7 +84,7 @@ impl Default for Cluster {
     }
 }
 
-impl Cluster {
+impl SimulatedCluster {
     fn uid(&self, object: u8) -> String {
         format!("{object}-{}", self.generation[usize::from(object)])
     }
@@ -93,26 +93,26 @@ impl Cluster {
     ///
     /// # Panics
     /// If an allocation violates one of the invariants.
-    pub fn happens(&mut self, event: &Event) {
+    pub fn happens(&mut self, event: &ClusterEvent) {
         let mut overlooked = None;
         match event {
-            Event::Declare(object, listeners) => {
+            ClusterEvent::Declare(object, listeners) => {
                 let listeners: Vec<u16> = listeners.iter().copied().collect();
                 self.declared[usize::from(*object)] = Some(claim(&self.uid(*object), &listeners));
             }
-            Event::Unreadable(object) => {
+            ClusterEvent::Unreadable(object) => {
                 let unreadable = Claim { listeners: None, ..claim(&self.uid(*object), &[]) };
                 self.declared[usize::from(*object)] = Some(unreadable);
             }
-            Event::Delete(object) => {
+            ClusterEvent::Delete(object) => {
                 self.input.gone.insert(self.uid(*object).into());
                 self.generation[usize::from(*object)] += 1;
                 self.declared[usize::from(*object)] = None;
             }
-            Event::Overlook(object) => overlooked = Some(*object),
-            Event::WriteServices => self.write_services(),
-            Event::RemoveServices => self.input.targets.clear(),
-            Event::Wait(minutes) => self.now += SignedDuration::from_mins((*minutes).into()),
+            ClusterEvent::Overlook(object) => overlooked = Some(*object),
+            ClusterEvent::WriteServices => self.write_services(),
+            ClusterEvent::RemoveServices => self.input.targets.clear(),
+            ClusterEvent::Wait(minutes) => self.now += SignedDuration::from_mins((*minutes).into()),
         }
         let shown = self.declared.iter().enumerate().filter(|(object, _)| overlooked.map(usize::from) != Some(*object));
         self.input.claims = shown.filter_map(|(_, claim)| claim.clone()).collect();
@@ -123,7 +123,7 @@ impl Cluster {
         let owned = self.allocations.0.iter().filter(|(_, allocation)| allocation.freed.is_none());
         let target = |(port, allocation): (&u16, &Allocation)| {
             let Allocation { uid, object, port: listener, .. } = allocation.clone();
-            (*port, BTreeSet::from([Target { uid, object, listener }]))
+            (*port, BTreeSet::from([ServiceTarget { uid, object, listener }]))
         };
         self.input.targets = owned.map(target).collect();
     }
@@ -141,7 +141,7 @@ impl Cluster {
         }
         for (port, targets) in &self.input.targets {
             let now = &after.0[port];
-            let is_right = |target: &Target| now.uid == target.uid && now.port == target.listener;
+            let is_right = |target: &ServiceTarget| now.uid == target.uid && now.port == target.listener;
             assert!(targets.iter().all(is_right), "a Service sends clients to somebody else");
         }
         for claim in &self.input.claims {

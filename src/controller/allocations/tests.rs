@@ -1,10 +1,10 @@
 use proptest::prelude::*;
 
 use super::{
-    simulation::{AllocationInput, Cluster, Event, START, claim},
+    simulation::{AllocationInput, ClusterEvent, START, SimulatedCluster, claim},
     *,
 };
-use crate::world::managed_service::Target;
+use crate::world::managed_service::ServiceTarget;
 
 fn at(minutes: i64) -> Timestamp {
     START + SignedDuration::from_mins(minutes)
@@ -30,7 +30,7 @@ impl AllocationInput {
     }
 
     fn target(mut self, port: u16, uid: &str, listener: u16) -> Self {
-        let target = Target { uid: uid.into(), object: format!("shop/{uid}").into(), listener };
+        let target = ServiceTarget { uid: uid.into(), object: format!("shop/{uid}").into(), listener };
         self.targets.entry(port).or_default().insert(target);
         self
     }
@@ -202,24 +202,24 @@ fn a_port_outside_of_the_range_stays_with_its_owner() {
     assert_eq!(AllocationInput::of([claim("a", &[1])]).allocations(&before, START), before);
 }
 
-fn event() -> impl Strategy<Value = Event> {
+fn event() -> impl Strategy<Value = ClusterEvent> {
     let object = 0..4u8;
     let listeners = proptest::collection::btree_set(1..5u16, 0..4);
     prop_oneof![
-        3 => (object.clone(), listeners).prop_map(|(object, listeners)| Event::Declare(object, listeners)),
-        1 => object.clone().prop_map(Event::Unreadable),
-        2 => object.clone().prop_map(Event::Delete),
-        1 => object.prop_map(Event::Overlook),
-        2 => Just(Event::WriteServices),
-        1 => Just(Event::RemoveServices),
-        3 => (0..12u8).prop_map(Event::Wait),
+        3 => (object.clone(), listeners).prop_map(|(object, listeners)| ClusterEvent::Declare(object, listeners)),
+        1 => object.clone().prop_map(ClusterEvent::Unreadable),
+        2 => object.clone().prop_map(ClusterEvent::Delete),
+        1 => object.prop_map(ClusterEvent::Overlook),
+        2 => Just(ClusterEvent::WriteServices),
+        1 => Just(ClusterEvent::RemoveServices),
+        3 => (0..12u8).prop_map(ClusterEvent::Wait),
     ]
 }
 
 proptest! {
     #[test]
     fn no_port_has_two_owners_none_is_lost_and_all_have_a_cooldown(events in proptest::collection::vec(event(), 1..60)) {
-        let mut cluster = Cluster::default();
+        let mut cluster = SimulatedCluster::default();
         for event in &events {
             cluster.happens(event);
         }

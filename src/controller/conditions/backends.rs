@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     api::{Backend, BackendStatus, LastFailure},
-    model::{BackendHealth, FailedOver, Failure, Served},
+    model::{BackendHealth, EndpointFailure, FailedOver, Served},
     translate::Severity,
 };
 
@@ -43,7 +43,7 @@ fn backend(name: &str, input: &StatusInput) -> BackendStatus {
     }
 }
 
-fn told(Failure { endpoint, reason, time }: &Failure) -> LastFailure {
+fn told(EndpointFailure { endpoint, reason, time }: &EndpointFailure) -> LastFailure {
     LastFailure { endpoint: endpoint.clone(), reason: reason.clone(), time: format!("{time:.0}") }
 }
 

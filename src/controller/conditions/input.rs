@@ -13,7 +13,7 @@ use crate::{
     api::{Listener, Placement, TcpLoadBalancerSpec, TcpLoadBalancerStatus},
     model::{ObjectKey, ReplicaReport, Served},
     translate::{Problem, Reason, Severity, Verdict},
-    world::{Declared, Identity, managed_service::ManagedService},
+    world::{Declared, ObjectIdentity, managed_service::ManagedService},
 };
 
 /// The input for the status of one load balancer.
@@ -21,14 +21,14 @@ pub struct StatusInput<'a> {
     pub object: &'a ObjectKey,
     /// `None`: no readable declaration is known.
     pub spec: Option<&'a TcpLoadBalancerSpec>,
-    pub identity: &'a Identity,
+    pub identity: &'a ObjectIdentity,
     pub verdict: &'a Verdict,
     /// The previous status.
     pub status_before: Option<&'a TcpLoadBalancerStatus>,
     /// The managed Service of the load balancer.
     pub service: Option<&'a ManagedService<'a>>,
     /// The reason why its Service or a port is not as desired.
-    pub problem: Option<&'a observed::Problem>,
+    pub problem: Option<&'a observed::ProvisioningProblem>,
     /// The state of the load balancer in each replica, by pod name.
     pub replicas: Vec<(&'a Arc<str>, ReplicaView<'a>)>,
     pub all_replicas: &'a Replicas,
@@ -68,7 +68,7 @@ impl<'a> StatusInput<'a> {
         declared: &'a Declared,
         verdict: &'a Verdict,
         service: Option<&'a ManagedService<'a>>,
-        problem: Option<&'a observed::Problem>,
+        problem: Option<&'a observed::ProvisioningProblem>,
         all_replicas: &'a Replicas,
         replicas_are_unknown: bool,
         settings: &'a Settings,

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     api::{Address, Listener, ListenerStatus, Placement},
-    controller::observed::Problem,
+    controller::observed::ProvisioningProblem,
     model::ListenerOutcome,
     translate::Severity,
 };
@@ -24,7 +24,7 @@ const MOST_NAMED: usize = 3;
 const SERVED: &str = "all ready replicas serve it";
 
 /// The state of a declared listener.
-pub struct Found<'a> {
+pub struct ListenerFinding<'a> {
     listener: &'a Listener,
     finding: Finding,
     bound_port: Option<u16>,
@@ -38,7 +38,7 @@ pub fn in_pods() -> Finding {
     )
 }
 
-pub fn listeners<'a>(input: &StatusInput<'a>) -> Vec<Found<'a>> {
+pub fn listeners<'a>(input: &StatusInput<'a>) -> Vec<ListenerFinding<'a>> {
     let behind = behind(input);
     let found = |(index, listener): (usize, &'a Listener)| {
         let outcomes = outcomes(listener.port, input);
@@ -49,13 +49,13 @@ pub fn listeners<'a>(input: &StatusInput<'a>) -> Vec<Found<'a>> {
             Some(ListenerOutcome::Bound(port)) => Some(*port),
             Some(ListenerOutcome::Failed(_)) | None => None,
         });
-        Found { listener, finding, bound_port }
+        ListenerFinding { listener, finding, bound_port }
     };
     input.listeners().into_iter().map(found).collect()
 }
 
-pub fn programmed(input: &StatusInput, listeners: &[Found], addresses: &[Address]) -> Finding {
-    if let Some(Problem::ServiceNotWritten(sentence)) = input.problem {
+pub fn programmed(input: &StatusInput, listeners: &[ListenerFinding], addresses: &[Address]) -> Finding {
+    if let Some(ProvisioningProblem::ServiceNotWritten(sentence)) = input.problem {
         return Finding::no(ConditionReason::ServiceNotWritten, sentence);
     }
     if let Some(finding) = of_listeners(listeners) {
@@ -67,9 +67,9 @@ pub fn programmed(input: &StatusInput, listeners: &[Found], addresses: &[Address
     address_missing(input, addresses).unwrap_or_else(|| Finding::yes(ConditionReason::Programmed, SERVED))
 }
 
-pub fn statuses(input: &StatusInput, found: Vec<Found>) -> Vec<ListenerStatus> {
+pub fn statuses(input: &StatusInput, found: Vec<ListenerFinding>) -> Vec<ListenerStatus> {
     let node_ports = node_ports(input);
-    let status = |Found { listener, finding, bound_port }: Found| ListenerStatus {
+    let status = |ListenerFinding { listener, finding, bound_port }: ListenerFinding| ListenerStatus {
         port: listener.port,
         name: listener.name.as_ref().map(|name| name.0.clone()),
         bound_port,
@@ -88,9 +88,11 @@ fn node_ports(input: &StatusInput) -> BTreeMap<u16, u16> {
 /// The reason why a listener has no proxy port.
 fn without_port(listener: u16, input: &StatusInput) -> Option<Finding> {
     let (listeners, reason, sentence) = match input.problem? {
-        Problem::NoFreePort { listeners, sentence } => (listeners, ConditionReason::NoFreePort, sentence),
-        Problem::AllocationFailed { listeners, sentence } => (listeners, ConditionReason::AllocationFailed, sentence),
-        Problem::ServiceNotWritten(_) => return None,
+        ProvisioningProblem::NoFreePort { listeners, sentence } => (listeners, ConditionReason::NoFreePort, sentence),
+        ProvisioningProblem::AllocationFailed { listeners, sentence } => {
+            (listeners, ConditionReason::AllocationFailed, sentence)
+        }
+        ProvisioningProblem::ServiceNotWritten(_) => return None,
     };
     listeners.contains(&listener).then(|| Finding::no(reason, sentence))
 }
@@ -197,9 +199,9 @@ fn terminating(service: &Service) -> String {
 }
 
 /// The faults of listeners. Faults that need a change come before those that resolve themselves.
-fn of_listeners(listeners: &[Found]) -> Option<Finding> {
+fn of_listeners(listeners: &[ListenerFinding]) -> Option<Finding> {
     let wrong = || listeners.iter().filter(|found| found.finding.holds != Holds::True);
-    let lasts = |found: &&Found| !found.finding.reason.is_waiting();
+    let lasts = |found: &&ListenerFinding| !found.finding.reason.is_waiting();
     let worst = wrong().find(lasts).or_else(|| wrong().next())?;
     let first = &wrong().next()?.finding;
     let message = match wrong().count() == listeners.len() && wrong().all(|found| found.finding == *first) {

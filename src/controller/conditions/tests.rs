@@ -14,9 +14,9 @@ use super::{
     *,
 };
 use crate::{
-    model::{BackendHealth, FailedOver, Failure, ListenerOutcome, ReplicaReport, Served},
+    model::{BackendHealth, EndpointFailure, FailedOver, ListenerOutcome, ReplicaReport, Served},
     translate::{Problem, Reason, Severity, Verdict},
-    world::{Declared, Identity, World, managed_service},
+    world::{Declared, ObjectIdentity, World, managed_service},
 };
 
 const NOW: Timestamp = Timestamp::constant(1_767_225_600, 0);
@@ -33,7 +33,7 @@ struct Case {
     problems: Vec<Problem>,
     served: Vec<(&'static str, Option<Served>)>,
     service: Option<Value>,
-    problem: Option<observed::Problem>,
+    problem: Option<observed::ProvisioningProblem>,
     /// True if the Service of the replicas exists.
     replicas_are_listed: bool,
     before: Option<TcpLoadBalancerStatus>,
@@ -115,7 +115,7 @@ impl Case {
     }
 
     fn observed(&self, object: &ObjectKey) -> Observed {
-        let identity = Identity { created: Timestamp::UNIX_EPOCH, uid: UID.into(), generation: GENERATION };
+        let identity = ObjectIdentity { created: Timestamp::UNIX_EPOCH, uid: UID.into(), generation: GENERATION };
         let declared = Declared {
             spec: self.spec.clone().map(|spec| Arc::new(serde_json::from_value(spec).unwrap())),
             problems: Vec::new(),
@@ -334,7 +334,7 @@ fn the_service_must_send_connections_to_where_they_are_served() {
     case.expect(PROGRAMMED, "False/Pending", "does not have the port yet");
     let case = Case { service: Some(ports(json!([{"port": 5432, "targetPort": 20002}]))), ..Case::default() };
     case.expect(PROGRAMMED, "False/Pending", "pod a does not serve port 20002");
-    let problem = observed::Problem::ServiceNotWritten("Service tcplb/x cannot be written: quota".into());
+    let problem = observed::ProvisioningProblem::ServiceNotWritten("Service tcplb/x cannot be written: quota".into());
     let case = Case { problem: Some(problem), ..Case::default() };
     case.expect(PROGRAMMED, "False/ServiceNotWritten", "quota");
 }
@@ -343,8 +343,11 @@ fn the_service_must_send_connections_to_where_they_are_served() {
 fn a_listener_without_a_port_takes_nothing_from_the_others() {
     let (listeners, sentence) = (BTreeSet::from([9]), "there is none".to_owned());
     let problems = [
-        (observed::Problem::NoFreePort { listeners: listeners.clone(), sentence: sentence.clone() }, "NoFreePort"),
-        (observed::Problem::AllocationFailed { listeners, sentence }, "AllocationFailed"),
+        (
+            observed::ProvisioningProblem::NoFreePort { listeners: listeners.clone(), sentence: sentence.clone() },
+            "NoFreePort",
+        ),
+        (observed::ProvisioningProblem::AllocationFailed { listeners, sentence }, "AllocationFailed"),
     ];
     for (problem, reason) in problems {
         let mut case = Case { problem: Some(problem), ..Case::default() };
@@ -495,7 +498,7 @@ fn draining_connections_are_summed_up() {
 fn the_latest_failure_of_all_replicas_is_reported() {
     let with = |second, reason: &str| {
         let time = Timestamp::from_second(second).unwrap();
-        let failure = Failure { endpoint: "10.1.2.3:5432".into(), reason: reason.into(), time };
+        let failure = EndpointFailure { endpoint: "10.1.2.3:5432".into(), reason: reason.into(), time };
         let health = BackendHealth { last_failure: Some(failure), ..health(1, 0) };
         with_health(health)
     };
@@ -635,7 +638,7 @@ fn the_status_of_sidecars_has_only_what_is_known_here() {
 fn objects_of_other_classes_and_placements_get_no_status() {
     let object = ObjectKey::new("shop", "db");
     let none = |case: &Case, observed: &Observed| {
-        statuses(observed, &case.replicas(), &Problems::new(), &case.settings(), NOW).statuses.is_empty()
+        statuses(observed, &case.replicas(), &ProvisioningProblems::new(), &case.settings(), NOW).statuses.is_empty()
     };
     for (field, value) in [("className", "another"), ("placement", "Host")] {
         let mut case = Case::default();
@@ -676,7 +679,7 @@ fn conditions_keep_their_time_while_their_status_is_the_same() {
 fn a_lasting_failure_is_updated_seldom() {
     let with = |minute: i64, usable| {
         let time = Timestamp::from_second(minute * 60).unwrap();
-        let failure = Failure { endpoint: "10.1.2.3:5432".into(), reason: format!("at {minute}"), time };
+        let failure = EndpointFailure { endpoint: "10.1.2.3:5432".into(), reason: format!("at {minute}"), time };
         let health = BackendHealth { last_failure: Some(failure), ..health(2, usable) };
         with_health(health)
     };

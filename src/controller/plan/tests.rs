@@ -22,7 +22,7 @@ struct Fixture {
     replicas: Replicas,
     gone: BTreeMap<(ObjectKey, Arc<str>), Replacement>,
     start: Instant,
-    waiting: Waiting,
+    waiting: WaitingPorts,
 }
 
 impl Fixture {
@@ -33,7 +33,7 @@ impl Fixture {
             replicas: Replicas::new(),
             gone: BTreeMap::new(),
             start: Instant::now(),
-            waiting: Waiting::new(),
+            waiting: WaitingPorts::new(),
         };
         fixture.declare("u1", listeners, service);
         fixture
@@ -43,7 +43,7 @@ impl Fixture {
         let listeners: Vec<Value> =
             listeners.iter().map(|port| json!({"name": format!("l{port}"), "port": port})).collect();
         let spec = json!({"listeners": listeners, "service": service, "backends": []});
-        let identity = Identity { created: Timestamp::UNIX_EPOCH, uid: uid.into(), generation: 1 };
+        let identity = ObjectIdentity { created: Timestamp::UNIX_EPOCH, uid: uid.into(), generation: 1 };
         let declared = Declared {
             spec: Some(Arc::new(serde_json::from_value(spec).unwrap())),
             problems: vec![],
@@ -110,7 +110,7 @@ impl Fixture {
         self
     }
 
-    fn plan_after(&mut self, seconds: u64) -> Plan {
+    fn plan_after(&mut self, seconds: u64) -> ServicePlan {
         let settings = Settings::of_a_gateway();
         let input = PlanInput {
             objects: &objects(&self.observed, &settings),
@@ -125,7 +125,7 @@ impl Fixture {
         plan(&input, &mut self.waiting)
     }
 
-    fn plan(mut self) -> Plan {
+    fn plan(mut self) -> ServicePlan {
         self.plan_after(0)
     }
 
@@ -142,8 +142,8 @@ impl Fixture {
     }
 }
 
-fn removal() -> Plan {
-    Plan { remove: BTreeSet::from([db()]), ..Plan::default() }
+fn removal() -> ServicePlan {
+    ServicePlan { remove: BTreeSet::from([db()]), ..ServicePlan::default() }
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn a_port_bound_elsewhere_than_allocated_is_not_admitted() {
 #[test]
 fn a_port_stays_while_it_is_declared_and_leaves_when_it_is_not() {
     let fixture = Fixture::new(&[1, 2], json!({})).with_service("u1", &[1, 2], json!({}));
-    assert_eq!(fixture.plan(), Plan::default(), "bound by nobody, and yet it stays");
+    assert_eq!(fixture.plan(), ServicePlan::default(), "bound by nobody, and yet it stays");
     let fixture = Fixture::new(&[2], json!({})).with_service("u1", &[1, 2], json!({}));
     assert_eq!(fixture.ports(), Some(vec![2]));
     let mut fixture = Fixture::new(&[3], json!({})).with_service("u1", &[1], json!({}));
@@ -188,15 +188,15 @@ fn a_port_stays_while_it_is_declared_and_leaves_when_it_is_not() {
 #[test]
 fn a_service_is_removed_only_once_its_object_is_known_to_be_gone() {
     let fixture = || Fixture::new(&[1], json!({})).with_service("u1", &[1], json!({})).without_object();
-    assert_eq!(fixture().plan(), Plan::default());
-    assert_eq!(fixture().gone("u1", Replacement::Another).plan(), Plan::default(), "who will adopt it");
-    assert_eq!(fixture().gone("u1", Replacement::Nobody).plan(), removal());
-    assert_eq!(fixture().gone("u0", Replacement::Nobody).plan(), Plan::default(), "that was an older one");
+    assert_eq!(fixture().plan(), ServicePlan::default());
+    assert_eq!(fixture().gone("u1", Replacement::Another).plan(), ServicePlan::default(), "who will adopt it");
+    assert_eq!(fixture().gone("u1", Replacement::Absent).plan(), removal());
+    assert_eq!(fixture().gone("u0", Replacement::Absent).plan(), ServicePlan::default(), "that was an older one");
     let leaving = |service: &mut Service| {
         let now = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::UNIX_EPOCH);
         service.metadata.deletion_timestamp = Some(now);
     };
-    assert_eq!(fixture().gone("u1", Replacement::Nobody).edited(leaving).plan(), Plan::default(), "it is going");
+    assert_eq!(fixture().gone("u1", Replacement::Absent).edited(leaving).plan(), ServicePlan::default(), "it is going");
 }
 
 #[test]
@@ -218,10 +218,10 @@ fn a_refused_service_change_keeps_the_present_service() {
     ] {
         let wanted = json!({"type": "LoadBalancer"});
         let fixture = || Fixture::new(&[1, 2], wanted.clone()).replica("a", Some(&[1, 2])).refused(reason, field);
-        assert_eq!(fixture().plan(), Plan::default(), "{field}: it gets none");
-        assert_eq!(fixture().with_service("u1", &[1], json!({})).plan(), Plan::default(), "{field}");
+        assert_eq!(fixture().plan(), ServicePlan::default(), "{field}: it gets none");
+        assert_eq!(fixture().with_service("u1", &[1], json!({})).plan(), ServicePlan::default(), "{field}");
         let inherited = || fixture().with_service("u0", &[1], wanted.clone());
-        assert_eq!(inherited().plan(), Plan::default(), "{field}: not known yet");
+        assert_eq!(inherited().plan(), ServicePlan::default(), "{field}: not known yet");
         assert_eq!(inherited().gone("u0", Replacement::Another).plan(), removal(), "{field}: not its own");
     }
     let elsewhere = Fixture::new(&[1], json!({})).replica("a", Some(&[1]));
@@ -240,7 +240,7 @@ fn exposure_changes_only_with_valid_rules_about_clients() {
         "spec.loadBalancing.algorithm",
     ];
     for field in about_clients {
-        assert_eq!(fixture(field).with_service("u1", &[1], json!({})).plan(), Plan::default(), "{field}");
+        assert_eq!(fixture(field).with_service("u1", &[1], json!({})).plan(), ServicePlan::default(), "{field}");
         assert_eq!(fixture(field).with_service("u1", &[1], json!({"type": "NodePort"})).ports(), Some(vec![1, 2]));
     }
     for field in ["spec.listeners[0].tls", "spec.listeners[0].limits.maxConnections"] {
@@ -253,7 +253,7 @@ fn an_unreadable_object_keeps_its_service() {
     let mut fixture =
         Fixture::new(&[1], json!({})).with_service("u0", &[1], json!({})).gone("u0", Replacement::Another);
     fixture.world(|world| world.load_balancers.get_mut(&db()).unwrap().spec = None);
-    assert_eq!(fixture.plan(), Plan::default());
+    assert_eq!(fixture.plan(), ServicePlan::default());
 }
 
 #[test]
@@ -289,6 +289,6 @@ fn objects_of_another_class_or_placement_are_ignored() {
         spec.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
         let spec = Some(Arc::new(serde_json::from_value(spec).unwrap()));
         fixture.world(|world| world.load_balancers.get_mut(&db()).unwrap().spec = spec);
-        assert_eq!(fixture.plan_after(0), Plan::default());
+        assert_eq!(fixture.plan_after(0), ServicePlan::default());
     }
 }

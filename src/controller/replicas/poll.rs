@@ -57,7 +57,7 @@ pub enum PollError {
 pub async fn follow(pod: Arc<str>, address: SocketAddr, sender: UnboundedSender<ReplicaUpdate>) {
     let sender = |report| drop(sender.send(ReplicaUpdate { pod: pod.clone(), address, report }));
     let mut connection = None;
-    let (mut answered, mut patience) = (Instant::now(), FIRST_ANSWER);
+    let (mut answered, mut limit) = (Instant::now(), FIRST_ANSWER);
     let mut lost = false;
     loop {
         match next(address, &mut connection).await {
@@ -65,14 +65,14 @@ pub async fn follow(pod: Arc<str>, address: SocketAddr, sender: UnboundedSender<
                 if lost {
                     info!(%pod, "the replica reports again");
                 }
-                (answered, patience, lost) = (Instant::now(), FORGOTTEN, false);
+                (answered, limit, lost) = (Instant::now(), FORGOTTEN, false);
                 if report.is_some() {
                     sender(report);
                 }
             }
             Err(error) => {
                 connection = None;
-                if !lost && answered.elapsed() >= patience {
+                if !lost && answered.elapsed() >= limit {
                     warn!(%pod, %error, "the replica does not report");
                     lost = true;
                     sender(None);
@@ -84,7 +84,7 @@ pub async fn follow(pod: Arc<str>, address: SocketAddr, sender: UnboundedSender<
 }
 
 /// A connection on which at least one report was received.
-struct Connection {
+struct AdminConnection {
     requests: SendRequest<Empty<Bytes>>,
     /// The ETag of the last report.
     tag: Option<String>,
@@ -94,13 +94,13 @@ struct Connection {
 /// The next report. `None`: it is unchanged.
 async fn next(
     address: SocketAddr,
-    connection: &mut Option<Connection>,
+    connection: &mut Option<AdminConnection>,
 ) -> Result<Option<Arc<ReplicaReport>>, PollError> {
     match connection {
         Some(open) => timeout(ANSWER, open.ask(address)).await.map_err(|_| PollError::Silent)?,
         None => {
             let first = async {
-                let mut open = Connection::open(address).await?;
+                let mut open = AdminConnection::open(address).await?;
                 let report = open.ask(address).await?;
                 Ok::<_, PollError>((open, report))
             };
@@ -111,7 +111,7 @@ async fn next(
     }
 }
 
-impl Connection {
+impl AdminConnection {
     async fn open(address: SocketAddr) -> Result<Self, PollError> {
         let stream = TcpStream::connect(address).await?;
         let (requests, driver) = handshake(TokioIo::new(stream)).await?;

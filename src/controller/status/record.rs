@@ -8,7 +8,7 @@ use crate::{
     api::TcpLoadBalancerStatus,
     controller::{
         conditions::{ACCEPTED, BACKENDS_HEALTHY, is_summary, is_waiting, steady},
-        failure::{Failure, Failures},
+        failure::{ApiFailure, Failures},
     },
 };
 
@@ -49,7 +49,7 @@ const CONTEST: Duration = Duration::from_secs(600);
 
 /// The difference between the desired and the present status.
 #[derive(Debug, PartialEq, Eq)]
-enum Change {
+enum StatusChange {
     None,
     Counts,
     /// Among other changes, a condition is new or was true, and is not true now.
@@ -94,14 +94,14 @@ impl Record {
         }
         let wanted = steady((*desired.status).clone(), self.current(desired));
         let change = change(self.current(desired), &wanted);
-        if change != Change::Worse {
+        if change != StatusChange::Worse {
             self.faulty = None;
         }
         let due = match change {
-            Change::None => return Due::Never,
-            Change::More => now,
-            Change::Counts => self.attempted.map_or(now, |attempted| attempted + COUNTS_REST),
-            Change::Worse => *self.faulty.get_or_insert(now) + FAULT_DELAY,
+            StatusChange::None => return Due::Never,
+            StatusChange::More => now,
+            StatusChange::Counts => self.attempted.map_or(now, |attempted| attempted + COUNTS_REST),
+            StatusChange::Worse => *self.faulty.get_or_insert(now) + FAULT_DELAY,
         };
         if due > now { Due::At(due) } else { Due::Now(wanted) }
     }
@@ -137,7 +137,7 @@ impl Record {
     }
 
     /// Records a failed write. Returns true if the failure must be reported.
-    pub fn failed(&mut self, failure: &Failure, now: Instant) -> bool {
+    pub fn failed(&mut self, failure: &ApiFailure, now: Instant) -> bool {
         self.under_way = false;
         self.failures.failed(failure.clone(), now)
     }
@@ -148,12 +148,12 @@ impl Record {
     }
 }
 
-fn change(there: Option<&TcpLoadBalancerStatus>, wanted: &TcpLoadBalancerStatus) -> Change {
+fn change(there: Option<&TcpLoadBalancerStatus>, wanted: &TcpLoadBalancerStatus) -> StatusChange {
     match there {
-        Some(there) if there == wanted => Change::None,
-        Some(there) if without_counts(there) == without_counts(wanted) => Change::Counts,
-        _ if becomes_worse(there, wanted) => Change::Worse,
-        _ => Change::More,
+        Some(there) if there == wanted => StatusChange::None,
+        Some(there) if without_counts(there) == without_counts(wanted) => StatusChange::Counts,
+        _ if becomes_worse(there, wanted) => StatusChange::Worse,
+        _ => StatusChange::More,
     }
 }
 

@@ -13,7 +13,7 @@ use crate::proxy::{accounting::CloseReason, tls::ClientTls};
 pub struct Event {
     pub kind: Kind,
     pub at: SystemTime,
-    pub listener: Arc<Label>,
+    pub listener: Arc<ListenerLabel>,
     /// The other end of the TCP connection.
     pub peer: SocketAddr,
     /// The client as a PROXY header announced it; otherwise the peer.
@@ -53,7 +53,7 @@ impl Kind {
 
 /// The names of a listener in logs and metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Label {
+pub struct ListenerLabel {
     /// `namespace/name:port`.
     pub label: Box<str>,
     pub name: Box<str>,

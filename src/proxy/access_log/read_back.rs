@@ -57,7 +57,8 @@ fn event_with(chosen: &Chosen) -> Event {
     let agreed = Agreed { version: "TLS1.3", protocol: None, resumed: false, identity };
     let tls =
         ClientTls { server_name: chosen.server_name.as_deref().map(Into::into), agreed: Some(agreed), fault: None };
-    let listener = Arc::new(Label { label: chosen.listener.as_str().into(), name: chosen.name.as_str().into() });
+    let listener =
+        Arc::new(ListenerLabel { label: chosen.listener.as_str().into(), name: chosen.name.as_str().into() });
     Event { listener, tls: Some(Arc::new(tls)), ..event(Kind::End(CloseReason::ClientReset)) }
 }
 
@@ -65,7 +66,7 @@ pub(super) fn event(kind: Kind) -> Event {
     Event {
         kind,
         at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
-        listener: Arc::new(Label { label: "shop/pg:5432".into(), name: "pg".into() }),
+        listener: Arc::new(ListenerLabel { label: "shop/pg:5432".into(), name: "pg".into() }),
         peer: "10.0.0.1:4000".parse().unwrap(),
         client: "192.0.2.7:5000".parse().unwrap(),
         tls: Some(Arc::new(ClientTls {

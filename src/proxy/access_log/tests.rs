@@ -9,9 +9,9 @@ use super::{
 use crate::proxy::{accounting::CloseReason, tls::ClientTls};
 
 #[derive(Clone, Default)]
-struct Memory(Arc<Mutex<Vec<u8>>>);
+struct SharedBuffer(Arc<Mutex<Vec<u8>>>);
 
-impl Write for Memory {
+impl Write for SharedBuffer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.lock().unwrap().write(bytes)
     }
@@ -21,9 +21,9 @@ impl Write for Memory {
     }
 }
 
-struct Broken;
+struct FailingWriter;
 
-impl Write for Broken {
+impl Write for FailingWriter {
     fn write(&mut self, _: &[u8]) -> io::Result<usize> {
         Err(io::ErrorKind::BrokenPipe.into())
     }
@@ -34,7 +34,7 @@ impl Write for Broken {
 }
 
 fn written(format: Format, events: impl IntoIterator<Item = Event>) -> String {
-    let memory = Memory::default();
+    let memory = SharedBuffer::default();
     let (log, writer) = AccessLog::start(Events::StartsAndEnds, format, memory.clone());
     events.into_iter().for_each(|event| log.offer(event));
     writer.finish(&log, Duration::from_secs(30));
@@ -88,7 +88,7 @@ fn the_writer_finishes_all_offered_events_in_order() {
 
 #[test]
 fn ends_that_cannot_be_written_count_as_dropped() {
-    let (log, writer) = AccessLog::start(Events::Ends, Format::Text, Broken);
+    let (log, writer) = AccessLog::start(Events::Ends, Format::Text, FailingWriter);
     for _ in 0..1000 {
         log.offer(event(Kind::End(CloseReason::Complete)));
     }

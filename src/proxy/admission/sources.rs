@@ -11,7 +11,7 @@ use tracing::warn;
 
 use super::{gcra::Gcra, refusal::Refusal};
 use crate::{
-    capacity::{Place, Places, Share, Terms},
+    capacity::{PlaceKind, Places, Share, Terms},
     model::{Limits, ListenerKey},
     upstream::LogLimiter,
 };
@@ -103,7 +103,7 @@ pub(super) struct SourceTable {
     listener: ListenerKey,
     share: Share,
     hash: RandomState,
-    shards: Box<[Mutex<Shard>]>,
+    shards: Box<[Mutex<SourceShard>]>,
     log: LogLimiter,
 }
 
@@ -120,10 +120,10 @@ impl SourceTable {
 
     #[cfg(test)]
     pub fn bytes(&self) -> usize {
-        let shard = |shard: &Mutex<Shard>| {
+        let shard = |shard: &Mutex<SourceShard>| {
             let shard = lock(shard);
-            size_of::<Mutex<Shard>>()
-                + shard.entries.capacity() * size_of::<(Prefix, Entry)>()
+            size_of::<Mutex<SourceShard>>()
+                + shard.entries.capacity() * size_of::<(Prefix, SourceEntry)>()
                 + shard.shared_open.capacity() * size_of::<(Prefix, u32)>()
         };
         self.shards.iter().map(shard).sum()
@@ -154,7 +154,7 @@ impl SourceTable {
         Ok(by_count.then(|| SourcePermit { table: Arc::clone(self), prefix, counted }))
     }
 
-    fn shard(&self, prefix: &Prefix) -> &Mutex<Shard> {
+    fn shard(&self, prefix: &Prefix) -> &Mutex<SourceShard> {
         &self.shards[self.hash.hash_one(prefix) as usize % self.shards.len()]
     }
 }
@@ -175,7 +175,7 @@ impl Drop for SourcePermit {
 }
 
 /// No code under the lock panics between two writes, so a poisoned shard is consistent.
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+fn lock(shard: &Mutex<SourceShard>) -> MutexGuard<'_, SourceShard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -228,23 +228,23 @@ impl Usage {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Entry {
+struct SourceEntry {
     usage: Usage,
-    place: Place,
+    place: PlaceKind,
 }
 
 /// The place where the usage of a source is kept.
 #[derive(Clone, Copy, Debug)]
 enum Slot {
-    Entry(Place),
+    Entry(PlaceKind),
     /// A new entry.
-    New(Place),
+    New(PlaceKind),
     Shared,
 }
 
 #[derive(Debug)]
-struct Shard {
-    entries: HashMap<Prefix, Entry>,
+struct SourceShard {
+    entries: HashMap<Prefix, SourceEntry>,
     /// The usage shared by sources without their own entry.
     shared: Usage,
     /// Open connections of the sources that are counted in `shared`. A source stays there until it has no open
@@ -266,7 +266,7 @@ const FEW: usize = 16;
 /// time would make every connection pay for a sweep.
 const SWEEP_PAUSE: u64 = 50_000_000;
 
-impl Default for Shard {
+impl Default for SourceShard {
     fn default() -> Self {
         Self {
             entries: HashMap::new(),
@@ -280,7 +280,7 @@ impl Default for Shard {
     }
 }
 
-impl Shard {
+impl SourceShard {
     /// Sets the time of the next operation. The times of several workers may arrive out of order.
     fn advance(&mut self, now: u64) {
         self.latest = self.latest.max(now);
@@ -347,7 +347,7 @@ impl Shard {
     }
 
     /// Finds a place for a new entry.
-    fn place(&mut self, share: &Share) -> Option<Place> {
+    fn place(&mut self, share: &Share) -> Option<PlaceKind> {
         // Twice as many as were left after the last sweep, so that the cost of sweeps per new entry is bounded.
         if self.entries.len() >= self.sweep_from {
             self.expire(share);
@@ -361,7 +361,7 @@ impl Shard {
     fn store(&mut self, prefix: Prefix, slot: Slot, usage: Usage) {
         match slot {
             Slot::Entry(place) | Slot::New(place) => {
-                self.entries.insert(prefix, Entry { usage, place });
+                self.entries.insert(prefix, SourceEntry { usage, place });
                 if usage.open == 0 {
                     self.sweep_at = self.sweep_at.min(usage.rate);
                 }
@@ -397,7 +397,7 @@ impl Shard {
             Counted::Own => {
                 let Some(entry) = self.entries.get_mut(&prefix) else { return };
                 entry.usage.open -= 1;
-                let Entry { usage, place } = *entry;
+                let SourceEntry { usage, place } = *entry;
                 if usage.is_fresh(self.latest) {
                     self.entries.remove(&prefix);
                     share.give_back(place);

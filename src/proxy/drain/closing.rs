@@ -4,7 +4,7 @@ use futures::future::join_all;
 use tokio::sync::oneshot;
 
 use crate::proxy::worker::{
-    handle::{Order, Shared},
+    handle::{Shared, WorkerCommand},
     sessions::{CloseRequests, DrainTarget, divide_requests},
 };
 
@@ -14,10 +14,10 @@ pub async fn close(shared: &Shared, requests: &CloseRequests) -> BTreeMap<DrainT
         return BTreeMap::new();
     }
     let asked = Arc::new(requests.clone());
-    let rank = |done| Order::Rank { requests: asked.clone(), done };
+    let rank = |done| WorkerCommand::Rank { requests: asked.clone(), done };
     let ranks = ask(shared, (0..shared.workers.len()).map(|_| rank)).await;
     let shares = divide_requests(requests, &ranks).into_iter();
-    let closed = ask(shared, shares.map(|requests| |done| Order::CloseSome { requests, done })).await;
+    let closed = ask(shared, shares.map(|requests| |done| WorkerCommand::CloseSome { requests, done })).await;
     let mut sums = BTreeMap::new();
     for (target, count) in closed.into_iter().flatten() {
         *sums.entry(target).or_insert(0) += count;
@@ -28,7 +28,7 @@ pub async fn close(shared: &Shared, requests: &CloseRequests) -> BTreeMap<DrainT
 /// The number of established connections of each endpoint.
 pub async fn established(shared: &Shared) -> BTreeMap<u64, u32> {
     let mut sums = BTreeMap::new();
-    let counts = ask(shared, (0..shared.workers.len()).map(|_| |done| Order::Count { done })).await;
+    let counts = ask(shared, (0..shared.workers.len()).map(|_| |done| WorkerCommand::Count { done })).await;
     for (endpoint, count) in counts.into_iter().flatten() {
         *sums.entry(endpoint).or_insert(0) += count;
     }
@@ -38,7 +38,7 @@ pub async fn established(shared: &Shared) -> BTreeMap<u64, u32> {
 /// Sends an order to each worker, and waits for the answers. The answer of a worker that has stopped is empty.
 async fn ask<T: Default>(
     shared: &Shared,
-    orders: impl Iterator<Item = impl FnOnce(oneshot::Sender<T>) -> Order>,
+    orders: impl Iterator<Item = impl FnOnce(oneshot::Sender<T>) -> WorkerCommand>,
 ) -> Vec<T> {
     let answers = shared.workers.iter().zip(orders).map(|(worker, order)| {
         let (done, answer) = oneshot::channel();

@@ -12,7 +12,7 @@ use crate::{
     },
     upstream::{
         Upstream,
-        rebalance::{Counts, EndpointLoad, Rebalancer, Rebalancing, WeightedEndpoint},
+        rebalance::{ConnectionCounts, EndpointLoad, RebalancePolicy, Rebalancer, WeightedEndpoint},
     },
 };
 
@@ -23,24 +23,24 @@ const OVER: Duration = Duration::from_secs(10);
 
 /// Rebalances long-lived connections of upstreams with `rebalance`.
 #[derive(Debug, Default)]
-pub struct Rebalance {
-    upstreams: BTreeMap<UpstreamKey, State>,
+pub struct ConnectionRebalancer {
+    upstreams: BTreeMap<UpstreamKey, UpstreamRebalance>,
 }
 
 #[derive(Debug)]
-struct State {
+struct UpstreamRebalance {
     rebalancer: Rebalancer,
-    run: Option<Run>,
+    run: Option<RebalanceRun>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Run {
+struct RebalanceRun {
     closed: usize,
     /// The last time at which there were excess connections.
     last: Instant,
 }
 
-impl Rebalance {
+impl ConnectionRebalancer {
     /// True if an upstream has rebalancing enabled.
     pub fn is_enabled(view: &View) -> bool {
         view.upstreams.iter().any(|(_, upstream)| upstream.rebalancing().is_some())
@@ -53,7 +53,8 @@ impl Rebalance {
         for (key, upstream) in &view.upstreams {
             match upstream.rebalancing() {
                 Some(rebalancing) => {
-                    let state = self.upstreams.entry(key.clone()).or_insert_with(|| State::new(&rebalancing, now));
+                    let state =
+                        self.upstreams.entry(key.clone()).or_insert_with(|| UpstreamRebalance::new(&rebalancing, now));
                     requests.extend(state.due(key, &rebalancing, &endpoint_loads(upstream), now));
                 }
                 None => drop(self.upstreams.remove(key)),
@@ -86,15 +87,15 @@ impl Rebalance {
     }
 }
 
-impl State {
-    fn new(rebalancing: &Rebalancing, now: Instant) -> Self {
+impl UpstreamRebalance {
+    fn new(rebalancing: &RebalancePolicy, now: Instant) -> Self {
         Self { rebalancer: Rebalancer::new(&rebalancing.rebalance, now), run: None }
     }
 
     fn due(
         &mut self,
         key: &UpstreamKey,
-        rebalancing: &Rebalancing,
+        rebalancing: &RebalancePolicy,
         groups: &[Vec<EndpointLoad>],
         now: Instant,
     ) -> CloseRequests {
@@ -105,7 +106,7 @@ impl State {
         due.into_iter().map(|(id, count)| (DrainTarget::Endpoint(id), request(count))).collect()
     }
 
-    fn record(&mut self, due: &Counts, closed: &Counts, now: Instant) {
+    fn record(&mut self, due: &ConnectionCounts, closed: &ConnectionCounts, now: Instant) {
         let closed = self.rebalancer.record(due, closed, now);
         if let Some(run) = &mut self.run {
             run.closed += closed;
@@ -117,10 +118,10 @@ impl State {
         match &mut self.run {
             None if too_many > 0 => {
                 info!(%load_balancer, too_many, "rebalancing: endpoints have more connections than their share");
-                self.run = Some(Run { closed: 0, last: now });
+                self.run = Some(RebalanceRun { closed: 0, last: now });
             }
             Some(run) if too_many > 0 => run.last = now,
-            Some(Run { closed, last }) if now.saturating_duration_since(*last) > OVER => {
+            Some(RebalanceRun { closed, last }) if now.saturating_duration_since(*last) > OVER => {
                 info!(%load_balancer, closed, "rebalanced");
                 self.run = None;
             }
@@ -144,7 +145,7 @@ fn endpoint_loads(upstream: &Upstream) -> Vec<Vec<EndpointLoad>> {
 }
 
 /// The counts of endpoints.
-fn counts<'a>(of: impl Iterator<Item = (&'a DrainTarget, usize)>) -> Counts {
+fn counts<'a>(of: impl Iterator<Item = (&'a DrainTarget, usize)>) -> ConnectionCounts {
     let of_endpoint = |(target, count): (&DrainTarget, usize)| match target {
         DrainTarget::Endpoint(id) => Some((*id, count)),
         DrainTarget::Listener(_) => None,

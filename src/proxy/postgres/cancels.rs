@@ -72,7 +72,7 @@ impl Requester {
 }
 
 /// The place of a request, given back when this is dropped.
-struct Place<'a> {
+struct CancelPermit<'a> {
     cancels: &'a Cancels,
     number: u64,
     room_is_wanted: oneshot::Receiver<()>,
@@ -86,7 +86,7 @@ impl Cancels {
         Self { most, servers, under_way: Mutex::default(), log: LogLimiter::new() }
     }
 
-    fn enter(&self, from: Requester) -> Place<'_> {
+    fn enter(&self, from: Requester) -> CancelPermit<'_> {
         let (make_room, room_is_wanted) = oneshot::channel();
         let mut under_way = self.lock();
         if let Some(other) = under_way.to_make_room(from, self.most) {
@@ -102,7 +102,7 @@ impl Cancels {
         under_way.next += 1;
         let number = under_way.next;
         under_way.requests.push(Request { number, from, is_delivered: false, make_room });
-        Place { cancels: self, number, room_is_wanted }
+        CancelPermit { cancels: self, number, room_is_wanted }
     }
 
     fn lock(&self) -> MutexGuard<'_, UnderWay> {
@@ -132,7 +132,7 @@ impl UnderWay {
     }
 }
 
-impl Place<'_> {
+impl CancelPermit<'_> {
     fn delivered(&self) {
         let mut under_way = self.cancels.lock();
         if let Some(own) = under_way.requests.iter_mut().find(|request| request.number == self.number) {
@@ -141,7 +141,7 @@ impl Place<'_> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for CancelPermit<'_> {
     fn drop(&mut self) {
         self.cancels.lock().requests.retain(|request| request.number != self.number);
     }

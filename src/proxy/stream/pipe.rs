@@ -38,11 +38,11 @@ static TRIED: AtomicBool = AtomicBool::new(false);
 static REFUSED: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
-    static POOL: RefCell<Pool> = const { RefCell::new(Pool { idle: Vec::new(), spare: 0, may_open: 0, refused: None }) };
+    static POOL: RefCell<PipePool> = const { RefCell::new(PipePool { idle: Vec::new(), spare: 0, may_open: 0, refused: None }) };
 }
 
-struct Pool {
-    idle: Vec<Ends>,
+struct PipePool {
+    idle: Vec<PipeEnds>,
     /// The number of pipes that were unused since the last [`close_spare`].
     spare: usize,
     /// The number of pipes that may still be opened.
@@ -51,7 +51,7 @@ struct Pool {
     refused: Option<Instant>,
 }
 
-struct Ends {
+struct PipeEnds {
     reader: OwnedFd,
     writer: OwnedFd,
 }
@@ -74,7 +74,7 @@ pub fn close_spare() {
 /// A pipe that is lent to one direction of one connection.
 pub struct Pipe {
     /// `None` only during drop.
-    ends: Option<Ends>,
+    ends: Option<PipeEnds>,
     filled: usize,
 }
 
@@ -109,7 +109,7 @@ impl Pipe {
     /// Moves bytes from the socket into an empty pipe. 0: nothing can be moved, and a read finds the cause: the socket
     /// has ended or is at an urgent mark, or splice(2) is refused.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>, from: &TcpSocket) -> Poll<io::Result<usize>> {
-        let Some(Ends { writer, .. }) = &self.ends else { return Poll::Ready(Ok(0)) };
+        let Some(PipeEnds { writer, .. }) = &self.ends else { return Poll::Ready(Ok(0)) };
         match ready!(from.poll_read_io(cx, |socket| move_bytes(socket, writer, SIZE))) {
             Ok(count) => {
                 self.filled = count;
@@ -125,7 +125,7 @@ impl Pipe {
 
     /// Moves all or a part of the bytes to the socket.
     pub fn poll_drain(&mut self, cx: &mut Context<'_>, to: &TcpSocket) -> Poll<io::Result<PipeOutput>> {
-        let Some(Ends { reader, .. }) = &self.ends else { return Poll::Ready(Ok(PipeOutput::Bytes(0))) };
+        let Some(PipeEnds { reader, .. }) = &self.ends else { return Poll::Ready(Ok(PipeOutput::Bytes(0))) };
         match ready!(to.poll_write_io(cx, |socket| move_bytes(reader, socket, self.filled))) {
             Ok(count) => {
                 self.filled -= count;
@@ -141,7 +141,7 @@ impl Pipe {
 
     /// Reads all bytes in the pipe.
     fn read_back(&mut self) -> io::Result<Vec<u8>> {
-        let Some(Ends { reader, .. }) = &self.ends else { return Ok(Vec::new()) };
+        let Some(PipeEnds { reader, .. }) = &self.ends else { return Ok(Vec::new()) };
         let mut bytes = vec![0; self.filled];
         while self.filled > 0 {
             let done = bytes.len() - self.filled;
@@ -177,7 +177,7 @@ impl Drop for Pipe {
     }
 }
 
-fn open() -> Option<Ends> {
+fn open() -> Option<PipeEnds> {
     let (reader, writer) = match pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK) {
         Ok(ends) => ends,
         Err(errno) => {
@@ -189,7 +189,7 @@ fn open() -> Option<Ends> {
         }
     };
     let sized = [SIZE, LEAST].into_iter().any(|size| fcntl_setpipe_size(&writer, size).is_ok());
-    let ends = sized.then_some(Ends { reader, writer })?;
+    let ends = sized.then_some(PipeEnds { reader, writer })?;
     if !TRIED.load(Relaxed) {
         // Without descriptors for the test, it is repeated with the next pipe.
         let (mut near, far) = UnixStream::pair().ok()?;
@@ -205,7 +205,7 @@ fn open() -> Option<Ends> {
 
 /// Tests splice(2) with one byte from a socket and back. A sandbox may refuse it with any error, even one that usually
 /// means a broken connection.
-fn try_splice(ends: &Ends, socket: &UnixStream) -> io::Result<()> {
+fn try_splice(ends: &PipeEnds, socket: &UnixStream) -> io::Result<()> {
     move_bytes(socket, &ends.writer, 1)?;
     move_bytes(&ends.reader, socket, 1)?;
     Ok(())

@@ -119,12 +119,12 @@ pub mod tests {
     const HEADER: &str = "who it is";
 
     /// A stream that accepts a limited number of bytes at once, and records each write.
-    pub struct Packets {
+    pub struct PartialWriter {
         pub size: usize,
         pub written: Vec<String>,
     }
 
-    impl AsyncWrite for Packets {
+    impl AsyncWrite for PartialWriter {
         fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
             let count = bytes.len().min(self.size);
             self.written.push(String::from_utf8(bytes[..count].to_vec()).unwrap());
@@ -149,8 +149,8 @@ pub mod tests {
         }
     }
 
-    fn preceded(size: usize) -> WithPreamble<Packets> {
-        WithPreamble::new(Some(HEADER.as_bytes().into()), Packets { size, written: Vec::new() })
+    fn preceded(size: usize) -> WithPreamble<PartialWriter> {
+        WithPreamble::new(Some(HEADER.as_bytes().into()), PartialWriter { size, written: Vec::new() })
     }
 
     #[tokio::test]

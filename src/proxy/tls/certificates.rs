@@ -12,9 +12,9 @@ use crate::model::{Certificate, server_name};
 /// Selects the certificate of a handshake by the requested server name: the exact name, else a wildcard for its first
 /// label (RFC 6125 section 6.4), with a key that the client can verify. If no certificate matches, or there is no name,
 /// the first one with such a key.
-pub(super) struct Certificates(ArcSwap<ByName>);
+pub(super) struct CertificateResolver(ArcSwap<ByName>);
 
-impl Certificates {
+impl CertificateResolver {
     pub fn new(certificates: &[Arc<Certificate>]) -> Self {
         Self(ArcSwap::from_pointee(ByName::new(certificates)))
     }
@@ -29,13 +29,13 @@ impl Certificates {
     }
 }
 
-impl ResolvesServerCert for Certificates {
+impl ResolvesServerCert for CertificateResolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         self.choose(hello.server_name(), hello.signature_schemes())
     }
 }
 
-impl fmt::Debug for Certificates {
+impl fmt::Debug for CertificateResolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.0.load().names.keys()).finish()
     }

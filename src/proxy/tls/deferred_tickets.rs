@@ -119,17 +119,17 @@ mod tests {
     use tokio::io::AsyncWriteExt;
 
     use super::*;
-    use crate::proxy::stream::with_preamble::tests::Packets;
+    use crate::proxy::stream::with_preamble::tests::PartialWriter;
 
     const HELLO: &str = "\x16hello\x17encrypted";
     const TICKETS: &str = "\x17tickets";
 
-    fn written(stream: &DeferredTickets<Packets>) -> &[String] {
+    fn written(stream: &DeferredTickets<PartialWriter>) -> &[String] {
         &stream.stream.sent().unwrap().written
     }
 
-    async fn after_handshake(size: usize) -> DeferredTickets<Packets> {
-        let mut stream = DeferredTickets::new(Packets { size, written: Vec::new() });
+    async fn after_handshake(size: usize) -> DeferredTickets<PartialWriter> {
+        let mut stream = DeferredTickets::new(PartialWriter { size, written: Vec::new() });
         stream.write_all(HELLO.as_bytes()).await.unwrap();
         stream.write_all(TICKETS.as_bytes()).await.unwrap();
         stream.flush().await.unwrap();
@@ -161,7 +161,7 @@ mod tests {
     #[tokio::test]
     async fn data_is_never_held_up() {
         // A handshake of TLS 1.2 ends with a record that is not encrypted.
-        let mut stream = DeferredTickets::new(Packets { size: 1000, written: Vec::new() });
+        let mut stream = DeferredTickets::new(PartialWriter { size: 1000, written: Vec::new() });
         stream.write_all(b"\x16hello").await.unwrap();
         stream.write_all(b"\x16finished").await.unwrap();
         stream.handshake_done();

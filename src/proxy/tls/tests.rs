@@ -26,9 +26,9 @@ use super::*;
 use crate::model::{Certificate, TlsVersion};
 
 /// The authority of a test's certificates.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+struct CertificateIssuer(CertifiedIssuer<'static, KeyPair>);
 
-impl Authority {
+impl CertificateIssuer {
     fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -92,10 +92,10 @@ fn tls(certificates: &[&Arc<Certificate>]) -> model::Tls {
     }
 }
 
-type Connection = (client::TlsStream<DuplexStream>, server::TlsStream<DuplexStream>);
+type ConnectedPair = (client::TlsStream<DuplexStream>, server::TlsStream<DuplexStream>);
 
 /// Does a handshake, and sends a byte each way so that the client receives its session tickets.
-async fn connect(client: &ClientConfig, server: &ServerTls, name: &str) -> Result<Connection, [String; 2]> {
+async fn connect(client: &ClientConfig, server: &ServerTls, name: &str) -> Result<ConnectedPair, [String; 2]> {
     let (near, far) = duplex(16 << 10);
     let name = ServerName::try_from(name.to_string()).unwrap();
     let connector = TlsConnector::from(Arc::new(client.clone()));
@@ -120,16 +120,16 @@ async fn exchange(client: &mut client::TlsStream<DuplexStream>, server: &mut ser
     assert_eq!(&byte, b"!");
 }
 
-fn presented(connection: &Connection) -> &CertificateDer<'static> {
+fn presented(connection: &ConnectedPair) -> &CertificateDer<'static> {
     &connection.0.get_ref().1.peer_certificates().unwrap()[0]
 }
 
-fn is(certificate: &Certificate, connection: &Connection) -> bool {
+fn is(certificate: &Certificate, connection: &ConnectedPair) -> bool {
     certificate.key.cert[0] == *presented(connection)
 }
 
 /// The certificate presented for a server name, even if the client does not consider it valid for this name.
-async fn presented_for(authority: &Authority, server: &ServerTls, name: &str) -> CertificateDer<'static> {
+async fn presented_for(authority: &CertificateIssuer, server: &ServerTls, name: &str) -> CertificateDer<'static> {
     let mut client = authority.client();
     let any = model::AnyCertificate::new(&aws_lc_rs::default_provider());
     client.dangerous().set_certificate_verifier(Arc::new(any));
@@ -138,7 +138,7 @@ async fn presented_for(authority: &Authority, server: &ServerTls, name: &str) ->
 
 #[tokio::test]
 async fn the_server_name_selects_the_certificate() {
-    let authority = Authority::new();
+    let authority = CertificateIssuer::new();
     let first = authority.certificate(&["first.example.com"]);
     let exact = authority.certificate(&["db.example.com", "other.example.org"]);
     let wildcard = authority.certificate(&["*.example.com"]);
@@ -161,7 +161,7 @@ async fn the_server_name_selects_the_certificate() {
 
 #[tokio::test]
 async fn the_client_gets_a_certificate_with_a_key_that_it_can_verify() {
-    let authority = Authority::new();
+    let authority = CertificateIssuer::new();
     let rsa = authority.certificate_of(&["db.example.com"], &PKCS_RSA_SHA256);
     let ecdsa = authority.certificate_of(&["db.example.com"], &PKCS_ECDSA_P256_SHA256);
     let only = |kind: &str| {
@@ -185,13 +185,13 @@ fn certificates_are_selected_by_normalized_name_and_verifiable_key() {
     const RSA: SignatureScheme = SignatureScheme::RSA_PSS_SHA256;
     const ECDSA: SignatureScheme = SignatureScheme::ECDSA_NISTP256_SHA256;
 
-    let authority = Authority::new();
+    let authority = CertificateIssuer::new();
     let default = authority.certificate(&["first.example.org"]);
     let exact_rsa = authority.certificate_of(&["db.example.com"], &PKCS_RSA_SHA256);
     let wildcard = authority.certificate(&["*.example.com"]);
     let other_rsa = authority.certificate_of(&["other.example.org"], &PKCS_RSA_SHA256);
     let all = [&default, &exact_rsa, &wildcard, &other_rsa].map(Arc::clone);
-    let certificates = Certificates::new(&all);
+    let certificates = CertificateResolver::new(&all);
     for (name, scheme, expected) in [
         ("db.example.com", RSA, &exact_rsa),
         ("DB.Example.Com.", RSA, &exact_rsa),
@@ -215,7 +215,7 @@ fn certificates_are_selected_by_normalized_name_and_verifiable_key() {
 
 #[tokio::test]
 async fn a_changed_certificate_is_presented_next_and_the_open_connection_goes_on() {
-    let authority = Authority::new();
+    let authority = CertificateIssuer::new();
     let (old, new) = (authority.certificate(&["db.example.com"]), authority.certificate(&["db.example.com"]));
     let server = ServerTls::new(&tls(&[&old])).unwrap();
     let mut open = connect(&authority.client(), &server, "db.example.com").await.unwrap();
@@ -228,7 +228,7 @@ async fn a_changed_certificate_is_presented_next_and_the_open_connection_goes_on
 
 #[tokio::test]
 async fn a_client_below_the_minimum_version_is_refused() {
-    let authority = Authority::new();
+    let authority = CertificateIssuer::new();
     let certificate = authority.certificate(&["db.example.com"]);
     let server = ServerTls::new(&tls(&[&certificate])).unwrap();
     let (old_client, new_client) = (authority.client_of(&[&TLS12]), authority.client_of(&[&TLS13]));
@@ -246,7 +246,7 @@ async fn a_client_below_the_minimum_version_is_refused() {
 
 #[tokio::test]
 async fn a_protocol_is_negotiated_by_the_listeners_preference() {
-    let authority = Authority::new();
+    let authority = CertificateIssuer::new();
     let certificate = authority.certificate(&["db.example.com"]);
     let server =
         ServerTls::new(&model::Tls { alpn: vec!["postgresql".into(), "mqtt".into()], ..tls(&[&certificate]) }).unwrap();
@@ -271,7 +271,7 @@ async fn a_protocol_is_negotiated_by_the_listeners_preference() {
 
 #[tokio::test]
 async fn sessions_are_resumed_before_and_after_any_change() {
-    let authority = Authority::new();
+    let authority = CertificateIssuer::new();
     let (old, new) = (authority.certificate(&["db.example.com"]), authority.certificate(&["db.example.com"]));
     for version in [&TLS12, &TLS13] {
         let server = ServerTls::new(&tls(&[&old])).unwrap();
@@ -292,7 +292,7 @@ async fn sessions_are_resumed_before_and_after_any_change() {
 
 #[tokio::test]
 async fn a_client_without_tickets_resumes_from_the_session_cache() {
-    let authority = Authority::new();
+    let authority = CertificateIssuer::new();
     let server = ServerTls::new(&tls(&[&authority.certificate(&["db.example.com"])])).unwrap();
     let mut client = authority.client_of(&[&TLS12]);
     client.resumption = Resumption::in_memory_sessions(8).tls12_resumption(Tls12Resumption::SessionIdOnly);
@@ -304,13 +304,13 @@ async fn a_client_without_tickets_resumes_from_the_session_cache() {
 
 #[tokio::test]
 async fn tickets_come_with_the_first_data_also_after_a_second_client_hello() {
-    let authority = Authority::new();
+    let authority = CertificateIssuer::new();
     let groups = |kx_groups| Arc::new(CryptoProvider { kx_groups, ..aws_lc_rs::default_provider() });
     let server = ServerConfig::builder_with_provider(groups(vec![SECP256R1]))
         .with_protocol_versions(&[&TLS13])
         .unwrap()
         .with_no_client_auth()
-        .with_cert_resolver(Arc::new(Certificates::new(&[authority.certificate(&["db.example.com"])])));
+        .with_cert_resolver(Arc::new(CertificateResolver::new(&[authority.certificate(&["db.example.com"])])));
     let acceptor = TlsAcceptor::from(Arc::new(server));
     let second = HandshakeKind::FullWithHelloRetryRequest;
     for (offered, kind) in [(vec![SECP256R1], HandshakeKind::Full), (vec![X25519, SECP256R1], second)] {

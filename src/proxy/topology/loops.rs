@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::local_addresses::LocalAddresses;
-use crate::model::{EndpointKey, Loops, Snapshot, Upstream, UpstreamKey, loops};
+use crate::model::{EndpointKey, Loops, Snapshot, UpstreamConfig, UpstreamKey, loops};
 
 /// The interval between refreshes of this host's addresses, at least [`REFRESH_COST`] times the duration of a refresh.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
@@ -25,7 +25,7 @@ pub struct LoopGuard {
 
 impl LoopGuard {
     /// The upstreams without endpoints through which connections would loop.
-    pub fn without_loops<'a>(&mut self, snapshot: &'a Snapshot) -> Cow<'a, BTreeMap<UpstreamKey, Arc<Upstream>>> {
+    pub fn without_loops<'a>(&mut self, snapshot: &'a Snapshot) -> Cow<'a, BTreeMap<UpstreamKey, Arc<UpstreamConfig>>> {
         let known = mem::take(&mut self.addresses);
         let found = loops(&snapshot.listeners, &snapshot.upstreams, |ip| self.addresses.contain(ip, &known));
         let mut upstreams = Cow::Borrowed(&snapshot.upstreams);

@@ -43,7 +43,7 @@ pub struct Shared {
 /// The handle of a worker.
 #[derive(Debug)]
 pub struct WorkerHandle {
-    pub orders: mpsc::UnboundedSender<Order>,
+    pub orders: mpsc::UnboundedSender<WorkerCommand>,
     /// The number of connections that the worker has, or that are on the way to it.
     pub open: AtomicUsize,
     /// The last heartbeat, in milliseconds after the start.
@@ -51,7 +51,7 @@ pub struct WorkerHandle {
 }
 
 impl WorkerHandle {
-    pub fn new() -> (Self, mpsc::UnboundedReceiver<Order>) {
+    pub fn new() -> (Self, mpsc::UnboundedReceiver<WorkerCommand>) {
         let (orders, inbox) = mpsc::unbounded_channel();
         (Self { orders, open: AtomicUsize::new(0), heartbeat: AtomicU64::new(0) }, inbox)
     }
@@ -68,7 +68,7 @@ impl WorkerHandle {
 
 /// A command for a worker.
 #[derive(Debug)]
-pub enum Order {
+pub enum WorkerCommand {
     /// Accept on a socket.
     Listen {
         id: SocketId,
@@ -78,7 +78,7 @@ pub enum Order {
         done: oneshot::Sender<io::Result<Arc<AsyncFd<TcpListener>>>>,
     },
     /// Stop accepting on a socket and release it.
-    Close { id: SocketId, closing: Closing, done: oneshot::Sender<()> },
+    Close { id: SocketId, queue: AcceptQueue, done: oneshot::Sender<()> },
     /// Serve a connection that another worker accepted.
     Adopt(TcpStream, Box<AcceptedConnection>),
     /// Return the number of established connections of each endpoint, by its id.
@@ -97,11 +97,11 @@ pub type SocketId = u64;
 
 /// The treatment of connections that wait in the queue of a closing socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Closing {
+pub enum AcceptQueue {
     /// Accept them first: closing the socket would reset them.
-    Last,
+    Drain,
     /// Leave them to another process that has the same socket.
-    HandedOver,
+    HandOver,
 }
 
 /// The results of a drain, for the connections that were open at its beginning.

@@ -67,15 +67,15 @@ impl CloseCriteria {
 
 /// The open connections of a worker.
 #[derive(Debug, Default)]
-pub struct Sessions(RefCell<Slab<Entry>>);
+pub struct Sessions(RefCell<Slab<SessionEntry>>);
 
 #[derive(Debug)]
-struct Entry {
+struct SessionEntry {
     session: Rc<Session>,
     task: AbortHandle,
 }
 
-impl Entry {
+impl SessionEntry {
     fn close(&self, reason: CloseReason) {
         self.session.cancel(reason);
         self.task.abort();
@@ -88,7 +88,7 @@ impl Sessions {
         let mut sessions = self.0.borrow_mut();
         let place = sessions.vacant_entry();
         let task = start(place.key());
-        place.insert(Entry { session, task });
+        place.insert(SessionEntry { session, task });
     }
 
     pub fn remove(&self, place: usize) {
@@ -119,7 +119,7 @@ impl Sessions {
             return;
         }
         let sessions = self.0.borrow();
-        let mut open: Vec<Vec<&Entry>> = quotas.iter().map(|_| Vec::new()).collect();
+        let mut open: Vec<Vec<&SessionEntry>> = quotas.iter().map(|_| Vec::new()).collect();
         for (_, entry) in sessions.iter().filter(|(_, entry)| !entry.session.is_cancelled()) {
             let place = of(&entry.session);
             if quotas[place].count > 0 {
@@ -161,7 +161,7 @@ impl Sessions {
 }
 
 /// The places of the connections to close first, with their ranks, in order.
-fn chosen(sessions: &Slab<Entry>, requests: &CloseRequests) -> BTreeMap<DrainTarget, Vec<(Instant, usize)>> {
+fn chosen(sessions: &Slab<SessionEntry>, requests: &CloseRequests) -> BTreeMap<DrainTarget, Vec<(Instant, usize)>> {
     let mut chosen: BTreeMap<DrainTarget, Vec<_>> = BTreeMap::new();
     for (place, entry) in sessions.iter().filter(|(_, entry)| !entry.session.is_cancelled()) {
         let session = &entry.session;

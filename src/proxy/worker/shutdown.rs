@@ -19,10 +19,10 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// The `drain.shutdown` policies of listeners with connections, by listener id; `None`: connections stay for as long as
 /// the process may drain.
-pub type Declared = HashMap<u64, (ObjectKey, Option<Close>)>;
+pub type ShutdownPolicies = HashMap<u64, (ObjectKey, Option<Close>)>;
 
 /// The current policies; for removed listeners the last declared ones.
-pub fn declared(view: &View) -> Declared {
+pub fn declared(view: &View) -> ShutdownPolicies {
     let live = view.listeners.iter().filter_map(|live| Some((live, view.snapshot.listeners.get(&live.key)?.drain)));
     let draining = view.draining.iter().map(|draining| (&draining.listener, draining.drain));
     live.chain(draining).map(|(listener, drain)| (listener.id, (listener.key.object.clone(), drain.shutdown))).collect()
@@ -32,13 +32,13 @@ pub fn declared(view: &View) -> Declared {
 #[derive(Debug)]
 pub struct Drains {
     begun: Instant,
-    drains: Vec<Drain>,
+    drains: Vec<ShutdownDrain>,
     /// Indexes into `drains`, by listener id.
     of: HashMap<u64, usize>,
 }
 
 #[derive(Debug)]
-struct Drain {
+struct ShutdownDrain {
     schedule: Schedule,
     pace: Option<Pace>,
     /// The number of connections at the beginning.
@@ -47,10 +47,10 @@ struct Drain {
 
 impl Drains {
     /// Creates the drains of one of `workers` workers, each of which closes its own connections.
-    pub fn new(how: DrainMode, declared: &Declared, longest: Duration, workers: usize, now: Instant) -> Self {
+    pub fn new(how: DrainMode, declared: &ShutdownPolicies, longest: Duration, workers: usize, now: Instant) -> Self {
         let mut drains = Self { begun: now, drains: Vec::new(), of: HashMap::new() };
         // Connections without a declared policy share one drain.
-        drains.drains.push(Drain::new(how.schedule(None, longest), None, workers, now));
+        drains.drains.push(ShutdownDrain::new(how.schedule(None, longest), None, workers, now));
         if how == DrainMode::UntilTheyEnd {
             return drains;
         }
@@ -60,7 +60,7 @@ impl Drains {
             let Some(close) = close else { continue };
             let schedule = how.schedule(Some(*close), longest);
             let number = *numbers.entry((object, schedule, close.max_per_second)).or_insert_with(|| {
-                drains.drains.push(Drain::new(schedule, close.max_per_second, workers, now));
+                drains.drains.push(ShutdownDrain::new(schedule, close.max_per_second, workers, now));
                 drains.drains.len() - 1
             });
             drains.of.insert(*listener, number);
@@ -92,7 +92,7 @@ impl Drains {
     }
 }
 
-impl Drain {
+impl ShutdownDrain {
     fn new(schedule: Schedule, max_per_second: Option<NonZeroU32>, workers: usize, now: Instant) -> Self {
         let pace = max_per_second.map(|most| Pace::shared_by(most.get() as usize, SECOND, workers, now));
         Self { schedule, pace, total: 0 }

@@ -21,7 +21,7 @@ use super::selector::Interest;
 use crate::{
     api::{DEFAULT_CLASS, KIND, Placement, TcpLoadBalancer},
     model::ObjectKey,
-    world::{Allocations, Declared, Identity, service_of},
+    world::{Allocations, Declared, ObjectIdentity, service_of},
 };
 
 /// The origin of load balancers in messages.
@@ -44,8 +44,8 @@ pub trait WatchedObject: PartialEq + Send + 'static {
     }
 
     /// The difference from the previous version.
-    fn change_since(&self, before: Option<&Self>) -> Change {
-        if before == Some(self) { Change::Nothing } else { Change::Content }
+    fn change_since(&self, before: Option<&Self>) -> ChangeScope {
+        if before == Some(self) { ChangeScope::Nothing } else { ChangeScope::Content }
     }
 }
 
@@ -104,11 +104,11 @@ impl WatchedObject for LoadBalancer {
         Self { class, placement, declared }
     }
 
-    fn change_since(&self, before: Option<&Self>) -> Change {
+    fn change_since(&self, before: Option<&Self>) -> ChangeScope {
         match before {
-            Some(before) if before == self => Change::Nothing,
-            Some(before) if before.with_status_of(self) == *self => Change::Statuses,
-            _ => Change::Content,
+            Some(before) if before == self => ChangeScope::Nothing,
+            Some(before) if before.with_status_of(self) == *self => ChangeScope::Statuses,
+            _ => ChangeScope::Content,
         }
     }
 }
@@ -124,8 +124,8 @@ pub fn written(placement: Placement) -> &'static str {
     }
 }
 
-fn identity(metadata: &ObjectMeta) -> Identity {
-    Identity {
+fn identity(metadata: &ObjectMeta) -> ObjectIdentity {
+    ObjectIdentity {
         created: metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
         uid: metadata.uid.as_deref().unwrap_or_default().into(),
         generation: metadata.generation.unwrap_or_default(),
@@ -142,7 +142,7 @@ fn shared<T: PartialEq>(now: T, before: Option<&Arc<T>>) -> Arc<T> {
 
 /// An object of a built-in kind of Kubernetes.
 #[derive(PartialEq)]
-pub struct Reading<T> {
+pub struct CachedObject<T> {
     uid: Option<String>,
     /// The latest readable version.
     pub good: Option<Arc<T>>,
@@ -150,7 +150,7 @@ pub struct Reading<T> {
     pub problem: Option<String>,
 }
 
-impl<T: Readable> WatchedObject for Reading<T> {
+impl<T: BuiltInKind> WatchedObject for CachedObject<T> {
     const KIND: &'static str = T::KIND;
 
     fn resource() -> ApiResource {
@@ -172,7 +172,7 @@ impl<T: Readable> WatchedObject for Reading<T> {
 }
 
 /// A built-in kind of Kubernetes. Reads the needed part of an object, or returns the reason why it cannot.
-pub trait Readable: PartialEq + Send + Sync + Sized + 'static {
+pub trait BuiltInKind: PartialEq + Send + Sync + Sized + 'static {
     const KIND: &'static str;
 
     fn resource() -> ApiResource;
@@ -184,7 +184,7 @@ pub trait Readable: PartialEq + Send + Sync + Sized + 'static {
     }
 }
 
-impl Readable for Service {
+impl BuiltInKind for Service {
     const KIND: &'static str = "Service";
 
     fn resource() -> ApiResource {
@@ -204,7 +204,7 @@ impl Readable for Service {
     }
 }
 
-impl Readable for EndpointSlice {
+impl BuiltInKind for EndpointSlice {
     const KIND: &'static str = "EndpointSlice";
 
     fn resource() -> ApiResource {
@@ -225,7 +225,7 @@ impl Readable for EndpointSlice {
     }
 }
 
-impl Readable for Secret {
+impl BuiltInKind for Secret {
     const KIND: &'static str = "Secret";
 
     fn resource() -> ApiResource {
@@ -263,7 +263,7 @@ const SECRET_KEYS: [&str; 2] = ["tls.crt", "tls.key"];
 const CA_KEYS: [&str; 2] = ["ca.crt", "ca.crl"];
 
 /// A ConfigMap with certificates of authorities.
-impl Readable for ConfigMap {
+impl BuiltInKind for ConfigMap {
     const KIND: &'static str = "ConfigMap";
 
     fn resource() -> ApiResource {
@@ -285,12 +285,12 @@ impl Readable for ConfigMap {
 
 /// The ConfigMap of allocated ports.
 #[derive(PartialEq)]
-pub struct Ports {
+pub struct PortAllocations {
     pub allocations: Arc<Allocations>,
     pub problems: Vec<String>,
 }
 
-impl Readable for Ports {
+impl BuiltInKind for PortAllocations {
     const KIND: &'static str = "ConfigMap";
 
     fn resource() -> ApiResource {
@@ -314,19 +314,19 @@ fn whole<T: DeserializeOwned + Resource>(object: DynamicObject) -> Result<T, Str
 }
 
 /// The reason why a value cannot be read.
-struct Problem {
+struct FieldError {
     path: String,
     sentence: String,
 }
 
-impl std::fmt::Display for Problem {
+impl std::fmt::Display for FieldError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}: {}", self.path, self.sentence)
     }
 }
 
 /// Reads a value; `field` is its path in the object.
-fn typed<T: DeserializeOwned>(field: &str, value: Value) -> Result<T, Problem> {
+fn typed<T: DeserializeOwned>(field: &str, value: Value) -> Result<T, FieldError> {
     /// The maximum length of a quoted value.
     const LONGEST: usize = 400;
 
@@ -341,13 +341,13 @@ fn typed<T: DeserializeOwned>(field: &str, value: Value) -> Result<T, Problem> {
         if sentence.len() > LONGEST {
             sentence = sentence.chars().take(LONGEST).chain(['…']).collect();
         }
-        Problem { path, sentence }
+        FieldError { path, sentence }
     })
 }
 
 /// The effect of an event on the objects of interest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Change {
+pub enum ChangeScope {
     Nothing,
     /// Only statuses of load balancers.
     Statuses,

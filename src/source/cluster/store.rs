@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, mem};
 use kube::{api::DynamicObject, runtime::watcher::Event};
 
 use super::{
-    kinds::{Change, WatchedObject},
+    kinds::{ChangeScope, WatchedObject},
     selector::Interest,
 };
 use crate::model::ObjectKey;
@@ -26,22 +26,22 @@ impl<K> Default for Store<K> {
 
 impl<K: WatchedObject> Store<K> {
     /// Applies an event of the watch.
-    pub fn take(&mut self, event: Event<DynamicObject>, interest: &Interest) -> Change {
+    pub fn take(&mut self, event: Event<DynamicObject>, interest: &Interest) -> ChangeScope {
         match event {
             Event::Init => {
                 self.listing.clear();
-                Change::Nothing
+                ChangeScope::Nothing
             }
             Event::InitApply(object) => {
                 let (key, object) = self.read(object);
                 self.listing.insert(key, object);
-                Change::Nothing
+                ChangeScope::Nothing
             }
             Event::InitDone => {
                 let before = mem::replace(&mut self.objects, mem::take(&mut self.listing));
                 let first = !mem::replace(&mut self.synced, true);
                 if first {
-                    return Change::Content;
+                    return ChangeScope::Content;
                 }
                 difference(&before, &self.objects, interest).max(difference(&self.objects, &before, interest))
             }
@@ -52,12 +52,12 @@ impl<K: WatchedObject> Store<K> {
                 let change = now.change_since(before.as_ref());
                 let concerned = before.is_some_and(|before| before.concerns(&key, interest));
                 self.objects.insert(key, now);
-                if concerns || concerned { change } else { Change::Nothing }
+                if concerns || concerned { change } else { ChangeScope::Nothing }
             }
             Event::Delete(object) => {
                 let key = key(&object);
                 let removed = self.objects.remove(&key).is_some_and(|before| before.concerns(&key, interest));
-                if removed { Change::Content } else { Change::Nothing }
+                if removed { ChangeScope::Content } else { ChangeScope::Nothing }
             }
         }
     }
@@ -83,9 +83,9 @@ fn difference<K: WatchedObject>(
     one: &BTreeMap<ObjectKey, K>,
     other: &BTreeMap<ObjectKey, K>,
     interest: &Interest,
-) -> Change {
+) -> ChangeScope {
     let of_interest = one.iter().filter(|(key, object)| object.concerns(key, interest));
-    of_interest.map(|(key, object)| object.change_since(other.get(key))).max().unwrap_or(Change::Nothing)
+    of_interest.map(|(key, object)| object.change_since(other.get(key))).max().unwrap_or(ChangeScope::Nothing)
 }
 
 fn key(object: &DynamicObject) -> ObjectKey {

@@ -22,7 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::{
-    kinds::{Change, WatchedObject},
+    kinds::{ChangeScope, WatchedObject},
     selector::{Interest, Selector},
     store::Store,
     watch_error::{Outage, Pauses, REFUSAL_DELAY, Unreachable, WatchError},
@@ -83,16 +83,16 @@ impl<K: WatchedObject> KindWatches<K> {
 
 /// A watch and the objects that it has read. Dropping it ends the watch.
 pub struct Watch<K> {
-    state: Arc<Mutex<State<K>>>,
+    state: Arc<Mutex<WatchState<K>>>,
     _running: AbortOnDropHandle<()>,
 }
 
-pub struct State<K> {
+pub struct WatchState<K> {
     pub store: Store<K>,
-    broken: Option<Broken>,
+    broken: Option<WatchOutage>,
 }
 
-struct Broken {
+struct WatchOutage {
     watch_error: WatchError,
     /// The number of consecutive errors.
     times: u32,
@@ -106,7 +106,7 @@ struct Broken {
 /// recently granted right, cause a few refusals.
 pub const REPEATED_REFUSALS: u32 = 3;
 
-impl<K: WatchedObject> State<K> {
+impl<K: WatchedObject> WatchState<K> {
     /// The reason for a repeated refusal by the API server.
     pub fn refused(&self) -> Option<&str> {
         self.denied(|broken| broken.times >= REPEATED_REFUSALS)
@@ -117,7 +117,7 @@ impl<K: WatchedObject> State<K> {
         self.denied(|broken| broken.is_reported)
     }
 
-    fn denied(&self, counts: fn(&Broken) -> bool) -> Option<&str> {
+    fn denied(&self, counts: fn(&WatchOutage) -> bool) -> Option<&str> {
         match &self.broken.as_ref().filter(|broken| counts(broken))?.watch_error {
             WatchError::Denied(why) => Some(why),
             WatchError::Unreachable(_) => None,
@@ -129,8 +129,8 @@ impl<K: WatchedObject> State<K> {
         match &self.broken {
             _ if self.store.is_synced() => None,
             None => Some(("no answer yet", 0)),
-            Some(Broken { watch_error: WatchError::Unreachable(why), .. }) => Some((why, 0)),
-            Some(Broken { watch_error: WatchError::Denied(why), times, .. }) => Some((why, *times)),
+            Some(WatchOutage { watch_error: WatchError::Unreachable(why), .. }) => Some((why, 0)),
+            Some(WatchOutage { watch_error: WatchError::Denied(why), times, .. }) => Some((why, *times)),
         }
     }
 
@@ -148,30 +148,30 @@ impl<K: WatchedObject> State<K> {
         let since = before.map_or_else(Instant::now, |before| before.since);
         let is_reported = watch_error.is_denied() && since.elapsed() >= REFUSAL_DELAY;
         // The previous error is dropped after the new one exists, so that a continuing outage is reported once.
-        self.broken = Some(Broken { watch_error, times, since, is_reported, _unreachable: unreachable });
+        self.broken = Some(WatchOutage { watch_error, times, since, is_reported, _unreachable: unreachable });
     }
 }
 
 impl<K: WatchedObject> Watch<K> {
     fn start(selector: Selector, common: Common) -> Self {
-        let state = Arc::new(Mutex::new(State { store: Store::default(), broken: None }));
+        let state = Arc::new(Mutex::new(WatchState { store: Store::default(), broken: None }));
         let watching = WatchTask { selector, common, state: state.clone() };
         Self { state, _running: AbortOnDropHandle::new(tokio::spawn(watching.run())) }
     }
 
-    pub fn state(&self) -> MutexGuard<'_, State<K>> {
+    pub fn state(&self) -> MutexGuard<'_, WatchState<K>> {
         locked(&self.state)
     }
 }
 
-fn locked<K>(state: &Mutex<State<K>>) -> MutexGuard<'_, State<K>> {
+fn locked<K>(state: &Mutex<WatchState<K>>) -> MutexGuard<'_, WatchState<K>> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 struct WatchTask<K> {
     selector: Selector,
     common: Common,
-    state: Arc<Mutex<State<K>>>,
+    state: Arc<Mutex<WatchState<K>>>,
 }
 
 impl<K: WatchedObject> WatchTask<K> {
@@ -193,11 +193,11 @@ impl<K: WatchedObject> WatchTask<K> {
         let mut events = pin!(watcher(self.api(), self.config()));
         let mut phase = Phase::Listing;
         loop {
-            let event = match timeout(phase.patience(), events.next()).await {
+            let event = match timeout(phase.timeout(), events.next()).await {
                 Ok(Some(Ok(event))) => Some(event),
                 Ok(Some(Err(error))) => return WatchError::of(error),
                 Ok(None) => return None,
-                Err(_) if phase == Phase::Listing => return Some(WatchError::no_answer(phase.patience())),
+                Err(_) if phase == Phase::Listing => return Some(WatchError::no_answer(phase.timeout())),
                 Err(_) => None,
             };
             match event {
@@ -241,9 +241,9 @@ impl<K: WatchedObject> WatchTask<K> {
             locked(&self.state).store.take(event, &interest)
         };
         match change {
-            Change::Nothing => {}
-            Change::Statuses => self.common.statuses_changed.send_replace(()),
-            Change::Content => self.common.changed.send_replace(()),
+            ChangeScope::Nothing => {}
+            ChangeScope::Statuses => self.common.statuses_changed.send_replace(()),
+            ChangeScope::Content => self.common.changed.send_replace(()),
         }
     }
 
@@ -262,7 +262,7 @@ impl<K: WatchedObject> WatchTask<K> {
 
     fn breaks(&self, watch_error: WatchError) {
         let mut state = locked(&self.state);
-        let shown = |state: &State<K>| [state.reported(), state.refused()].map(|why| why.map(str::to_owned));
+        let shown = |state: &WatchState<K>| [state.reported(), state.refused()].map(|why| why.map(str::to_owned));
         let before = shown(&state);
         state.breaks(watch_error, &self.common.outage);
         if let (Some(why), [None, _]) = (state.reported(), &before) {
@@ -285,7 +285,7 @@ enum Phase {
 
 impl Phase {
     /// The expected time until the next event. It is a limit only in the first phase.
-    fn patience(self) -> Duration {
+    fn timeout(self) -> Duration {
         match self {
             Self::Listing => Duration::from_secs(30),
             Self::Listed => Duration::from_secs(1),
@@ -298,14 +298,15 @@ impl Phase {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::cluster::kinds::Reading;
+    use crate::source::cluster::kinds::CachedObject;
 
     #[tokio::test(start_paused = true)]
     async fn refusals_of_a_watch_are_reported_once_they_have_lasted() {
         let outage = Arc::default();
         let refusal = || WatchError::Denied("services is forbidden".into());
-        let mut state = State::<Reading<k8s_openapi::api::core::v1::Service>> { store: Store::default(), broken: None };
-        let breaks = async |state: &mut State<_>, after: u64, watch_error: WatchError| {
+        let mut state =
+            WatchState::<CachedObject<k8s_openapi::api::core::v1::Service>> { store: Store::default(), broken: None };
+        let breaks = async |state: &mut WatchState<_>, after: u64, watch_error: WatchError| {
             sleep(Duration::from_millis(after)).await;
             state.breaks(watch_error, &outage);
             (state.refused().is_some(), state.reported().is_some())

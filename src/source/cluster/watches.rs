@@ -8,7 +8,7 @@ use k8s_openapi::api::{
 };
 
 use super::{
-    kinds::{LoadBalancer, Ports, Reading},
+    kinds::{CachedObject, LoadBalancer, PortAllocations},
     scope::Scope,
     selector::{API_SERVER, Selector, references, services},
     watch_task::{Common, KindWatches},
@@ -16,7 +16,7 @@ use super::{
 use crate::{
     api::{RefKind, TcpLoadBalancerSpec},
     model::ObjectKey,
-    world::Referred,
+    world::ObjectRef,
 };
 
 /// Defines [`Selectors`] and [`Watches`] for a list of kinds.
@@ -63,11 +63,11 @@ macro_rules! watched_kinds {
 
 watched_kinds! {
     load_balancers: LoadBalancer;
-    services: Reading<Service>;
-    slices: Reading<EndpointSlice>;
-    secrets: Reading<Secret>;
-    config_maps: Reading<ConfigMap>;
-    ports: Reading<Ports>;
+    services: CachedObject<Service>;
+    slices: CachedObject<EndpointSlice>;
+    secrets: CachedObject<Secret>;
+    config_maps: CachedObject<ConfigMap>;
+    ports: CachedObject<PortAllocations>;
 }
 
 impl Selectors {
@@ -99,7 +99,7 @@ impl Selectors {
     /// The selectors that a load balancer adds.
     pub fn of_load_balancer(scope: &Scope, key: &ObjectKey, spec: &TcpLoadBalancerSpec) -> Self {
         let mut selectors = Self::default();
-        for Referred { kind, key } in references(key, spec) {
+        for ObjectRef { kind, key } in references(key, spec) {
             selectors.referred_mut(kind).insert(Selector::named(&key));
         }
         if scope.only.is_some() {

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use serde_json::{Map, Value};
 
-use super::object::{Object, Readable};
+use super::object::{Object, ReadResult};
 use crate::{
     api::{GROUP, KIND, TcpLoadBalancerSpec, VERSION},
     source::schema::{self, Checked, near},
 };
 
 /// The kind of a document by its `apiVersion` and `kind`.
-pub enum Kind {
+pub enum DocumentKind {
     /// The function that reads the object. It also gets the problems of the metadata.
     Ours(fn(Value, Vec<String>) -> Read),
     Mistyped(String),
@@ -23,7 +23,7 @@ pub enum Kind {
 pub const KUBERNETES: [(&str, &str); 4] =
     [("v1", "Secret"), ("v1", "ConfigMap"), ("v1", "Service"), ("discovery.k8s.io/v1", "EndpointSlice")];
 
-impl Kind {
+impl DocumentKind {
     pub fn of(api_version: &str, kind: &str) -> Self {
         match (api_version, kind) {
             ("v1", "Secret") => Self::Ours(|value, problems| Read::of(value, problems, secret, Object::Secret)),
@@ -91,7 +91,7 @@ impl Read {
         value: Value,
         mut problems: Vec<String>,
         read: impl FnOnce(Value) -> Result<Checked<T>, Vec<String>>,
-        object: fn(Readable<T>) -> Object,
+        object: fn(ReadResult<T>) -> Object,
     ) -> Self {
         match read(value) {
             Ok(Checked { object: read, remarks }) if problems.is_empty() => {

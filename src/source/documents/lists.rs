@@ -2,21 +2,21 @@
 
 use serde_json::Value;
 
-use super::kind::{KUBERNETES, Kind};
+use super::kind::{DocumentKind, KUBERNETES};
 use crate::{
     api::{GROUP, KIND, VERSION},
     source::schema::near,
 };
 
 /// A supported list of objects.
-pub enum List {
+pub enum ListKind {
     /// Objects of any kind, each with its own kind.
     Any,
     /// Objects of this kind, which the API server does not repeat in each object.
     Of(&'static str),
 }
 
-impl List {
+impl ListKind {
     pub fn of(api_version: &str, kind: &str) -> Option<Self> {
         let listed = kind.strip_suffix("List")?;
         let ours = (&*format!("{GROUP}/{VERSION}") == api_version && listed == KIND).then_some(KIND);
@@ -68,7 +68,7 @@ pub fn is_mistyped(object: &Value) -> bool {
     let mut items = fields.filter_map(Value::as_array).flatten();
     let is_read = |item: &Value| {
         let text = |field: &str| item[field].as_str().unwrap_or_default();
-        !text("kind").is_empty() && !matches!(Kind::of(text("apiVersion"), text("kind")), Kind::Other)
+        !text("kind").is_empty() && !matches!(DocumentKind::of(text("apiVersion"), text("kind")), DocumentKind::Other)
     };
     is_known_group && is_called_after || items.any(is_read)
 }

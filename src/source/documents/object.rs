@@ -42,15 +42,15 @@ impl fmt::Debug for Document {
 /// An object of a relevant kind.
 #[derive(Clone)]
 pub enum Object {
-    LoadBalancer(Readable<TcpLoadBalancerSpec>),
-    Secret(Readable<Secret>),
-    ConfigMap(Readable<ConfigMap>),
-    Service(Readable<Service>),
-    EndpointSlice(Readable<EndpointSlice>),
+    LoadBalancer(ReadResult<TcpLoadBalancerSpec>),
+    Secret(ReadResult<Secret>),
+    ConfigMap(ReadResult<ConfigMap>),
+    Service(ReadResult<Service>),
+    EndpointSlice(ReadResult<EndpointSlice>),
 }
 
 /// An object, or the reasons why it cannot be read: sentences that name the field.
-pub type Readable<T> = Result<Arc<T>, Vec<String>>;
+pub type ReadResult<T> = Result<Arc<T>, Vec<String>>;
 
 impl Object {
     pub fn kind(&self) -> &'static str {

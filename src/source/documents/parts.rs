@@ -8,7 +8,7 @@ use serde_saphyr::Spanned;
 use super::{octal, unique::Unique};
 
 /// A document and the line it starts at.
-pub(super) type Part = Result<(u64, Value), SyntaxError>;
+pub(super) type DocumentPart = Result<(u64, Value), SyntaxError>;
 
 /// A text that is not valid YAML or JSON.
 pub(super) struct SyntaxError {
@@ -17,7 +17,7 @@ pub(super) struct SyntaxError {
     pub line: Option<u64>,
 }
 
-pub(super) fn yaml(text: &str) -> Vec<Part> {
+pub(super) fn yaml(text: &str) -> Vec<DocumentPart> {
     yaml_from(0, text).unwrap_or_else(|problem| {
         let parts = separated(text);
         if parts.len() < 2 {
@@ -47,7 +47,7 @@ pub(super) fn separated(text: &str) -> Vec<(u64, &str)> {
 }
 
 /// The documents of a text. `lines_before` is the number of lines before it.
-fn yaml_from(lines_before: u64, text: &str) -> Result<Vec<Part>, SyntaxError> {
+fn yaml_from(lines_before: u64, text: &str) -> Result<Vec<DocumentPart>, SyntaxError> {
     let documents = yaml_values(text, false).map_err(|error| match error {
         serde_saphyr::Error::DuplicateMappingKey { key: Some(key), location } => {
             let line = lines_before + location.line();
@@ -91,7 +91,7 @@ fn yaml_values(text: &str, legacy_octal_numbers: bool) -> Result<Vec<Spanned<Uni
 }
 
 /// The documents of a JSON text, up to the first error. The text after an error cannot be interpreted.
-pub(super) fn json(text: &str) -> impl Iterator<Item = Part> {
+pub(super) fn json(text: &str) -> impl Iterator<Item = DocumentPart> {
     let mut documents = serde_json::Deserializer::from_str(text).into_iter();
     // Each line is counted once, independently of the number of documents.
     let (mut line, mut counted, mut ended) = (1, 0, false);

@@ -5,13 +5,13 @@ use tokio::time::timeout;
 use super::*;
 
 /// The watched paths on a simulated file system.
-fn interest(paths: &[&str], there: &[(&str, Entry)]) -> WatchedPaths {
-    let there: BTreeMap<PathBuf, Entry> = there.iter().map(|(path, entry)| (path.into(), entry.clone())).collect();
-    WatchedPaths::of(paths.iter().map(PathBuf::from), |path| there.get(path).cloned().unwrap_or(Entry::Missing))
+fn interest(paths: &[&str], there: &[(&str, FileType)]) -> WatchedPaths {
+    let there: BTreeMap<PathBuf, FileType> = there.iter().map(|(path, entry)| (path.into(), entry.clone())).collect();
+    WatchedPaths::of(paths.iter().map(PathBuf::from), |path| there.get(path).cloned().unwrap_or(FileType::Missing))
 }
 
-fn link(target: &str) -> Entry {
-    Entry::Link(target.into())
+fn link(target: &str) -> FileType {
+    FileType::Link(target.into())
 }
 
 fn set(paths: &[&str]) -> BTreeSet<PathBuf> {
@@ -20,7 +20,7 @@ fn set(paths: &[&str]) -> BTreeSet<PathBuf> {
 
 #[test]
 fn what_is_watched_are_the_folders_of_all_that_leads_to_a_file() {
-    use Entry::{File, Folder};
+    use FileType::{File, Folder};
     for (what, paths, there, entries, watched) in [
         ("a file", &["/e/a.yaml"][..], &[("/e", Folder), ("/e/a.yaml", File)][..], &["/e/a.yaml"][..], &["/e"][..]),
         ("a folder", &["/e"], &[("/e", Folder)], &["/e"], &["/", "/e"]),
@@ -64,7 +64,7 @@ fn what_is_watched_are_the_folders_of_all_that_leads_to_a_file() {
 
 #[test]
 fn only_events_that_matter_are_told() {
-    let interest = interest(&["/e", "/f/a.txt"], &[("/e", Entry::Folder), ("/f", Entry::Folder)]);
+    let interest = interest(&["/e", "/f/a.txt"], &[("/e", FileType::Folder), ("/f", FileType::Folder)]);
     for (path, matters) in [
         ("/e/new.yaml", true),
         ("/e/new.json", true),
@@ -88,13 +88,13 @@ async fn a_rescan_is_told_whatever_it_is_about() {
 }
 
 /// A watched folder, and its content after each wait.
-struct Followed {
+struct WatchedFolder {
     folder: tempfile::TempDir,
     path: PathBuf,
     watch: FileWatch,
 }
 
-impl Followed {
+impl WatchedFolder {
     /// Watches `path` below a folder that `fill` populates.
     async fn new(path: &str, fill: impl FnOnce(&Path)) -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -133,7 +133,7 @@ async fn a_swapped_configmap_is_seen_each_time() {
         fs::rename(folder.join("..data_tmp"), folder.join("..data")).unwrap();
     };
     for path in ["a.yaml", ""] {
-        let mut followed = Followed::new(path, |folder| {
+        let mut followed = WatchedFolder::new(path, |folder| {
             version(folder, "..1");
             swap(folder, "..1");
             symlink("..data/a.yaml", folder.join("a.yaml")).unwrap();
@@ -158,7 +158,7 @@ async fn a_swapped_configmap_is_seen_each_time() {
 
 #[tokio::test]
 async fn files_are_seen_to_come_change_and_go() {
-    let mut followed = Followed::new("", |_| {}).await;
+    let mut followed = WatchedFolder::new("", |_| {}).await;
     followed.sees("a new file", |folder| fs::write(folder.join("a.yaml"), "1").unwrap()).await;
     followed.sees("a written file", |folder| fs::write(folder.join("a.yaml"), "2").unwrap()).await;
     followed.sees("a new link", |folder| symlink("a.yaml", folder.join("b.yaml")).unwrap()).await;
@@ -172,7 +172,7 @@ async fn a_replaced_folder_is_followed_again() {
         fs::create_dir_all(folder.join("e/f")).unwrap();
         fs::write(folder.join("e/f/a.yaml"), "1").unwrap();
     };
-    let mut followed = Followed::new("e/f/a.yaml", fill).await;
+    let mut followed = WatchedFolder::new("e/f/a.yaml", fill).await;
     for _ in 0..2 {
         followed.sees("a deleted folder", |folder| fs::remove_dir_all(folder.join("e")).unwrap()).await;
         followed.sees("a folder that is back", fill).await;
@@ -195,7 +195,7 @@ async fn a_folder_replaced_at_one_blow_is_followed_again() {
         fill(folder);
         fs::remove_dir_all(folder.join("old")).unwrap();
     };
-    let mut followed = Followed::new("e/f/a.yaml", fill).await;
+    let mut followed = WatchedFolder::new("e/f/a.yaml", fill).await;
     for _ in 0..2 {
         followed.sees("a replaced folder", swap).await;
         followed.sees("a file in it", |folder| fs::write(folder.join("e/f/a.yaml"), "2").unwrap()).await;
@@ -205,7 +205,7 @@ async fn a_folder_replaced_at_one_blow_is_followed_again() {
 #[tokio::test]
 async fn a_file_that_is_being_written_is_told_when_it_is_whole() {
     use std::io::Write;
-    let mut followed = Followed::new("", |_| {}).await;
+    let mut followed = WatchedFolder::new("", |_| {}).await;
     let path = followed.folder.path().join("a.yaml");
     let mut file = fs::File::create(&path).unwrap();
     file.write_all(b"half").unwrap();

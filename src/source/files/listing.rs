@@ -23,11 +23,11 @@ pub struct Listing {
 
 pub struct Listed {
     pub file: PathBuf,
-    pub found: Found,
+    pub found: FileOrigin,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Found {
+pub enum FileOrigin {
     /// A regular file in a named folder. The watch of the folder notices its changes.
     InFolder,
     /// A named path, or a link in a folder.
@@ -58,7 +58,7 @@ impl Listing {
         let mut listing = Self::default();
         for path in paths {
             match fs::metadata(path).and_then(|metadata| metadata.is_dir().then(|| manifests(path)).transpose()) {
-                Ok(None) => listing.add(path.clone(), Found::ByPath, None),
+                Ok(None) => listing.add(path.clone(), FileOrigin::ByPath, None),
                 Ok(Some(files)) => {
                     if files.is_empty() {
                         let message = format!("{}: has no *.yaml, *.yml or *.json file", path.display());
@@ -72,7 +72,7 @@ impl Listing {
                     let below = remembered.clone().filter(|file| *file == path || file.parent() == Some(path));
                     let below: Vec<_> = below.filter(|file| listing.seen.insert(file.to_path_buf())).collect();
                     let stays = if below.is_empty() { "" } else { STAYS };
-                    let gone = below.into_iter().map(|file| Listed { file: file.clone(), found: Found::Gone });
+                    let gone = below.into_iter().map(|file| Listed { file: file.clone(), found: FileOrigin::Gone });
                     listing.files.extend(gone);
                     listing.problems.push(FileProblem::of_file(path, format!("{why}{stays}")));
                 }
@@ -83,8 +83,8 @@ impl Listing {
 
     /// Adds a file, unless it is already listed under any name. For regular files in a folder, resolving the folder's
     /// path is sufficient.
-    fn add(&mut self, file: PathBuf, found: Found, folder: Option<&Path>) {
-        let within = folder.filter(|_| found == Found::InFolder).zip(file.file_name());
+    fn add(&mut self, file: PathBuf, found: FileOrigin, folder: Option<&Path>) {
+        let within = folder.filter(|_| found == FileOrigin::InFolder).zip(file.file_name());
         let real = within.map(|(folder, name)| folder.join(name)).or_else(|| fs::canonicalize(&file).ok());
         if self.seen.insert(real.unwrap_or_else(|| file.clone())) {
             self.files.push(Listed { file, found });
@@ -92,7 +92,7 @@ impl Listing {
     }
 }
 
-fn manifests(folder: &Path) -> io::Result<Vec<(PathBuf, Found)>> {
+fn manifests(folder: &Path) -> io::Result<Vec<(PathBuf, FileOrigin)>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
@@ -104,7 +104,7 @@ fn manifests(folder: &Path) -> io::Result<Vec<(PathBuf, Found)>> {
         // Reading a pipe or a device in a folder might never end. Files without metadata are reported when they are
         // read.
         if itself || fs::metadata(&file).map_or(true, |metadata| metadata.is_file()) {
-            files.push((file, if itself { Found::InFolder } else { Found::ByPath }));
+            files.push((file, if itself { FileOrigin::InFolder } else { FileOrigin::ByPath }));
         }
     }
     files.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));

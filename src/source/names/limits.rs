@@ -28,7 +28,7 @@ pub const MAX_UNANSWERED: usize = 48;
 /// The number of additional pending lookups of names whose last lookup was answered.
 pub const MAX_ANSWERED: usize = 16;
 
-pub struct Limits {
+pub struct LookupLimits {
     unanswered: Arc<TenantPlaces>,
     answered: Arc<Semaphore>,
     objects: Mutex<BTreeMap<ObjectKey, Arc<ObjectLimit>>>,
@@ -42,7 +42,7 @@ struct ObjectLimit {
 }
 
 /// The permit for one lookup, until it is dropped.
-pub struct Turn {
+pub struct LookupPermit {
     _of_object: Option<OwnedSemaphorePermit>,
     _of_all: Thread,
 }
@@ -52,7 +52,7 @@ enum Thread {
     Answered { _permit: Option<OwnedSemaphorePermit> },
 }
 
-impl Default for Limits {
+impl Default for LookupLimits {
     fn default() -> Self {
         Self {
             unanswered: TenantPlaces::new(MAX_UNANSWERED),
@@ -62,7 +62,7 @@ impl Default for Limits {
     }
 }
 
-impl Limits {
+impl LookupLimits {
     /// Divides the threads among the namespaces of these load balancers from now on.
     pub fn divide<'a>(&self, wanted: impl IntoIterator<Item = &'a ObjectKey>) {
         let wanted: BTreeSet<&ObjectKey> = wanted.into_iter().collect();
@@ -73,16 +73,16 @@ impl Limits {
     }
 
     /// Waits until a name of these load balancers may be looked up. The lookup counts against one of them.
-    pub async fn turn(&self, objects: &[ObjectKey], was_answered: bool) -> Turn {
+    pub async fn turn(&self, objects: &[ObjectKey], was_answered: bool) -> LookupPermit {
         let turns = objects.iter().map(|object| Box::pin(self.turn_of(object, was_answered)));
         let turns: Vec<_> = turns.collect();
         if turns.is_empty() {
-            return Turn { _of_object: None, _of_all: self.answered_thread().await };
+            return LookupPermit { _of_object: None, _of_all: self.answered_thread().await };
         }
         select_all(turns).await.0
     }
 
-    async fn turn_of(&self, object: &ObjectKey, was_answered: bool) -> Turn {
+    async fn turn_of(&self, object: &ObjectKey, was_answered: bool) -> LookupPermit {
         let limit = self.limit(object);
         // The semaphore is never closed.
         let of_object = limit.permits.clone().acquire_owned().await.ok();
@@ -98,7 +98,7 @@ impl Limits {
         } else {
             unanswered.await
         };
-        Turn { _of_object: of_object, _of_all: of_all }
+        LookupPermit { _of_object: of_object, _of_all: of_all }
     }
 
     async fn answered_thread(&self) -> Thread {

@@ -56,16 +56,16 @@ fn a_name_that_was_never_answered_has_no_addresses_and_a_problem() {
 
 /// A resolver with scripted answers and the times of its lookups.
 #[derive(Clone, Default)]
-struct Resolver(Arc<Mutex<Script>>);
+struct ScriptedResolver(Arc<Mutex<ResolverScript>>);
 
 #[derive(Default)]
-struct Script {
+struct ResolverScript {
     answers: BTreeMap<String, VecDeque<io::Result<BTreeSet<IpAddr>>>>,
     asked: Vec<(String, Instant)>,
     takes: Duration,
 }
 
-impl Resolver {
+impl ScriptedResolver {
     fn answer(&self, name: &str, answer: io::Result<BTreeSet<IpAddr>>) {
         self.0.lock().unwrap().answers.entry(name.into()).or_default().push_back(answer);
     }
@@ -111,7 +111,7 @@ fn of_namespace(namespace: &str, object: &str, name: &str, seconds: u64) -> (Arc
 
 #[tokio::test(start_paused = true)]
 async fn first_answers_are_waited_for_but_not_for_ever() {
-    let resolver = Resolver::default();
+    let resolver = ScriptedResolver::default();
     resolver.answer("bad", Err(io::Error::other("failed to lookup address information: Name or service not known")));
     resolver.takes(Duration::from_secs(2));
     let mut names = resolver.start();
@@ -132,7 +132,7 @@ async fn first_answers_are_waited_for_but_not_for_ever() {
 
 #[tokio::test(start_paused = true)]
 async fn a_change_is_told_once_and_the_same_answer_is_none() {
-    let resolver = Resolver::default();
+    let resolver = ScriptedResolver::default();
     resolver.answer("db", Ok(addresses(&[1])));
     resolver.answer("db", Ok(addresses(&[1])));
     resolver.answer("db", Ok(addresses(&[1, 2])));
@@ -148,7 +148,7 @@ async fn a_change_is_told_once_and_the_same_answer_is_none() {
 
 #[tokio::test(start_paused = true)]
 async fn each_name_is_asked_for_at_its_own_interval_with_some_jitter() {
-    let resolver = Resolver::default();
+    let resolver = ScriptedResolver::default();
     let mut names = resolver.start();
     names.want(wanted(&[("often", 1), ("seldom", 60)]));
     sleep(Duration::from_secs(100)).await;
@@ -162,7 +162,7 @@ async fn each_name_is_asked_for_at_its_own_interval_with_some_jitter() {
 
 #[tokio::test(start_paused = true)]
 async fn a_name_no_longer_wanted_is_forgotten_and_the_others_stay_as_they_are() {
-    let resolver = Resolver::default();
+    let resolver = ScriptedResolver::default();
     let mut names = resolver.start();
     names.want(wanted(&[("a", 10), ("b", 10), ("c", 10)]));
     names.first_answers(Duration::from_secs(1)).await;
@@ -182,7 +182,7 @@ async fn a_name_no_longer_wanted_is_forgotten_and_the_others_stay_as_they_are() 
 
 #[tokio::test(start_paused = true)]
 async fn a_resolver_that_hangs_is_told_and_not_asked_again_until_it_answers() {
-    let resolver = Resolver::default();
+    let resolver = ScriptedResolver::default();
     resolver.takes(Duration::from_secs(20));
     resolver.answer("db", Ok(addresses(&[1])));
     let mut names = resolver.start();
@@ -202,7 +202,7 @@ async fn a_resolver_that_hangs_is_told_and_not_asked_again_until_it_answers() {
 
 #[tokio::test(start_paused = true)]
 async fn a_resolver_that_hangs_and_then_fails_is_told_once() {
-    let resolver = Resolver::default();
+    let resolver = ScriptedResolver::default();
     resolver.takes(Duration::from_secs(20));
     for _ in 0..10 {
         resolver.answer("db", Err(io::Error::other("no server")));
@@ -318,7 +318,7 @@ async fn one_namespace_among_very_many_does_not_hold_up_the_others() {
 
 #[tokio::test(start_paused = true)]
 async fn load_balancers_of_a_namespace_take_turns() {
-    let resolver = Resolver::default();
+    let resolver = ScriptedResolver::default();
     resolver.takes(Duration::from_secs(20));
     let mut names = resolver.start();
     let mut wanted: BTreeMap<_, _> = hanging("shop", 84).into_iter().collect();
@@ -338,7 +338,7 @@ fn the_cost_of_turns_is_that_of_the_number_of_load_balancers() {
     let objects =
         |count: usize| -> Vec<_> { (0..count).map(|number| ObjectKey::new(&format!("ns-{number}"), "a")).collect() };
     crate::cost::assert_grows_no_faster_than_n_log_n(500, objects, |objects| {
-        let limits = Limits::default();
+        let limits = LookupLimits::default();
         limits.divide(&*objects);
         let turns: Vec<_> =
             objects.iter().map(|object| limits.turn(std::slice::from_ref(object), false).now_or_never()).collect();

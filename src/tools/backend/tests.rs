@@ -2,8 +2,8 @@ use tokio::{task::JoinHandle, time::Instant};
 
 use super::*;
 
-fn options() -> Options {
-    Options { address: (Ipv4Addr::LOCALHOST, 0).into(), name: None, delay: Duration::ZERO, greeting: None }
+fn options() -> EchoOptions {
+    EchoOptions { address: (Ipv4Addr::LOCALHOST, 0).into(), name: None, delay: Duration::ZERO, greeting: None }
 }
 
 struct Running {
@@ -13,8 +13,8 @@ struct Running {
     task: JoinHandle<()>,
 }
 
-fn start(options: Options) -> Running {
-    let backend = Backend::bind(options).unwrap();
+fn start(options: EchoOptions) -> Running {
+    let backend = EchoServer::bind(options).unwrap();
     let (address, connections, cancel) = (backend.address(), backend.connections(), CancellationToken::new());
     let task = tokio::spawn(backend.serve(cancel.clone()));
     Running { address, connections, cancel, task }
@@ -52,7 +52,8 @@ async fn it_speaks_first_its_name_and_then_the_greeting() {
         (None, Some("220 ready\r\n"), "220 ready\r\n"),
         (Some("blue"), Some("220 ready"), "hello from blue\n220 ready\n"),
     ] {
-        let backend = start(Options { name: name.map(Into::into), greeting: greeting.map(Into::into), ..options() });
+        let backend =
+            start(EchoOptions { name: name.map(Into::into), greeting: greeting.map(Into::into), ..options() });
         assert_eq!(all_said_by(backend.address, b"").await, said);
         assert_eq!(all_said_by(backend.address, b"ping").await, format!("{said}ping"));
     }
@@ -61,7 +62,7 @@ async fn it_speaks_first_its_name_and_then_the_greeting() {
 #[tokio::test]
 async fn each_answer_waits_for_the_delay() {
     let delay = Duration::from_millis(30);
-    let backend = start(Options { delay, ..options() });
+    let backend = start(EchoOptions { delay, ..options() });
     let start = Instant::now();
     assert_eq!(all_said_by(backend.address, b"ping").await, "ping");
     assert!(start.elapsed() >= delay);
@@ -85,19 +86,19 @@ async fn connections_are_counted_while_they_are_open() {
 
 #[tokio::test]
 async fn cancelling_closes_open_connections_and_frees_the_port() {
-    let backend = start(Options { name: Some("blue".into()), ..options() });
+    let backend = start(EchoOptions { name: Some("blue".into()), ..options() });
     let mut stream = TcpStream::connect(backend.address).await.unwrap();
     stream.read_exact(&mut [0; 16]).await.unwrap();
     backend.cancel.cancel();
     backend.task.await.unwrap();
     assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
-    Backend::bind(Options { address: backend.address, ..options() }).unwrap();
+    EchoServer::bind(EchoOptions { address: backend.address, ..options() }).unwrap();
 }
 
 #[tokio::test]
 async fn a_port_in_use_is_named() {
     let backend = start(options());
-    let error = Backend::bind(Options { address: backend.address, ..options() }).err().unwrap();
+    let error = EchoServer::bind(EchoOptions { address: backend.address, ..options() }).err().unwrap();
     assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     let sentence = format!("cannot listen on {}: another program uses the port", backend.address);
     assert!(error.to_string().starts_with(&sentence), "{error}");
@@ -105,6 +106,6 @@ async fn a_port_in_use_is_named() {
 
 #[tokio::test]
 async fn every_address_means_both_families() {
-    let backend = start(Options { address: (Ipv6Addr::UNSPECIFIED, 0).into(), ..options() });
+    let backend = start(EchoOptions { address: (Ipv6Addr::UNSPECIFIED, 0).into(), ..options() });
     assert_eq!(all_said_by((Ipv4Addr::LOCALHOST, backend.address.port()).into(), b"ping").await, "ping");
 }

@@ -10,13 +10,13 @@ use rustls::{
 
 use super::*;
 
-fn pair(names: &[&str]) -> Result<Pair, CertError> {
+fn pair(names: &[&str]) -> Result<SelfSigned, CertError> {
     let names: Vec<String> = names.iter().map(|name| name.to_string()).collect();
     generate(&names, "2026-01-01T00:00:00Z".parse().unwrap())
 }
 
 /// True if a client that trusts the certificate accepts it for `name` at `time`.
-fn accepted(pair: &Pair, name: &str, time: &str) -> bool {
+fn accepted(pair: &SelfSigned, name: &str, time: &str) -> bool {
     let certificate = CertificateDer::from_pem_slice(pair.certificate.as_bytes()).unwrap();
     let mut roots = RootCertStore::empty();
     roots.add(certificate.clone()).unwrap();

@@ -44,14 +44,14 @@ struct Config {
     max_connections_per_minute: Option<Value>,
     ip_filter_mode: Option<String>,
     ip_filter_list: Option<Vec<String>>,
-    servers: Option<Vec<Server>>,
+    servers: Option<Vec<GolbServer>>,
     #[serde(flatten)]
     unknown: Map<String, Value>,
 }
 
 #[derive(Deserialize)]
 #[serde(expecting = "an object with an address")]
-struct Server {
+struct GolbServer {
     address: Option<String>,
     #[serde(flatten)]
     unknown: Map<String, Value>,
@@ -249,7 +249,7 @@ fn limits(concurrent: Option<Value>, per_minute: Option<Value>, remarks: &mut Re
     }
 }
 
-fn addresses(servers: Vec<Server>, remarks: &mut Remarks) -> Vec<AddressPort> {
+fn addresses(servers: Vec<GolbServer>, remarks: &mut Remarks) -> Vec<AddressPort> {
     const MOST: usize = 64;
     if servers.is_empty() {
         remarks

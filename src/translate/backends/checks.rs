@@ -12,20 +12,20 @@ use rustls::pki_types::ServerName;
 use crate::{
     api,
     model::{
-        ActiveCheck, Backend, Endpoint, Exchange, GrpcHealth, Hidden, HttpRequest, MySqlSession, Password,
+        ActiveCheck, Backend, EndpointConfig, Exchange, GrpcHealth, Hidden, HttpRequest, MySqlSession, Password,
         PostgresSession, Probe, RedisSession, Role, Transport,
     },
     translate::{
-        context::pods::Target,
+        context::pods::AddressOwner,
         declaration::Declaration,
         defaults,
         field_errors::FieldPath,
         quotas,
-        references::{Text, object_or_files},
+        references::{ReferencedText, object_or_files},
         settings::{MILLISECOND, at_most, given, nonzero_u16},
         verdict::Reason,
     },
-    world::Site,
+    world::ProcessMode,
 };
 
 /// The active check of the load balancer. `None`: no probes. In a cluster, probes are made only if declared: readiness
@@ -33,7 +33,7 @@ use crate::{
 pub fn of_all(declaration: &Declaration, path: &mut FieldPath) -> Option<Arc<ActiveCheck>> {
     let declared = declaration.spec.health_check.as_ref().and_then(|check| check.active.as_ref());
     match declared {
-        None if declaration.context.world.site != Site::Standalone => None,
+        None if declaration.context.world.mode != ProcessMode::Standalone => None,
         None => active_check(&api::ActiveCheck::default(), declaration, path),
         Some(declared) => active_check(declared, declaration, path),
     }
@@ -88,7 +88,7 @@ pub(super) fn active_check(
 pub(super) fn refuse_impossible(
     declared: &api::Backend,
     backend: &Backend,
-    endpoints: &[Endpoint],
+    endpoints: &[EndpointConfig],
     declaration: &Declaration,
     path: &mut FieldPath,
 ) {
@@ -114,7 +114,7 @@ pub(super) fn refuse_impossible(
     let policy = &declaration.context.address_policy;
     let refused = endpoints.iter().find_map(|endpoint| {
         let address = SocketAddr::new(endpoint.address().ip(), port.get());
-        let target = if endpoint.key.uid.is_some() { Target::Pod } else { Target::Unknown };
+        let target = if endpoint.key.uid.is_some() { AddressOwner::Pod } else { AddressOwner::Unknown };
         Some((address, policy.refusal(address, target)?))
     });
     if let Some((address, refusal)) = refused {
@@ -308,24 +308,24 @@ fn password(reference: Option<&api::PasswordRef>, declaration: &Declaration, pat
     found.map_err(|(reason, message)| path.refuse_for(reason, message)).ok()
 }
 
-fn found<'a>(reference: &api::PasswordRef, declaration: &Declaration<'a>) -> Result<Text<'a>, String> {
+fn found<'a>(reference: &api::PasswordRef, declaration: &Declaration<'a>) -> Result<ReferencedText<'a>, String> {
     let world = declaration.context.world;
     match object_or_files(reference.reference(), ("file", reference.file.as_ref()), "a Secret", declaration)? {
-        (Some(secret), _) => Text::of(&secret, reference.key(), world)?.ok_or_else(|| {
+        (Some(secret), _) => ReferencedText::of(&secret, reference.key(), world)?.ok_or_else(|| {
             // The declared key may be the password itself, by mistake.
             let key = if reference.key.is_some() { "that `key`" } else { "the key `password`" };
             format!("{secret} has no password under {key}: set `key` to the key with the password")
         }),
         (None, Some(file)) => {
-            let Text { title, bytes } = Text::of_file(file, declaration.folder, world)?;
+            let ReferencedText { title, bytes } = ReferencedText::of_file(file, declaration.folder, world)?;
             let line = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-            Ok(Text { title, bytes: line.strip_suffix(b"\r").unwrap_or(line) })
+            Ok(ReferencedText { title, bytes: line.strip_suffix(b"\r").unwrap_or(line) })
         }
         (None, None) => Err("neither name nor file is set: write the name of a Secret, or a file".into()),
     }
 }
 
-fn readable(Text { title, bytes }: Text) -> Result<Password, String> {
+fn readable(ReferencedText { title, bytes }: ReferencedText) -> Result<Password, String> {
     const LONGEST: usize = 1024;
 
     let wrong = |what: &str| Err(format!("{title} {what}"));

@@ -17,20 +17,20 @@ use weights::{BackendShare, endpoint_weights};
 use super::{
     context::{
         TranslateContext,
-        address_policy::{Refusal, RefusedAddresses},
+        address_policy::{AddressRefusal, RefusedAddresses},
         expirations::{MAX_RETENTION, REPORT_DELAY},
-        pods::Target,
+        pods::AddressOwner,
     },
     declaration::Declaration,
     field_errors::{FieldErrors, FieldPath, duplicate_of},
-    tls::certificates::Certificates,
+    tls::certificates::CertificateLoader,
     verdict::{Problem, Reason},
 };
 use crate::{
     api::{self, AddressPort, BackendService, Host, TcpLoadBalancerSpec},
     model::{
-        ActiveCheck, Backend, Distance, Endpoint, EndpointKey, Priority, ProxyVersion, StableId, Unready, Upstream,
-        Weight,
+        ActiveCheck, Backend, EndpointConfig, EndpointKey, Priority, Proximity, ProxyVersion, StableId, Unready,
+        UpstreamConfig, Weight,
     },
     world::Lookup,
 };
@@ -40,7 +40,7 @@ struct TranslatedBackend {
     name: Arc<str>,
     settings: Arc<Backend>,
     weight: u16,
-    endpoints: Vec<Endpoint>,
+    endpoints: Vec<EndpointConfig>,
     unready: BTreeMap<EndpointKey, Unready>,
     retention: Retention,
     /// True if no EndpointSlice matches its Service.
@@ -56,7 +56,7 @@ struct TranslatedBackend {
 pub(super) struct TranslatedBackends {
     pub backends: BTreeMap<Arc<str>, Arc<Backend>>,
     /// Endpoints, sorted by key.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Vec<EndpointConfig>,
     /// Unready endpoints that served before.
     pub unready: BTreeMap<EndpointKey, Unready>,
     /// True if all backends are invalid and none had endpoints under its name, so these are the previous endpoints
@@ -70,14 +70,14 @@ pub(super) struct TranslatedBackends {
 pub(super) fn translate(
     declaration: &Declaration,
     active_check: Option<&Arc<ActiveCheck>>,
-    certificates: &mut Certificates,
+    certificates: &mut CertificateLoader,
     problems: &mut Vec<Problem>,
 ) -> TranslatedBackends {
     let backends = &declaration.spec.backends;
     let parts: Vec<_> = (0..backends.len()).map(|index| part(index, declaration, active_check, certificates)).collect();
     let fell_back = parts.iter().all(|part| (part.errors.refuse() || part.is_pending) && part.endpoints.is_empty());
     // Connections that must be encrypted are refused rather than sent to a previous plaintext backend.
-    let in_the_clear = |before: &Upstream| before.backends.values().any(|backend| backend.tls.is_none());
+    let in_the_clear = |before: &UpstreamConfig| before.backends.values().any(|backend| backend.tls.is_none());
     let is_to_be_encrypted = backends.iter().any(|backend| backend.tls.is_some());
     let fell_back =
         fell_back && !(is_to_be_encrypted && declaration.last_good.upstream.as_deref().is_some_and(in_the_clear));
@@ -111,7 +111,7 @@ pub(super) fn translate(
     }
     match kept {
         Some(before) => {
-            let Upstream { backends, endpoints, unready, .. } = Upstream::clone(&before);
+            let UpstreamConfig { backends, endpoints, unready, .. } = UpstreamConfig::clone(&before);
             TranslatedBackends { backends, endpoints, unready, fell_back, retention }
         }
         None => TranslatedBackends { backends, endpoints: weighted(groups), unready, fell_back, retention },
@@ -122,7 +122,7 @@ fn part(
     index: usize,
     declaration: &Declaration,
     active_check: Option<&Arc<ActiveCheck>>,
-    certificates: &mut Certificates,
+    certificates: &mut CertificateLoader,
 ) -> TranslatedBackend {
     let backends = &declaration.spec.backends;
     let backend = &backends[index];
@@ -169,14 +169,18 @@ fn previous_endpoints<'a>(
     before: Option<&Arc<Backend>>,
     service: Option<&str>,
     declaration: &'a Declaration,
-) -> Vec<&'a Endpoint> {
+) -> Vec<&'a EndpointConfig> {
     let same = before.is_some_and(|before| before.service.is_some() && before.service.as_deref() == service);
     let Some(upstream) = declaration.last_good.upstream.as_ref().filter(|_| same) else { return Vec::new() };
     own(index, declaration, &upstream.endpoints).collect()
 }
 
 /// Endpoints under the backend's name, if it is the first backend of this name.
-fn own<'a>(index: usize, declaration: &Declaration, endpoints: &'a [Endpoint]) -> impl Iterator<Item = &'a Endpoint> {
+fn own<'a>(
+    index: usize,
+    declaration: &Declaration,
+    endpoints: &'a [EndpointConfig],
+) -> impl Iterator<Item = &'a EndpointConfig> {
     let backends = &declaration.spec.backends;
     let name: Arc<str> = backends[index].name().into();
     let is_first = !backends[..index].iter().any(|other| *other.name() == *name);
@@ -185,12 +189,12 @@ fn own<'a>(index: usize, declaration: &Declaration, endpoints: &'a [Endpoint]) -
 
 /// The retained upstream until EndpointSlices of the new Services arrive, with an expiration for each endpoint.
 fn retained_until_replaced(
-    kept: &Arc<Upstream>,
+    kept: &Arc<UpstreamConfig>,
     retention: &mut Retention,
     declaration: &Declaration,
-) -> Option<Arc<Upstream>> {
+) -> Option<Arc<UpstreamConfig>> {
     let Declaration { object, context, .. } = declaration;
-    let mut kept = Upstream::clone(kept);
+    let mut kept = UpstreamConfig::clone(kept);
     kept.endpoints.retain(|endpoint| {
         let until = context.recorded_expiration(object, &endpoint.key, MAX_RETENTION);
         let stays = context.now < until;
@@ -203,7 +207,7 @@ fn retained_until_replaced(
 }
 
 /// Endpoints that a backend retains. They belong to the first backend of this name.
-fn kept(index: usize, declaration: &Declaration) -> Vec<Endpoint> {
+fn kept(index: usize, declaration: &Declaration) -> Vec<EndpointConfig> {
     let Declaration { object, context, last_good, .. } = declaration;
     let before = last_good.upstream.as_ref().map_or(&[][..], |before| &before.endpoints);
     own(index, declaration, before).filter(|endpoint| context.is_retained(object, endpoint)).cloned().collect()
@@ -231,7 +235,7 @@ fn settings(
     declaration: &Declaration,
     before: Option<&Arc<Backend>>,
     active_check: Option<&Arc<ActiveCheck>>,
-    certificates: &mut Certificates,
+    certificates: &mut CertificateLoader,
     path: &mut FieldPath,
 ) -> Backend {
     let tls_before = before.and_then(|before| before.tls.as_ref());
@@ -258,7 +262,7 @@ fn settings(
 
 /// The endpoints of one backend.
 struct Endpoints {
-    serving: Vec<Endpoint>,
+    serving: Vec<EndpointConfig>,
     /// Unready endpoints that served before and are still listed.
     unready: BTreeMap<EndpointKey, Unready>,
     /// Number of endpoints that are not ready, without terminating ones.
@@ -272,7 +276,7 @@ struct Endpoints {
 
 fn endpoints(
     backend: &api::Backend,
-    before: &[&Endpoint],
+    before: &[&EndpointConfig],
     declaration: &Declaration,
     path: &mut FieldPath,
 ) -> Endpoints {
@@ -304,11 +308,11 @@ fn endpoints(
     let not_ready = members.iter().filter(|member| member.unready == Some(Unready::NotReady)).count();
     let last_resort = members.iter().any(|member| member.last_resort);
     let (mut serving, mut unready) = (Vec::new(), BTreeMap::new());
-    for BackendEndpoint { address, uid, stable_id, distance, unready: why, until, .. } in members {
+    for BackendEndpoint { address, uid, stable_id, proximity, unready: why, until, .. } in members {
         let key = EndpointKey { backend: name.clone(), address, uid };
         retention.expirations.extend(until.filter(|_| why.is_none()).map(|until| (key.clone(), until)));
         match why {
-            None => serving.push(Endpoint { key, stable_id, weight: Weight::ONE, distance }),
+            None => serving.push(EndpointConfig { key, stable_id, weight: Weight::ONE, proximity }),
             Some(why) if declaration.last_good.contained(&key) => drop(unready.insert(key, why)),
             Some(_) => {}
         }
@@ -327,8 +331,8 @@ fn resolved(addresses: &[AddressPort], context: &TranslateContext, path: &mut Fi
         let (name, ips) = match &address.host {
             Host::Ip(ip) => (None, vec![*ip]),
             // Names are not resolved in this mode.
-            Host::Name(name) if !context.world.site.reaches_addresses() => {
-                let why = context.address_policy.sentence(Refusal::Outside);
+            Host::Name(name) if !context.world.mode.reaches_addresses() => {
+                let why = context.address_policy.sentence(AddressRefusal::Outside);
                 path.drop_item(Reason::NotPermitted, format!("`{name}` is {why}; ignored"));
                 continue;
             }
@@ -341,7 +345,7 @@ fn resolved(addresses: &[AddressPort], context: &TranslateContext, path: &mut Fi
         };
         let all = ips.into_iter().map(|ip| SocketAddr::new(ip.to_canonical(), address.port));
         let mut refused = RefusedAddresses::default();
-        found.extend(all.filter(|address| refused.admit(*address, Target::Unknown, &context.address_policy)));
+        found.extend(all.filter(|address| refused.admit(*address, AddressOwner::Unknown, &context.address_policy)));
         refused.report(name, &context.address_policy, path);
     }
     found.sort_unstable();
@@ -351,7 +355,15 @@ fn resolved(addresses: &[AddressPort], context: &TranslateContext, path: &mut Fi
         .map(|address| {
             let stable_id = StableId::Address(address);
             let (uid, unready, until) = Default::default();
-            BackendEndpoint { address, uid, stable_id, distance: Distance::Far, unready, last_resort: false, until }
+            BackendEndpoint {
+                address,
+                uid,
+                stable_id,
+                proximity: Proximity::Remote,
+                unready,
+                last_resort: false,
+                until,
+            }
         })
         .collect()
 }
@@ -422,7 +434,7 @@ fn warn_of_retained(service: &BackendService, due: Timestamp, declaration: &Decl
 }
 
 /// Sorts the endpoints and sets the weights that give each group its share.
-fn weighted(groups: Vec<(u16, Vec<Endpoint>)>) -> Vec<Endpoint> {
+fn weighted(groups: Vec<(u16, Vec<EndpointConfig>)>) -> Vec<EndpointConfig> {
     let shares: Vec<_> = groups
         .iter()
         // A weight of zero was refused; retained endpoints of its backend count with weight 1.
@@ -432,7 +444,9 @@ fn weighted(groups: Vec<(u16, Vec<Endpoint>)>) -> Vec<Endpoint> {
     let mut endpoints: Vec<_> = groups
         .into_iter()
         .zip(weights)
-        .flat_map(|((_, endpoints), weight)| endpoints.into_iter().map(move |endpoint| Endpoint { weight, ..endpoint }))
+        .flat_map(|((_, endpoints), weight)| {
+            endpoints.into_iter().map(move |endpoint| EndpointConfig { weight, ..endpoint })
+        })
         .collect();
     endpoints.sort_unstable_by(|a, b| a.key.cmp(&b.key));
     endpoints

@@ -1,11 +1,11 @@
-//! Distances of a load balancer's endpoints from this process.
+//! Proximities of a load balancer's endpoints to this process.
 
 use k8s_openapi::api::discovery::v1::Endpoint;
 
 use crate::{
     api::{Prefer, TcpLoadBalancerSpec},
-    model::Distance,
-    world::Place,
+    model::Proximity,
+    world::ProcessLocality,
 };
 
 /// The declared locality preference.
@@ -14,23 +14,27 @@ pub(super) fn preference(spec: &TcpLoadBalancerSpec) -> Option<Prefer> {
     balancing.locality.as_ref().map(|locality| locality.prefer)
 }
 
-/// Distances of the serving endpoints of a Service.
-pub(super) struct Distances<'a> {
+/// The rule for the proximity of the serving endpoints of a Service.
+pub(super) struct ProximityRule<'a> {
     prefer: Prefer,
-    here: &'a Place,
+    here: &'a ProcessLocality,
     /// Zone hints count only if every endpoint has them: an endpoint without a hint would get no connections.
     all_have_zones: bool,
     all_have_nodes: bool,
 }
 
-impl<'a> Distances<'a> {
-    pub fn new<'e>(prefer: Prefer, here: &'a Place, serving: impl Iterator<Item = &'e Endpoint> + Clone) -> Self {
+impl<'a> ProximityRule<'a> {
+    pub fn new<'e>(
+        prefer: Prefer,
+        here: &'a ProcessLocality,
+        serving: impl Iterator<Item = &'e Endpoint> + Clone,
+    ) -> Self {
         let all_have_zones = serving.clone().all(|endpoint| hinted_zones(endpoint).next().is_some());
         let all_have_nodes = serving.clone().all(|endpoint| hinted_nodes(endpoint).next().is_some());
         Self { prefer, here, all_have_zones, all_have_nodes }
     }
 
-    pub fn of(&self, endpoint: &Endpoint) -> Distance {
+    pub fn of(&self, endpoint: &Endpoint) -> Proximity {
         let is_here = |theirs: Option<&str>, ours: Option<&str>| theirs.is_some() && theirs == ours;
         let (node, zone) = (self.here.node.as_deref(), self.here.zone.as_deref());
         let (same_node, same_zone) = match self.prefer {
@@ -42,9 +46,9 @@ impl<'a> Distances<'a> {
             ),
         };
         match (same_node, same_zone) {
-            (true, _) => Distance::Node,
-            (false, true) => Distance::Zone,
-            (false, false) => Distance::Far,
+            (true, _) => Proximity::SameNode,
+            (false, true) => Proximity::SameZone,
+            (false, false) => Proximity::Remote,
         }
     }
 }

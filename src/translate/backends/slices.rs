@@ -21,10 +21,10 @@ use retained::{Retained, SliceMatch};
 pub(super) use endpoint::BackendEndpoint;
 pub use retained::Retention;
 
-use super::proximity::{self, Distances};
+use super::proximity::{self, ProximityRule};
 use crate::{
     api::{BackendService, Prefer},
-    model::{self, Distance, ObjectKey},
+    model::{self, ObjectKey, Proximity},
     translate::{
         context::{
             address_policy::{AddressPolicy, RefusedAddresses},
@@ -36,7 +36,7 @@ use crate::{
         messages::missing,
         verdict::Reason,
     },
-    world::{Place, SLICES_OF},
+    world::{ProcessLocality, SLICES_OF},
 };
 
 const IPV4: &str = "IPv4";
@@ -56,7 +56,7 @@ pub(super) struct ServiceEndpoints {
 /// Endpoints of `before` that are no longer listed are included while they are retained.
 pub(super) fn members(
     declared: &BackendService,
-    before: &[&model::Endpoint],
+    before: &[&model::EndpointConfig],
     declaration: &Declaration,
     path: &mut FieldPath,
 ) -> ServiceEndpoints {
@@ -120,9 +120,9 @@ struct EndpointSelection<'a> {
     service: &'a Service,
     policy: &'a AddressPolicy<'a>,
     /// The locality preference and the locality of this process.
-    near: Option<(Prefer, &'a Place)>,
+    near: Option<(Prefer, &'a ProcessLocality)>,
     /// The previous endpoints.
-    before: &'a [&'a model::Endpoint],
+    before: &'a [&'a model::EndpointConfig],
     declaration: &'a Declaration<'a>,
 }
 
@@ -141,7 +141,7 @@ impl EndpointSelection<'_> {
             let mut refused = RefusedAddresses::default();
             for (address, endpoint) in self.port.addresses(key, slice, path) {
                 if refused.admit(address, target(slice, endpoint, self.service), self.policy) {
-                    let candidate = Candidate { address, endpoint, conditions: Conditions::of(endpoint) };
+                    let candidate = SliceEndpoint { address, endpoint, conditions: Conditions::of(endpoint) };
                     found
                         .entry(identity(address, endpoint))
                         .and_modify(|known| candidate.join(known))
@@ -168,15 +168,15 @@ impl EndpointSelection<'_> {
             }
             refused.report(Some(&format!("EndpointSlice {key}")), self.policy, path);
         }
-        let conditions = found.values().map(|found: &Candidate| found.conditions);
+        let conditions = found.values().map(|found: &SliceEndpoint| found.conditions);
         let any_ready = conditions.chain(retained.iter().map(|retained| retained.conditions)).any(|other| other.ready);
         let serves = |conditions: Conditions| if any_ready { conditions.ready } else { conditions.last_resort };
         let serving = found.values().filter(|found| serves(found.conditions)).map(|found| found.endpoint);
-        let distances = self.near.map(|(prefer, here)| Distances::new(prefer, here, serving));
-        let member = |found: &Candidate| BackendEndpoint {
+        let rule = self.near.map(|(prefer, here)| ProximityRule::new(prefer, here, serving));
+        let member = |found: &SliceEndpoint| BackendEndpoint {
             unready: (!serves(found.conditions)).then(|| found.conditions.unready()),
             last_resort: !any_ready && serves(found.conditions),
-            distance: distances.as_ref().map_or(Distance::Far, |distances| distances.of(found.endpoint)),
+            proximity: rule.as_ref().map_or(Proximity::Remote, |rule| rule.of(found.endpoint)),
             ..BackendEndpoint::of(found.endpoint, found.address)
         };
         let stays = |retained: &Retained| {
@@ -190,8 +190,8 @@ impl EndpointSelection<'_> {
         }
     }
 
-    fn retained(&self, found: &BTreeMap<Identity, Candidate>, matched: &SliceMatch) -> Vec<Retained<'_>> {
-        let is_missing = |endpoint: &&&model::Endpoint| {
+    fn retained(&self, found: &BTreeMap<EndpointIdentity, SliceEndpoint>, matched: &SliceMatch) -> Vec<Retained<'_>> {
+        let is_missing = |endpoint: &&&model::EndpointConfig| {
             !found.contains_key(&identity_of(endpoint.key.uid.as_deref(), endpoint.address()))
         };
         let missing: Vec<_> = self.before.iter().filter(is_missing).copied().collect();
@@ -209,24 +209,24 @@ fn is_replaced(slice: &EndpointSlice, service: &Service) -> bool {
 }
 
 /// Identity of an endpoint across slices: it may be in two slices while it moves between them.
-type Identity<'a> = (Option<&'a str>, Option<IpAddr>, u16);
+type EndpointIdentity<'a> = (Option<&'a str>, Option<IpAddr>, u16);
 
-fn identity(address: SocketAddr, endpoint: &Endpoint) -> Identity<'_> {
+fn identity(address: SocketAddr, endpoint: &Endpoint) -> EndpointIdentity<'_> {
     identity_of(endpoint.target_ref.as_ref().and_then(|target| target.uid.as_deref()), address)
 }
 
-fn identity_of(uid: Option<&str>, address: SocketAddr) -> Identity<'_> {
+fn identity_of(uid: Option<&str>, address: SocketAddr) -> EndpointIdentity<'_> {
     (uid, uid.is_none().then_some(address.ip()), address.port())
 }
 
 #[derive(Clone, Copy)]
-struct Candidate<'a> {
+struct SliceEndpoint<'a> {
     address: SocketAddr,
     endpoint: &'a Endpoint,
     conditions: Conditions,
 }
 
-impl Candidate<'_> {
+impl SliceEndpoint<'_> {
     /// Merges two entries of the same endpoint. A ready entry provides the address.
     fn join(self, known: &mut Self) {
         let conditions = known.conditions.or(self.conditions);

@@ -9,14 +9,14 @@ use std::{
 };
 
 use crate::{
-    model::{Algorithm, Listener, MAX_MAGLEV_SLOTS, Snapshot, Upstream, maglev_slots},
+    model::{Algorithm, Listener, MAX_MAGLEV_SLOTS, Snapshot, UpstreamConfig, maglev_slots},
     translate::verdict::{Problem, Reason, Severity, Verdicts},
 };
 
 /// Decides for all load balancers, and warns about those whose tables would be too large.
 pub fn settle(snapshot: &mut Snapshot, verdicts: &mut Verdicts) {
     let Snapshot { listeners, upstreams, .. } = snapshot;
-    let is_sticky = |upstream: &Upstream| upstream.balancing.algorithm == Algorithm::Maglev;
+    let is_sticky = |upstream: &UpstreamConfig| upstream.balancing.algorithm == Algorithm::Maglev;
     for (key, upstream) in upstreams.iter_mut().filter(|(_, upstream)| is_sticky(upstream)) {
         let of_object = listeners.range(key.object.listeners()).map(|(_, listener)| &**listener);
         let tables = tables(of_object, upstream);
@@ -43,7 +43,7 @@ pub fn settle(snapshot: &mut Snapshot, verdicts: &mut Verdicts) {
 }
 
 /// The number of members of each table.
-fn tables<'a>(listeners: impl Iterator<Item = &'a Listener>, upstream: &Upstream) -> Vec<usize> {
+fn tables<'a>(listeners: impl Iterator<Item = &'a Listener>, upstream: &UpstreamConfig) -> Vec<usize> {
     let mut sets: BTreeSet<Option<&[Arc<str>]>> = BTreeSet::new();
     for listener in listeners {
         match &listener.tls {

@@ -13,12 +13,12 @@ use rustls::{
 
 use crate::{
     api,
-    model::{AnyCertificate, Authority, BackendTls, BackendTlsTerms, TlsClient, WithSelfSigned},
+    model::{AnyCertificate, Authority, BackendTls, BackendTlsTerms, TlsClientConfig, WithSelfSigned},
     translate::{
         declaration::Declaration,
         field_errors::FieldPath,
         settings::start_tls,
-        tls::{authorities::verifier, certificates::Certificates},
+        tls::{authorities::verifier, certificates::CertificateLoader},
         verdict::Reason,
     },
 };
@@ -29,7 +29,7 @@ pub(super) fn translate(
     declared: &api::BackendTls,
     declaration: &Declaration,
     before: Option<&Arc<BackendTls>>,
-    certificates: &mut Certificates,
+    certificates: &mut CertificateLoader,
     path: &mut FieldPath,
 ) -> Option<Arc<BackendTls>> {
     let terms = terms(declared, declaration, before.map(|before| &before.terms), certificates, path)?;
@@ -39,14 +39,14 @@ pub(super) fn translate(
     let client = client(&terms, certificates.now)
         .map_err(|error| path.refuse(format!("cannot set up TLS with these settings: {error}")))
         .ok()?;
-    Some(Arc::new(BackendTls { terms, client: TlsClient(Arc::new(client)) }))
+    Some(Arc::new(BackendTls { terms, client: TlsClientConfig(Arc::new(client)) }))
 }
 
 fn terms(
     declared: &api::BackendTls,
     declaration: &Declaration,
     before: Option<&BackendTlsTerms>,
-    certificates: &mut Certificates,
+    certificates: &mut CertificateLoader,
     path: &mut FieldPath,
 ) -> Option<BackendTlsTerms> {
     let server_name = server_name(declared, &mut path.at("serverName"));

@@ -11,7 +11,7 @@ use std::{
 use forms::{METADATA, forms, special, unconnectable};
 use k8s_openapi::api::core::v1::Service;
 
-use super::{bindings::Bindings, endpoint_slices::Slices, pods::Target};
+use super::{bindings::Bindings, endpoint_slices::Slices, pods::AddressOwner};
 use crate::{
     model::ObjectKey,
     translate::{field_errors::FieldPath, messages::listed, verdict::Reason},
@@ -26,7 +26,7 @@ pub enum AddressPolicy<'a> {
 
 /// The reason to refuse a backend address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Refusal {
+pub enum AddressRefusal {
     /// The kind of an address that cannot be connected to.
     Unconnectable(&'static str),
     /// The kind of a special address.
@@ -39,50 +39,50 @@ pub enum Refusal {
 
 impl<'a> AddressPolicy<'a> {
     pub fn of(world: &'a World, slices: &Slices, bindings: &Bindings) -> Self {
-        match world.site.tenancy() {
+        match world.mode.tenancy() {
             None => Self::Unrestricted,
             Some(tenancy) => Self::Tenant(TenantPolicy::of(tenancy, world, slices, bindings)),
         }
     }
 
-    pub fn refusal(&self, address: SocketAddr, target: Target) -> Option<Refusal> {
+    pub fn refusal(&self, address: SocketAddr, target: AddressOwner) -> Option<AddressRefusal> {
         match self {
-            Self::Unrestricted => unconnectable(address.ip()).map(Refusal::Unconnectable),
+            Self::Unrestricted => unconnectable(address.ip()).map(AddressRefusal::Unconnectable),
             Self::Tenant(bounds) => bounds.refusal(address, target),
         }
     }
 
     /// Message part for a refused address: `10.0.0.1:80 is …`.
-    pub fn sentence(&self, refusal: Refusal) -> String {
+    pub fn sentence(&self, refusal: AddressRefusal) -> String {
         match (refusal, self) {
-            (Refusal::Unconnectable(kind), _) => {
+            (AddressRefusal::Unconnectable(kind), _) => {
                 format!("{kind}, which is not connectable: write the address of a server")
             }
-            (Refusal::Special(kind), _) => format!("{kind}, which is not permitted for backends"),
-            (Refusal::Denied, _) => "in a network that the administrator denies".into(),
-            (Refusal::Internal, _) => {
+            (AddressRefusal::Special(kind), _) => format!("{kind}, which is not permitted for backends"),
+            (AddressRefusal::Denied, _) => "in a network that the administrator denies".into(),
+            (AddressRefusal::Internal, _) => {
                 "an address of the proxies, of the API server or of a Service, which is not permitted for backends"
                     .into()
             }
-            (Refusal::Outside, Self::Tenant(TenantPolicy { tenancy, .. })) => {
+            (AddressRefusal::Outside, Self::Tenant(TenantPolicy { tenancy, .. })) => {
                 let allowed = listed(tenancy.backend_networks.iter());
                 format!(
                     "neither a pod that a Service of the same namespace selects nor in a network that the administrator \
                      allows ({allowed})"
                 )
             }
-            (Refusal::Outside, Self::Unrestricted) => "out of reach".into(),
+            (AddressRefusal::Outside, Self::Unrestricted) => "out of reach".into(),
         }
     }
 }
 
 /// Refused addresses of one field, counted by reason, since there may be too many to report each.
 #[derive(Default)]
-pub struct RefusedAddresses(BTreeMap<Refusal, (SocketAddr, usize)>);
+pub struct RefusedAddresses(BTreeMap<AddressRefusal, (SocketAddr, usize)>);
 
 impl RefusedAddresses {
     /// True if the address is allowed. Counts refused ones.
-    pub fn admit(&mut self, address: SocketAddr, target: Target, policy: &AddressPolicy) -> bool {
+    pub fn admit(&mut self, address: SocketAddr, target: AddressOwner, policy: &AddressPolicy) -> bool {
         let refusal = policy.refusal(address, target);
         if let Some(refusal) = refusal {
             self.0.entry(refusal).or_insert((address, 0)).1 += 1;
@@ -101,8 +101,8 @@ impl RefusedAddresses {
             let message = format!("{which} {}; ignored", policy.sentence(refusal));
             match refusal {
                 // Not a mistake of the manifest.
-                Refusal::Unconnectable(_) if who.is_some() => path.warn(Reason::Invalid, message),
-                Refusal::Unconnectable(_) => path.drop_item(Reason::Invalid, message),
+                AddressRefusal::Unconnectable(_) if who.is_some() => path.warn(Reason::Invalid, message),
+                AddressRefusal::Unconnectable(_) => path.drop_item(Reason::Invalid, message),
                 _ => path.drop_item(Reason::NotPermitted, message),
             }
         }
@@ -169,31 +169,31 @@ impl<'a> TenantPolicy<'a> {
         self.ours.extend(world.services.get(&key).into_iter().flat_map(|service| cluster_ips(service)));
     }
 
-    fn refusal(&self, address: SocketAddr, target: Target) -> Option<Refusal> {
+    fn refusal(&self, address: SocketAddr, target: AddressOwner) -> Option<AddressRefusal> {
         let mut forms = forms(address.ip()).map(|ip| SocketAddr::new(ip, address.port()));
-        let outside = target == Target::Unknown && !self.tenancy.backend_networks.contains(address.ip());
-        forms.find_map(|form| self.refusal_of_form(form, target)).or(outside.then_some(Refusal::Outside))
+        let outside = target == AddressOwner::Unknown && !self.tenancy.backend_networks.contains(address.ip());
+        forms.find_map(|form| self.refusal_of_form(form, target)).or(outside.then_some(AddressRefusal::Outside))
     }
 
-    fn refusal_of_form(&self, address: SocketAddr, target: Target) -> Option<Refusal> {
+    fn refusal_of_form(&self, address: SocketAddr, target: AddressOwner) -> Option<AddressRefusal> {
         let ip = address.ip();
         let ours = match target {
-            Target::Unknown => self.ours.contains(&ip),
+            AddressOwner::Unknown => self.ours.contains(&ip),
             // Host-network pods share the address of the node with other processes.
-            Target::Pod => {
+            AddressOwner::Pod => {
                 self.ours.contains(&ip) && self.our_ports.contains(&address.port())
                     || self.api_server.contains(&address)
                     || self.services.contains(&ip)
             }
         };
         if let Some(kind) = special(ip) {
-            Some(Refusal::Special(kind))
-        } else if target == Target::Unknown && METADATA.contains(&ip) {
-            Some(Refusal::Special("a metadata service"))
+            Some(AddressRefusal::Special(kind))
+        } else if target == AddressOwner::Unknown && METADATA.contains(&ip) {
+            Some(AddressRefusal::Special("a metadata service"))
         } else if self.tenancy.denied_networks.contains(ip) {
-            Some(Refusal::Denied)
+            Some(AddressRefusal::Denied)
         } else {
-            ours.then_some(Refusal::Internal)
+            ours.then_some(AddressRefusal::Internal)
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     api,
     model::{Listener, ListenerKey, ObjectKey, Snapshot},
     translate::{field_errors::FieldPath, messages::listed, verdict::Reason},
-    world::{Declared, Quotas, Site, Tenancy, World},
+    world::{Declared, ProcessMode, Quotas, Tenancy, World},
 };
 
 const EVERY_ADDRESS: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
@@ -33,11 +33,13 @@ impl<'a> Bindings<'a> {
         oldest_first: &[(&'a ObjectKey, &Declared)],
         quotas: &Quotas,
     ) -> Self {
-        match &world.site {
-            Site::Standalone => Self::Declared,
-            Site::Sidecar(address) => Self::To(address.to_canonical()),
-            Site::Gateway(allocations, _) => Self::Allocated(allocations.by_listener()),
-            Site::Host(tenancy) => Self::Claimed { tenancy, owners: claims(previous, tenancy, oldest_first, quotas) },
+        match &world.mode {
+            ProcessMode::Standalone => Self::Declared,
+            ProcessMode::Sidecar(address) => Self::To(address.to_canonical()),
+            ProcessMode::Gateway(allocations, _) => Self::Allocated(allocations.by_listener()),
+            ProcessMode::Host(tenancy) => {
+                Self::Claimed { tenancy, owners: claims(previous, tenancy, oldest_first, quotas) }
+            }
         }
     }
 

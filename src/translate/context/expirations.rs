@@ -6,9 +6,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::pods::{Pods, Target};
+use super::pods::{AddressOwner, Pods};
 use crate::{
-    model::{Endpoint, EndpointKey, Listener, ObjectKey, Upstream, UpstreamKey},
+    model::{EndpointConfig, EndpointKey, Listener, ObjectKey, UpstreamConfig, UpstreamKey},
     translate::context::TranslateContext,
 };
 
@@ -28,27 +28,27 @@ pub const RETENTION_NOTE: &str = "; pods that no EndpointSlice lists any more ar
 
 impl TranslateContext<'_> {
     /// The last good upstream, without expired endpoints.
-    pub fn retained(&self, object: &ObjectKey, before: &Arc<Upstream>) -> Arc<Upstream> {
-        let is_retained = |endpoint: &&Endpoint| self.is_retained(object, endpoint);
+    pub fn retained(&self, object: &ObjectKey, before: &Arc<UpstreamConfig>) -> Arc<UpstreamConfig> {
+        let is_retained = |endpoint: &&EndpointConfig| self.is_retained(object, endpoint);
         if before.endpoints.iter().all(|endpoint| is_retained(&endpoint)) {
             return before.clone();
         }
         let endpoints = before.endpoints.iter().filter(is_retained).cloned().collect();
-        Arc::new(Upstream { endpoints, ..Upstream::clone(before) })
+        Arc::new(UpstreamConfig { endpoints, ..UpstreamConfig::clone(before) })
     }
 
     /// Restores the endpoints of backends that are no longer declared, but still used by the routes of a last good
     /// listener.
-    pub fn restore_routed_endpoints(&self, listener: &Listener, upstream: &mut Arc<Upstream>) {
+    pub fn restore_routed_endpoints(&self, listener: &Listener, upstream: &mut Arc<UpstreamConfig>) {
         let routes = listener.tls.iter().flat_map(|tls| &tls.routes);
         let names = routes.filter_map(|route| route.backends.as_ref()).flat_map(|names| names.iter());
         let Some(previous) = self.previous.upstreams.get(&listener.upstream) else { return };
         let missing = names.filter(|name| !upstream.backends.contains_key(*name));
         let missing: BTreeMap<_, _> =
             missing.filter_map(|name| Some((name.clone(), previous.backends.get(name)?.clone()))).collect();
-        let is_routed = |endpoint: &&Endpoint| {
+        let is_routed = |endpoint: &&EndpointConfig| {
             missing.contains_key(&endpoint.key.backend)
-                && self.address_policy.refusal(endpoint.address(), Target::Pod).is_none()
+                && self.address_policy.refusal(endpoint.address(), AddressOwner::Pod).is_none()
                 && self.is_retained(&listener.upstream.object, endpoint)
         };
         let endpoints: Vec<_> = previous.endpoints.iter().filter(is_routed).cloned().collect();
@@ -61,13 +61,17 @@ impl TranslateContext<'_> {
         upstream.endpoints.sort_unstable_by(|one, other| one.key.cmp(&other.key));
     }
 
-    pub fn is_retained(&self, object: &ObjectKey, endpoint: &Endpoint) -> bool {
+    pub fn is_retained(&self, object: &ObjectKey, endpoint: &EndpointConfig) -> bool {
         self.expires_at(object, endpoint).is_none_or(|then| self.now < then)
     }
 
     /// Expiration of each unconfirmed endpoint of an upstream. `None`: there are none.
-    pub fn expirations_of(&self, key: &UpstreamKey, upstream: &Upstream) -> Option<BTreeMap<EndpointKey, Timestamp>> {
-        let to_go = |endpoint: &Endpoint| Some((endpoint.key.clone(), self.expires_at(&key.object, endpoint)?));
+    pub fn expirations_of(
+        &self,
+        key: &UpstreamKey,
+        upstream: &UpstreamConfig,
+    ) -> Option<BTreeMap<EndpointKey, Timestamp>> {
+        let to_go = |endpoint: &EndpointConfig| Some((endpoint.key.clone(), self.expires_at(&key.object, endpoint)?));
         // Expired endpoints are not retained. Those still present are from another source.
         let later = upstream.endpoints.iter().filter_map(to_go).filter(|(_, then)| *then > self.now);
         let all: BTreeMap<_, _> = later.collect();
@@ -75,7 +79,7 @@ impl TranslateContext<'_> {
     }
 
     /// Expiration of an endpoint. `None`: an EndpointSlice confirms it.
-    pub fn expires_at(&self, object: &ObjectKey, endpoint: &Endpoint) -> Option<Timestamp> {
+    pub fn expires_at(&self, object: &ObjectKey, endpoint: &EndpointConfig) -> Option<Timestamp> {
         let (uid, address) = (endpoint.key.uid.as_deref()?, endpoint.address());
         let listed = self.pods.get_or_init(|| Pods::of(self.world)).at(address.ip());
         if listed.iter().any(|pod| *pod.uid == *uid && self.address_policy.refusal(address, pod.target).is_none()) {
@@ -83,7 +87,7 @@ impl TranslateContext<'_> {
         }
         // Another pod has the address. Only slices written by Kubernetes count; with other slices, any user could
         // remove endpoints of others. The port must match too, since host-network pods share the address of their node.
-        if listed.iter().any(|pod| pod.target == Target::Pod && pod.ports.contains(&address.port())) {
+        if listed.iter().any(|pod| pod.target == AddressOwner::Pod && pod.ports.contains(&address.port())) {
             return Some(self.now);
         }
         Some(self.recorded_expiration(object, &endpoint.key, MAX_RETENTION))

@@ -2,10 +2,10 @@
 
 use k8s_openapi::api::discovery::v1::Endpoint;
 
-use super::pods::{Target, target};
+use super::pods::{AddressOwner, target};
 use crate::{
     model::ObjectKey,
-    world::{Place, World, service_of},
+    world::{ProcessLocality, World, service_of},
 };
 
 /// True if endpoints have zones, and none is in `zone`.
@@ -17,10 +17,10 @@ pub(super) fn all_are_elsewhere(world: &World, zone: &str) -> bool {
 
 /// The locality of this process. If only its node is known, the zone is that of a pod on this node in an EndpointSlice,
 /// usually its own, listed behind the Service of the replicas.
-pub(super) fn here(world: &World) -> Place {
-    let Place { node, zone } = world.place.clone().unwrap_or_default();
+pub(super) fn here(world: &World) -> ProcessLocality {
+    let ProcessLocality { node, zone } = world.locality.clone().unwrap_or_default();
     let zone = zone.or_else(|| zone_of(node.as_deref()?, world).map(Into::into));
-    Place { node, zone }
+    ProcessLocality { node, zone }
 }
 
 fn zone_of<'a>(node: &str, world: &'a World) -> Option<&'a str> {
@@ -29,7 +29,7 @@ fn zone_of<'a>(node: &str, world: &'a World) -> Option<&'a str> {
         let there = |endpoint: &&Endpoint| endpoint.node_name.as_deref() == Some(node) && endpoint.zone.is_some();
         // Other slices, and their node names, may be written by any user.
         let told =
-            slice.endpoints.iter().filter(there).find(|endpoint| target(slice, endpoint, service) == Target::Pod);
+            slice.endpoints.iter().filter(there).find(|endpoint| target(slice, endpoint, service) == AddressOwner::Pod);
         told?.zone.as_deref()
     })
 }

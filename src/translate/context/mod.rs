@@ -18,7 +18,7 @@ use pods::Pods;
 
 use crate::{
     model::Snapshot,
-    world::{Place, Quotas, World, oldest_first},
+    world::{ProcessLocality, Quotas, World, oldest_first},
 };
 
 /// Shared state of one translation.
@@ -33,13 +33,13 @@ pub(super) struct TranslateContext<'a> {
     /// Built on first use, when something has to be retained.
     pods: OnceCell<Pods>,
     /// Computed on first use, by load balancers with a locality preference.
-    here: OnceCell<Place>,
+    here: OnceCell<ProcessLocality>,
     all_are_elsewhere: OnceCell<bool>,
 }
 
 impl<'a> TranslateContext<'a> {
     pub fn of(world: &'a World, previous: &'a Snapshot, now: Timestamp) -> Self {
-        let quotas = Quotas::of(&world.load_balancers, world.site.tenancy());
+        let quotas = Quotas::of(&world.load_balancers, world.mode.tenancy());
         let bindings = Bindings::of(world, previous, &oldest_first(&world.load_balancers), &quotas);
         let slices = Slices::of(world);
         let address_policy = AddressPolicy::of(world, &slices, &bindings);
@@ -48,7 +48,7 @@ impl<'a> TranslateContext<'a> {
     }
 
     /// The locality of this process.
-    pub fn here(&self) -> &Place {
+    pub fn here(&self) -> &ProcessLocality {
         self.here.get_or_init(|| locality::here(self.world))
     }
 

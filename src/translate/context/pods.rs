@@ -19,7 +19,7 @@ const ENDPOINTS_OF_SELECTORS: &str = "endpointslice-controller.k8s.io";
 
 /// The known owner of an address.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Target {
+pub enum AddressOwner {
     /// A pod of the load balancer's own namespace.
     Pod,
     /// An unknown owner.
@@ -29,14 +29,14 @@ pub enum Target {
 /// Classifies the target of an endpoint. Users can write any address into an EndpointSlice, so only slices of the
 /// EndpointSlice controller, for a Service with a selector, prove that an endpoint is a pod. The controller deletes
 /// forged slices; one that a finalizer retains has a deletion timestamp.
-pub fn target(slice: &EndpointSlice, endpoint: &Endpoint, service: &Service) -> Target {
+pub fn target(slice: &EndpointSlice, endpoint: &Endpoint, service: &Service) -> AddressOwner {
     let managed = is_managed(slice);
     let kept = slice.metadata.deletion_timestamp.is_none();
     let pod =
         endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod") && target.uid.is_some());
     let own = pod.is_some_and(|pod| pod.namespace == slice.metadata.namespace && pod.namespace.is_some());
     let ours = selects_pods(service) && managed && kept && belongs_to(slice, service) && own;
-    if ours { Target::Pod } else { Target::Unknown }
+    if ours { AddressOwner::Pod } else { AddressOwner::Unknown }
 }
 
 /// True if the Service has a selector, so Kubernetes writes its EndpointSlices.
@@ -61,7 +61,7 @@ pub(super) struct Pods(HashMap<IpAddr, Vec<PodEntry>>);
 
 pub(super) struct PodEntry {
     pub uid: Box<str>,
-    pub target: Target,
+    pub target: AddressOwner,
     pub ports: Rc<[u16]>,
 }
 
@@ -74,7 +74,7 @@ impl Pods {
             let ports: Rc<[u16]> = slice.ports.iter().flatten().filter_map(|port| port.port?.try_into().ok()).collect();
             for endpoint in &slice.endpoints {
                 let Some(uid) = endpoint.target_ref.as_ref().and_then(|target| target.uid.as_deref()) else { continue };
-                let target = service.map_or(Target::Unknown, |service| target(slice, endpoint, service));
+                let target = service.map_or(AddressOwner::Unknown, |service| target(slice, endpoint, service));
                 for ip in endpoint.addresses.iter().filter_map(|address| address.parse::<IpAddr>().ok()) {
                     pods.entry(ip.to_canonical()).or_default().push(PodEntry {
                         uid: uid.into(),

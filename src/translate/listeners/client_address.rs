@@ -3,7 +3,7 @@
 use crate::{
     api::{Algorithm, Listener, ServiceType, TcpLoadBalancerSpec},
     translate::field_errors::FieldPath,
-    world::{Site, World},
+    world::{ProcessMode, World},
 };
 
 const CLIENT_ADDRESS_HINT: &str = "a Service of type NodePort hides client addresses, so all clients of a node would \
@@ -42,5 +42,5 @@ fn is_lost(spec: &TcpLoadBalancerSpec, world: &World) -> bool {
     let through_nodes = |service: &crate::api::ServiceTemplate| {
         service.type_ == ServiceType::NodePort && service.external_traffic_policy.is_none()
     };
-    matches!(world.site, Site::Gateway(..)) && spec.service.as_ref().is_some_and(through_nodes)
+    matches!(world.mode, ProcessMode::Gateway(..)) && spec.service.as_ref().is_some_and(through_nodes)
 }

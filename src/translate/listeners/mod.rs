@@ -13,7 +13,7 @@ use super::{
     declaration::Declaration,
     field_errors::FieldPath,
     settings::{nonzero_u32, start_tls},
-    tls::certificates::Certificates,
+    tls::certificates::CertificateLoader,
     verdict::Reason,
 };
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Settings shared by all listeners of a load balancer. `None`: the declared value is invalid.
-pub(super) struct Shared {
+pub(super) struct CommonSettings {
     pub timeouts: Option<Timeouts>,
     pub keepalive: Option<Option<Keepalive>>,
     pub drain: Option<ListenerDrain>,
@@ -35,10 +35,10 @@ pub(super) struct Shared {
 /// the listener has no address yet.
 pub(super) fn translate(
     declared: &api::Listener,
-    shared: &Shared,
+    shared: &CommonSettings,
     declaration: &Declaration,
     before: Option<&Listener>,
-    certificates: &mut Certificates,
+    certificates: &mut CertificateLoader,
     path: &mut FieldPath,
 ) -> Option<Listener> {
     let Declaration { object, uid, context, .. } = *declaration;
@@ -76,7 +76,7 @@ fn tls(
     listener: &api::Listener,
     declaration: &Declaration,
     before: Option<&Tls>,
-    certificates: &mut Certificates,
+    certificates: &mut CertificateLoader,
     path: &mut FieldPath,
 ) -> Tls {
     let routes = routes::translate(listener, tls, declaration, &mut path.at("routes"));

@@ -13,7 +13,7 @@ use super::{manifests::FOLDER, *};
 use crate::{
     api::RefKind,
     model::{BackendTls, ClientValidation, ClientValidationMode},
-    world::Referred,
+    world::ObjectRef,
 };
 
 pub struct Ca(CertifiedIssuer<'static, KeyPair>);
@@ -428,7 +428,7 @@ fn nothing_is_asked_of_clients_whose_tls_is_passed_through() {
 #[test]
 fn config_maps_count_among_what_a_namespace_may_have_read() {
     let mut world = validating("{name: a}");
-    world.beyond_quota.insert(Referred { kind: RefKind::ConfigMap, key: object("a") });
+    world.beyond_quota.insert(ObjectRef { kind: RefKind::ConfigMap, key: object("a") });
     let (_, verdicts) = first(&world);
     let problem = &verdicts[&object("pg")].problems[0];
     assert_eq!((problem.reason, problem.severity), (Reason::NotPermitted, Severity::Refused));

@@ -6,25 +6,25 @@ use k8s_openapi::{ByteString, api::core::v1::Secret};
 use rcgen::{CertificateParams, DnType, KeyPair, SanType, date_time_ymd};
 
 use super::{manifests::FOLDER, *};
-use crate::{api::RefKind, model::Certificate, world::Referred};
+use crate::{api::RefKind, model::Certificate, world::ObjectRef};
 
-struct Pair {
+struct PemPair {
     certificate: String,
     key: String,
 }
 
-fn issue(names: &[&str]) -> Pair {
+fn issue(names: &[&str]) -> PemPair {
     issue_with(names, |_| {})
 }
 
-fn issue_with(names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Pair {
+fn issue_with(names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> PemPair {
     let names: Vec<String> = names.iter().map(ToString::to_string).collect();
     let mut params = CertificateParams::new(names).unwrap();
     params.not_before = date_time_ymd(2025, 1, 1);
     params.not_after = date_time_ymd(2027, 1, 1);
     change(&mut params);
     let key = KeyPair::generate().unwrap();
-    Pair { certificate: params.self_signed(&key).unwrap().pem(), key: key.serialize_pem() }
+    PemPair { certificate: params.self_signed(&key).unwrap().pem(), key: key.serialize_pem() }
 }
 
 fn store(world: &mut World, name: &str, certificate: &str, key: &str) {
@@ -46,8 +46,8 @@ fn presented(snapshot: &Snapshot) -> &[Arc<Certificate>] {
     &snapshot.listeners[&listener("pg", 1)].tls.as_ref().unwrap().certificates
 }
 
-fn secret(name: &str) -> Referred {
-    Referred { kind: RefKind::Secret, key: object(name) }
+fn secret(name: &str) -> ObjectRef {
+    ObjectRef { kind: RefKind::Secret, key: object(name) }
 }
 
 #[test]
@@ -361,9 +361,9 @@ fn an_unchanged_certificate_is_never_parsed_again() {
 }
 
 /// A world of a cluster: `a` refers to the Secrets `one` and `two`.
-fn in_a_cluster(site: &str, placement: &str) -> World {
+fn in_a_cluster(mode: &str, placement: &str) -> World {
     let mut world = world(&format!(
-        "{site}\n---\n{{kind: TcpLoadBalancer, apiVersion: tcplb.io/v1alpha1, metadata: {{name: a, uid: u-a}}, spec: \
+        "{mode}\n---\n{{kind: TcpLoadBalancer, apiVersion: tcplb.io/v1alpha1, metadata: {{name: a, uid: u-a}}, spec: \
          {{placement: {placement}, listeners: [{{port: 1, tls: {{certificateRefs: [{{name: one}}, {{name: two}}]}}}}], \
          backends: [{{service: {{name: s, port: 1}}}}]}}}}\n---\n{{kind: Service, metadata: {{name: s}}, \
          spec: {{selector: {{a: b}}, ports: [{{port: 1}}]}}}}"
@@ -380,9 +380,9 @@ fn said_of_certificates(verdicts: &Verdicts) -> Vec<(Severity, Reason, String)> 
 
 #[test]
 fn a_secret_that_is_one_too_many_costs_its_certificate_only() {
-    let site =
+    let mode =
         "{kind: Gateway, tenancy: {secretsPerNamespace: 1}, ports: {20001: {uid: u-a, port: 1, object: shop/a}}}";
-    let mut world = in_a_cluster(site, "Gateway");
+    let mut world = in_a_cluster(mode, "Gateway");
     world.beyond_quota.insert(secret("two"));
     let expected = |meanwhile: &str| {
         let message = format!(

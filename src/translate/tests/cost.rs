@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     api::ServiceType,
     cost::assert_grows_no_faster_than_n_log_n,
-    world::{Allocation, Allocations, Site, Tenancy},
+    world::{Allocation, Allocations, ProcessMode, Tenancy},
 };
 
 fn merged(worlds: impl Iterator<Item = World>) -> World {
@@ -55,8 +55,8 @@ fn many_load_balancers_of_a_cluster() {
             (port, Allocation { uid: format!("u{index}").into(), port: 5432, object: "".into(), freed: None })
         });
         let tenancy = Tenancy { service_types: [ServiceType::ClusterIp].into(), ..Tenancy::default() };
-        let site = Site::Gateway(Arc::new(Allocations(ports.collect())), Arc::new(tenancy));
-        World { site, ..merged((0..count).map(|index| with_service(index, 3, "listeners: [{port: 5432}]"))) }
+        let mode = ProcessMode::Gateway(Arc::new(Allocations(ports.collect())), Arc::new(tenancy));
+        World { mode, ..merged((0..count).map(|index| with_service(index, 3, "listeners: [{port: 5432}]"))) }
     };
     assert_grows_no_faster_than_n_log_n(60, many, translate_twice);
 }

@@ -14,8 +14,8 @@ use super::{
     *,
 };
 use crate::{
-    model::{Endpoint, Listener, Networks, overlap},
-    world::{Allocation, Allocations, Declared, Identity, Lookup, Site, Tenancy},
+    model::{EndpointConfig, Listener, Networks, overlap},
+    world::{Allocation, Allocations, Declared, Lookup, ObjectIdentity, ProcessMode, Tenancy},
 };
 
 const GOOD: &str = "{listeners: [{port: 1}], backends: [{addresses: ['10.0.0.1:1']}]}";
@@ -368,7 +368,7 @@ fn any_load_balancer() -> impl Strategy<Value = (ObjectKey, Declared)> {
             problems: if readable { vec![] } else { vec!["it cannot be read".into()] },
             origin: "any".into(),
             folder: FOLDER.into(),
-            identity: Some(Identity {
+            identity: Some(ObjectIdentity {
                 created: Timestamp::from_second(created).unwrap(),
                 uid: uid.into(),
                 generation: 1,
@@ -417,27 +417,29 @@ fn any_allocations() -> impl Strategy<Value = Allocations> {
 
 /// The successive worlds of one process.
 fn any_worlds() -> impl Strategy<Value = Vec<World>> {
-    let world = (any_world(), any_allocations())
-        .prop_map(|(world, allocations)| World { site: Site::Gateway(Arc::new(allocations), Arc::default()), ..world });
+    let world = (any_world(), any_allocations()).prop_map(|(world, allocations)| World {
+        mode: ProcessMode::Gateway(Arc::new(allocations), Arc::default()),
+        ..world
+    });
     prop::collection::vec(world, 1..5)
 }
 
 /// Successive worlds in one mode, which a process keeps.
 fn any_history() -> impl Strategy<Value = Vec<World>> {
-    let site = (prop::sample::select(vec!["standalone", "sidecar", "gateway", "host"]), any_tenancy());
-    (site, any_worlds()).prop_map(|((site, tenancy), worlds)| at_site(site, Arc::new(tenancy), worlds))
+    let mode = (prop::sample::select(vec!["standalone", "sidecar", "gateway", "host"]), any_tenancy());
+    (mode, any_worlds()).prop_map(|((mode, tenancy), worlds)| in_mode(mode, Arc::new(tenancy), worlds))
 }
 
-fn at_site(site: &str, tenancy: Arc<Tenancy>, mut worlds: Vec<World>) -> Vec<World> {
+fn in_mode(mode: &str, tenancy: Arc<Tenancy>, mut worlds: Vec<World>) -> Vec<World> {
     for world in &mut worlds {
-        match (site, &mut world.site) {
-            ("gateway", Site::Gateway(_, rules)) => *rules = tenancy.clone(),
-            ("sidecar", site) => *site = Site::Sidecar(IpAddr::from([127, 0, 0, 1])),
-            ("host", site) => *site = Site::Host(tenancy.clone()),
-            (_, site) => *site = Site::Standalone,
+        match (mode, &mut world.mode) {
+            ("gateway", ProcessMode::Gateway(_, rules)) => *rules = tenancy.clone(),
+            ("sidecar", mode) => *mode = ProcessMode::Sidecar(IpAddr::from([127, 0, 0, 1])),
+            ("host", mode) => *mode = ProcessMode::Host(tenancy.clone()),
+            (_, mode) => *mode = ProcessMode::Standalone,
         }
         for spec in world.load_balancers.values_mut().filter_map(|declared| declared.spec.as_mut()) {
-            if site != "standalone" {
+            if mode != "standalone" {
                 Arc::make_mut(spec).listeners.iter_mut().for_each(|listener| listener.address = None);
             }
         }
@@ -448,14 +450,14 @@ fn at_site(site: &str, tenancy: Arc<Tenancy>, mut worlds: Vec<World>) -> Vec<Wor
 /// True if the bind address matches the mode.
 fn is_in_its_place(key: &ListenerKey, listener: &Listener, world: &World) -> bool {
     let (own, port) = (key.port == listener.bind.port(), listener.bind.port());
-    match &world.site {
-        Site::Standalone => own,
-        Site::Sidecar(address) => own && listener.bind.ip() == *address,
-        Site::Gateway(allocations, _) => allocations.0.get(&port).is_some_and(|allocation| {
+    match &world.mode {
+        ProcessMode::Standalone => own,
+        ProcessMode::Sidecar(address) => own && listener.bind.ip() == *address,
+        ProcessMode::Gateway(allocations, _) => allocations.0.get(&port).is_some_and(|allocation| {
             let uid = world.load_balancers[&key.object].uid();
             allocation.freed.is_none() && Some(&*allocation.uid) == uid && allocation.port == key.port
         }),
-        Site::Host(tenancy) => own && tenancy.host_ports.iter().any(|range| range.contains(&port)),
+        ProcessMode::Host(tenancy) => own && tenancy.host_ports.iter().any(|range| range.contains(&port)),
     }
 }
 
@@ -465,7 +467,7 @@ fn must_go_on(key: &ListenerKey, before: &Listener, world: &World) -> bool {
     let is_declared =
         declared.spec.as_ref().is_none_or(|spec| spec.listeners.iter().any(|listener| listener.port == key.port));
     // In host mode an older load balancer may claim the port.
-    let is_safe = !matches!(world.site, Site::Host(_)) && is_in_its_place(key, before, world);
+    let is_safe = !matches!(world.mode, ProcessMode::Host(_)) && is_in_its_place(key, before, world);
     is_declared && before.owner.as_deref() == declared.uid() && is_safe
 }
 
@@ -499,9 +501,9 @@ proptest! {
             }
             for (key, upstream) in &snapshot.upstreams {
                 prop_assert!(upstream.endpoints.is_sorted_by(|a, b| a.key < b.key), "{key}");
-                let known = |endpoint: &Endpoint| upstream.backends.contains_key(&endpoint.key.backend);
+                let known = |endpoint: &EndpointConfig| upstream.backends.contains_key(&endpoint.key.backend);
                 prop_assert!(upstream.endpoints.iter().all(known), "{key}");
-                for (tenancy, endpoint) in world.site.tenancy().into_iter().flat_map(|tenancy| {
+                for (tenancy, endpoint) in world.mode.tenancy().into_iter().flat_map(|tenancy| {
                     upstream.endpoints.iter().map(move |endpoint| (tenancy, endpoint.address()))
                 }) {
                     prop_assert!(!is_forbidden(endpoint, tenancy), "{endpoint}");
@@ -530,7 +532,7 @@ proptest! {
         let tenancy = Arc::new(tenancy);
         let replica = |mut worlds: Vec<World>| {
             worlds.push(now.clone());
-            let worlds = at_site("host", tenancy.clone(), worlds);
+            let worlds = in_mode("host", tenancy.clone(), worlds);
             worlds.iter().fold(Snapshot::default(), |previous, world| then(world, &previous).0)
         };
         let (one, other) = (replica(one), replica(other));

@@ -1,7 +1,7 @@
-//! Distances of endpoints, and messages where they are unknown.
+//! Proximity of endpoints, and messages where they are unknown.
 
 use super::*;
-use crate::{model::Distance, world::Place};
+use crate::{model::Proximity, world::ProcessLocality};
 
 /// A world with the endpoints 10.0.0.1, 10.0.0.2, … of the Service `pg` in zones and on nodes, as seen from zone `here`
 /// and node `this`.
@@ -16,20 +16,20 @@ fn seen(locality: &str, endpoints: &[&str]) -> World {
          ports: [{{port: 1}}], endpoints: [{}]}}\n",
         endpoints.join(", ")
     );
-    let place = Place { node: Some("this".into()), zone: Some("here".into()) };
-    World { place: Some(place), ..world(&text) }
+    let locality = ProcessLocality { node: Some("this".into()), zone: Some("here".into()) };
+    World { locality: Some(locality), ..world(&text) }
 }
 
 /// One letter for each endpoint: `n` on this node, `z` in this zone, `f` elsewhere.
-fn distances(world: &World) -> String {
+fn proximities(world: &World) -> String {
     let (snapshot, verdicts) = first(world);
     assert!(!verdicts.values().any(Verdict::refuses), "{verdicts:?}");
-    let letter = |distance| match distance {
-        Distance::Node => 'n',
-        Distance::Zone => 'z',
-        Distance::Far => 'f',
+    let letter = |proximity| match proximity {
+        Proximity::SameNode => 'n',
+        Proximity::SameZone => 'z',
+        Proximity::Remote => 'f',
     };
-    snapshot.upstreams[&upstream("pg")].endpoints.iter().map(|endpoint| letter(endpoint.distance)).collect()
+    snapshot.upstreams[&upstream("pg")].endpoints.iter().map(|endpoint| letter(endpoint.proximity)).collect()
 }
 
 #[test]
@@ -50,7 +50,7 @@ fn endpoints_are_as_near_as_the_preference_and_their_slices_say() {
         ("Hints", &[BY_NODE, HINTED], "zz"),
         ("SameZone", &[ELSEWHERE], "z"),
     ] {
-        assert_eq!(distances(&seen(&format!("prefer: {prefer}"), endpoints)), expected, "{prefer} {endpoints:?}");
+        assert_eq!(proximities(&seen(&format!("prefer: {prefer}"), endpoints)), expected, "{prefer} {endpoints:?}");
     }
 }
 
@@ -64,11 +64,11 @@ fn a_process_that_does_not_know_its_place_says_so() {
         ("SameNode", None, Some("here"), Some("the node of this process is unknown: start it with --node")),
     ] {
         let mut world = seen(&format!("prefer: {prefer}"), &["zone: here"]);
-        world.place = Some(Place { node: node.map(Into::into), zone: zone.map(Into::into) });
+        world.locality = Some(ProcessLocality { node: node.map(Into::into), zone: zone.map(Into::into) });
         let said = sentences(&first(&world).1, "pg");
         let is_said = |expected| said == [format!("spec.loadBalancing.locality: has no effect here, since {expected}")];
         assert!(expected.map_or(said.is_empty(), is_said), "{said:?}");
-        world.place = None;
+        world.locality = None;
         assert!(sentences(&first(&world).1, "pg").is_empty(), "who only checks is told nothing");
     }
 }
@@ -95,8 +95,8 @@ fn a_zone_that_no_endpoint_is_in_is_told_of() {
 #[test]
 fn the_zone_is_that_of_a_pod_on_the_same_node_which_only_kubernetes_is_believed() {
     let mut told = seen("prefer: SameZone", &["zone: here, nodeName: that", "zone: there, nodeName: other"]);
-    told.place = Some(Place { node: Some("this".into()), zone: None });
-    assert_eq!(distances(&told), "ff");
+    told.locality = Some(ProcessLocality { node: Some("this".into()), zone: None });
+    assert_eq!(proximities(&told), "ff");
     let by = |manager: &str| {
         format!(
             "{{kind: Service, metadata: {{name: own, namespace: tcplb, uid: s}}, spec: {{selector: {{app: tcplb}}, ports: \
@@ -112,7 +112,7 @@ fn the_zone_is_that_of_a_pod_on_the_same_node_which_only_kubernetes_is_believed(
         let mut all = told.clone();
         all.services.extend(own.services);
         all.endpoint_slices.extend(own.endpoint_slices);
-        assert_eq!(distances(&all), expected, "{manager}");
+        assert_eq!(proximities(&all), expected, "{manager}");
     }
 }
 

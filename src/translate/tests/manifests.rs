@@ -19,7 +19,7 @@ use serde_json::Value;
 use crate::{
     api::{ServiceType, TcpLoadBalancer, TcpLoadBalancerSpec},
     model::ObjectKey,
-    world::{Allocation, Allocations, Declared, Identity, Site, Tenancy, World},
+    world::{Allocation, Allocations, Declared, ObjectIdentity, ProcessMode, Tenancy, World},
 };
 
 /// The default namespace.
@@ -47,9 +47,9 @@ pub fn world(text: &str) -> World {
                 let read: EndpointSlice = from(document);
                 world.endpoint_slices.insert(key(&read.metadata), Arc::new(read));
             }
-            "Gateway" => world.site = from::<Place>(document).gateway(),
-            "Host" => world.site = Site::Host(Arc::new(from::<Place>(document).tenancy.read())),
-            "Sidecar" => world.site = Site::Sidecar(from::<Place>(document).address.unwrap()),
+            "Gateway" => world.mode = from::<ModeDocument>(document).gateway(),
+            "Host" => world.mode = ProcessMode::Host(Arc::new(from::<ModeDocument>(document).tenancy.read())),
+            "Sidecar" => world.mode = ProcessMode::Sidecar(from::<ModeDocument>(document).address.unwrap()),
             kind => panic!("{kind} is not read here"),
         }
     }
@@ -76,15 +76,15 @@ pub fn declared(spec: Option<TcpLoadBalancerSpec>, problems: &[&str]) -> Declare
 }
 
 /// The identity of an object, if the manifest has a uid.
-fn identity(metadata: &ObjectMeta) -> Option<Identity> {
+fn identity(metadata: &ObjectMeta) -> Option<ObjectIdentity> {
     let uid = metadata.uid.as_deref()?.into();
     let created = metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |created| created.0);
-    Some(Identity { created, uid, generation: metadata.generation.unwrap_or(1) })
+    Some(ObjectIdentity { created, uid, generation: metadata.generation.unwrap_or(1) })
 }
 
 /// The mode of the process.
 #[derive(Deserialize)]
-struct Place {
+struct ModeDocument {
     /// Address of a sidecar.
     address: Option<IpAddr>,
     #[serde(default)]
@@ -93,9 +93,9 @@ struct Place {
     tenancy: Rules,
 }
 
-impl Place {
-    fn gateway(self) -> Site {
-        Site::Gateway(Arc::new(Allocations(self.ports)), Arc::new(self.tenancy.read()))
+impl ModeDocument {
+    fn gateway(self) -> ProcessMode {
+        ProcessMode::Gateway(Arc::new(Allocations(self.ports)), Arc::new(self.tenancy.read()))
     }
 }
 

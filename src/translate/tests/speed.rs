@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use super::*;
 use crate::{
     api::ServiceType,
-    world::{Allocation, Allocations, Site, Tenancy},
+    world::{Allocation, Allocations, ProcessMode, Tenancy},
 };
 
 const LOAD_BALANCERS: usize = 500;
@@ -38,8 +38,8 @@ fn many() -> World {
         (port, Allocation { uid: format!("u{index}").into(), port: 5432, object: "".into(), freed: None })
     });
     let tenancy = Tenancy { service_types: [ServiceType::ClusterIp].into(), ..Tenancy::default() };
-    let site = Site::Gateway(Arc::new(Allocations(ports.collect())), Arc::new(tenancy));
-    let mut world = World { site, ..World::default() };
+    let mode = ProcessMode::Gateway(Arc::new(Allocations(ports.collect())), Arc::new(tenancy));
+    let mut world = World { mode, ..World::default() };
     for one in (0..LOAD_BALANCERS).map(one) {
         world.load_balancers.extend(one.load_balancers);
         world.services.extend(one.services);

@@ -125,8 +125,8 @@ fn what_a_service_may_ask_for_is_up_to_the_administrator() {
         }
         // Service settings are not checked without a managed Service.
         let elsewhere = ["{kind: Host, tenancy: {hostPorts: [[1, 65535]]}}", "{kind: Sidecar, address: 127.0.0.1}"];
-        for site in elsewhere {
-            assert_eq!(said(&first(&all(&[site, SERVICE, &load_balancer("a", 0, &spec)])).1), Vec::<String>::new());
+        for mode in elsewhere {
+            assert_eq!(said(&first(&all(&[mode, SERVICE, &load_balancer("a", 0, &spec)])).1), Vec::<String>::new());
         }
     }
 }
@@ -482,16 +482,16 @@ fn files_are_not_read_in_a_cluster() {
 
 #[test]
 fn a_cluster_probes_only_where_somebody_wants_it() {
-    let checks = |site: &str, check: &str| {
+    let checks = |mode: &str, check: &str| {
         let spec = format!("{GOOD}, healthCheck: {check}");
-        let (snapshot, _) = first(&all(&[site, SERVICE, &load_balancer("a", 0, &spec)]));
+        let (snapshot, _) = first(&all(&[mode, SERVICE, &load_balancer("a", 0, &spec)]));
         snapshot.upstreams[&upstream("a")].active_check.is_some()
     };
-    for site in [&gateway(""), "{kind: Sidecar, address: 127.0.0.1}"] {
+    for mode in [&gateway(""), "{kind: Sidecar, address: 127.0.0.1}"] {
         for (check, expected) in
             [("null", false), ("{}", false), ("{active: {}}", true), ("{active: {type: None}}", false)]
         {
-            assert_eq!(checks(site, check), expected, "{check}");
+            assert_eq!(checks(mode, check), expected, "{check}");
         }
     }
 }

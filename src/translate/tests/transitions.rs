@@ -57,12 +57,12 @@ impl Db {
 
 /// A change of one object; without a value, its deletion.
 #[derive(Clone, Debug)]
-enum Change {
+enum ObjectChange {
     Service(Option<Arc<Service>>),
     Slice(&'static str, Option<Arc<EndpointSlice>>),
 }
 
-impl Change {
+impl ObjectChange {
     fn apply(&self, world: &mut World) {
         match self {
             Self::Service(Some(service)) => drop(world.services.insert(object("db"), service.clone())),
@@ -77,8 +77,8 @@ const PODS: &[(u8, &str)] = &[(1, ""), (2, "")];
 
 fn before() -> World {
     let mut world = world(&format!("{GATEWAY}\n---\n{LOAD_BALANCER}"));
-    Change::Service(Some(DB.service())).apply(&mut world);
-    Change::Slice("db-1", Some(DB.slice(7, PODS))).apply(&mut world);
+    ObjectChange::Service(Some(DB.service())).apply(&mut world);
+    ObjectChange::Slice("db-1", Some(DB.slice(7, PODS))).apply(&mut world);
     world
 }
 
@@ -90,7 +90,7 @@ fn addresses(snapshot: &Snapshot) -> Vec<String> {
 const BOTH: &[&str] = &["10.0.0.1:7", "10.0.0.2:7"];
 
 /// A Service without matching slices, and the change that leads to it.
-fn gaps() -> Vec<(&'static str, Vec<Change>)> {
+fn gaps() -> Vec<(&'static str, Vec<ObjectChange>)> {
     let renamed = Db { port: "web", ..DB };
     let recreated = Db { uid: "s2", ..DB };
     let without_selector = Db { spec: "type: ClusterIP", ..DB };
@@ -101,18 +101,18 @@ fn gaps() -> Vec<(&'static str, Vec<Change>)> {
         Arc::new(slice)
     };
     vec![
-        ("the port is renamed", vec![Change::Service(Some(renamed.service()))]),
-        ("it is another Service", vec![Change::Service(Some(recreated.service()))]),
+        ("the port is renamed", vec![ObjectChange::Service(Some(renamed.service()))]),
+        ("it is another Service", vec![ObjectChange::Service(Some(recreated.service()))]),
         (
             "it is another Service, whose predecessor's slices are gone",
-            vec![Change::Service(Some(recreated.service())), Change::Slice("db-1", None)],
+            vec![ObjectChange::Service(Some(recreated.service())), ObjectChange::Slice("db-1", None)],
         ),
-        ("its slices are deleted", vec![Change::Slice("db-1", None)]),
-        ("its slices are about to be deleted", vec![Change::Slice("db-1", Some(deleting()))]),
-        ("its selector is removed", vec![Change::Service(Some(without_selector.service()))]),
+        ("its slices are deleted", vec![ObjectChange::Slice("db-1", None)]),
+        ("its slices are about to be deleted", vec![ObjectChange::Slice("db-1", Some(deleting()))]),
+        ("its selector is removed", vec![ObjectChange::Service(Some(without_selector.service()))]),
         (
             "the slices of another Service of its name have arrived first",
-            vec![Change::Slice("db-1", Some(recreated.slice(7, PODS)))],
+            vec![ObjectChange::Slice("db-1", Some(recreated.slice(7, PODS)))],
         ),
     ]
 }
@@ -135,8 +135,8 @@ fn endpoints_stay_until_matching_slices_arrive_or_the_time_is_over() {
         let arrived = {
             let mut world = world.clone();
             let renamed = Db { uid: "s3", port: "other", ..DB };
-            Change::Service(Some(renamed.service())).apply(&mut world);
-            Change::Slice("db-1", Some(renamed.slice(8, &[(2, ""), (3, "")]))).apply(&mut world);
+            ObjectChange::Service(Some(renamed.service())).apply(&mut world);
+            ObjectChange::Slice("db-1", Some(renamed.slice(8, &[(2, ""), (3, "")]))).apply(&mut world);
             translate(&world, &kept, NOW + 9.seconds()).0
         };
         // A pod that the new slices lack may be in another one.
@@ -171,8 +171,8 @@ fn what_slices_say_counts_at_once_even_while_they_do_not_match() {
     ] {
         let mut world = before();
         let (served, _) = first(&world);
-        Change::Service(Some(renamed.service())).apply(&mut world);
-        Change::Slice("db-1", Some(DB.slice(7, &stale))).apply(&mut world);
+        ObjectChange::Service(Some(renamed.service())).apply(&mut world);
+        ObjectChange::Slice("db-1", Some(DB.slice(7, &stale))).apply(&mut world);
         let (now, _) = then(&world, &served);
         assert_eq!(addresses(&now), expected, "{stale:?}");
         assert_eq!(addresses(&then(&world, &now).0), expected, "{stale:?} again");
@@ -205,8 +205,8 @@ fn a_denied_address_is_not_retained() {
         let mut world = before();
         let (served, _) = first(&world);
         changes.iter().for_each(|change| change.apply(&mut world));
-        world.site =
-            super::world(&GATEWAY.replacen("{kind", "{tenancy: {deniedNetworks: [10.0.0.1/32]}, kind", 1)).site;
+        world.mode =
+            super::world(&GATEWAY.replacen("{kind", "{tenancy: {deniedNetworks: [10.0.0.1/32]}, kind", 1)).mode;
         assert_eq!(addresses(&then(&world, &served).0), ["10.0.0.2:7"], "{what}");
     }
 }
@@ -215,7 +215,7 @@ fn a_denied_address_is_not_retained() {
 fn a_slice_without_endpoints_says_that_there_are_none() {
     let mut world = before();
     let (served, _) = first(&world);
-    Change::Slice("db-1", Some(DB.slice(7, &[]))).apply(&mut world);
+    ObjectChange::Slice("db-1", Some(DB.slice(7, &[]))).apply(&mut world);
     let (now, _) = then(&world, &served);
     assert_eq!(now.next_expiration(), Some(NOW + SETTLED));
     let (now, verdicts) = translate(&world, &now, NOW + SETTLED);
@@ -232,7 +232,7 @@ fn a_slice_that_is_being_deleted_is_reported_beside_matching_ones() {
     let mut deleting = EndpointSlice::clone(&DB.slice(7, &[(9, "")]));
     deleting.metadata.deletion_timestamp =
         Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::UNIX_EPOCH));
-    Change::Slice("db-2", Some(Arc::new(deleting))).apply(&mut world);
+    ObjectChange::Slice("db-2", Some(Arc::new(deleting))).apply(&mut world);
     for previous in [&Snapshot::default(), &served] {
         let (now, verdicts) = then(&world, previous);
         assert_eq!(addresses(&now), BOTH);
@@ -280,7 +280,7 @@ fn a_process_that_starts_in_between_knows_that_something_is_missing() {
             assert_eq!(addresses(&snapshot), Vec::<String>::new(), "{what}");
             assert!(verdicts[&object("a")].has_unresolved_references(), "{what}");
         }
-        Change::Service(None).apply(&mut world);
+        ObjectChange::Service(None).apply(&mut world);
         assert!(first(&world).1[&object("a")].has_unresolved_references(), "{what}, and the Service is gone");
     }
 }
@@ -296,7 +296,7 @@ const NEW: [&str; 3] = ["new-1", "new-2", "new-3"];
 
 /// Pods of a Service, and changes that lead to another declaration of it. The order of the changes of each object is
 /// preserved, any other order is random.
-fn any_transition() -> impl Strategy<Value = (World, Vec<Change>)> {
+fn any_transition() -> impl Strategy<Value = (World, Vec<ObjectChange>)> {
     let pods = 1..6u8;
     let port = prop::sample::select(vec!["sql", "web"]);
     (pods, port, any::<bool>(), any::<bool>(), prop::sample::select(vec![7u16, 8]))
@@ -307,17 +307,19 @@ fn any_transition() -> impl Strategy<Value = (World, Vec<Change>)> {
             let mut world = before();
             world.endpoint_slices.clear();
             for (name, pods) in OLD.iter().zip(&old) {
-                Change::Slice(name, Some(DB.slice(7, pods))).apply(&mut world);
+                ObjectChange::Slice(name, Some(DB.slice(7, pods))).apply(&mut world);
             }
             let after = Db { uid: if is_recreated { "s2" } else { "s1" }, port, ..DB };
-            let service = Change::Service(Some(after.service()));
-            let mut of_objects = vec![if is_recreated { vec![Change::Service(None), service] } else { vec![service] }];
+            let service = ObjectChange::Service(Some(after.service()));
+            let mut of_objects =
+                vec![if is_recreated { vec![ObjectChange::Service(None), service] } else { vec![service] }];
             let names = if has_new_slices || is_recreated { NEW } else { OLD };
-            let slice =
-                |(name, pods): (&&'static str, &Vec<_>)| vec![Change::Slice(name, Some(after.slice(target, pods)))];
+            let slice = |(name, pods): (&&'static str, &Vec<_>)| {
+                vec![ObjectChange::Slice(name, Some(after.slice(target, pods)))]
+            };
             of_objects.extend(names.iter().zip(&new).map(slice));
             if names == NEW {
-                of_objects.extend(OLD.iter().map(|name| vec![Change::Slice(name, None)]));
+                of_objects.extend(OLD.iter().map(|name| vec![ObjectChange::Slice(name, None)]));
             }
             let order: Vec<usize> =
                 of_objects.iter().enumerate().flat_map(|(index, changes)| vec![index; changes.len()]).collect();

@@ -12,8 +12,8 @@ use rustls::{
 use x509_parser::{certificate::X509Certificate, prelude::FromDer, revocation_list::CertificateRevocationList};
 
 use super::{
-    certificates::{Certificates, WRITE_CERTIFICATE, cached, fingerprint, timestamp, whole_certificate},
-    pem::{Block, Label},
+    certificates::{CertificateLoader, WRITE_CERTIFICATE, cached, fingerprint, timestamp, whole_certificate},
+    pem::{Block, PemLabel},
     revocation::{self, Anchors, Lists},
 };
 use crate::{
@@ -22,12 +22,12 @@ use crate::{
     translate::{
         declaration::Declaration,
         field_errors::FieldPath,
-        references::{FallbackText, Text, object_or_files},
+        references::{FallbackText, ReferencedText, object_or_files},
         verdict::Reason,
     },
 };
 
-impl<'a> Certificates<'a> {
+impl<'a> CertificateLoader<'a> {
     /// Translates client validation. An invalid source falls back to its last good content, or is dropped: then its
     /// clients cannot connect. Refused if no source is left.
     pub fn client_validation(
@@ -145,12 +145,12 @@ impl<'a> Certificates<'a> {
         let (object, files) = object_or_files(reference.reference(), files, "a ConfigMap or Secret", declaration)?;
         match (object, files) {
             (Some(object), _) => Ok(Texts {
-                certificates: Text::of(&object, "ca.crt", self.world)?
+                certificates: ReferencedText::of(&object, "ca.crt", self.world)?
                     .ok_or_else(|| format!("{object} has no key ca.crt: write the CA certificates there, as PEM"))?,
-                revoked: Text::of(&object, "ca.crl", self.world)?,
+                revoked: ReferencedText::of(&object, "ca.crl", self.world)?,
             }),
             (None, Some(files)) => {
-                let text = |file: &String| Text::of_file(file, declaration.folder, self.world);
+                let text = |file: &String| ReferencedText::of_file(file, declaration.folder, self.world);
                 Ok(Texts { certificates: text(&files.ca)?, revoked: files.crl.as_ref().map(text).transpose()? })
             }
             (None, None) => {
@@ -181,8 +181,8 @@ fn source(reference: &api::CaRef, declaration: &Declaration) -> String {
 
 /// PEM texts of authorities and of their revocation lists.
 struct Texts<'a> {
-    certificates: Text<'a>,
-    revoked: Option<Text<'a>>,
+    certificates: ReferencedText<'a>,
+    revoked: Option<ReferencedText<'a>>,
 }
 
 impl Texts<'_> {
@@ -220,19 +220,19 @@ impl Texts<'_> {
         let mut certificates = Vec::new();
         for Block { label, line, der } in self.certificates.blocks()? {
             match label {
-                Label::Certificate => certificates.push(whole_certificate(der, line, title)?),
-                Label::Crl if !self.is_one_text() => {
+                PemLabel::Certificate => certificates.push(whole_certificate(der, line, title)?),
+                PemLabel::Crl if !self.is_one_text() => {
                     return Err(format!(
                         "{title} has a revocation list at line {line}, which is ignored there: move it to ca.crl, or \
                          to the file in `crl`"
                     ));
                 }
-                Label::Crl
-                | Label::Pkcs8Key
-                | Label::Pkcs1Key
-                | Label::Sec1Key
-                | Label::EncryptedKey
-                | Label::Parameters => {}
+                PemLabel::Crl
+                | PemLabel::Pkcs8Key
+                | PemLabel::Pkcs1Key
+                | PemLabel::Sec1Key
+                | PemLabel::EncryptedKey
+                | PemLabel::Parameters => {}
             }
         }
         Ok(certificates)
@@ -248,7 +248,7 @@ impl Texts<'_> {
         let mut lists = Vec::new();
         for Block { label, line, der } in text.blocks()? {
             match label {
-                Label::Crl => lists.push((line, der.into())),
+                PemLabel::Crl => lists.push((line, der.into())),
                 _ if self.is_one_text() => {}
                 _ => {
                     return Err(format!(

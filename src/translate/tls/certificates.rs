@@ -14,21 +14,21 @@ use x509_parser::{
     certificate::X509Certificate, extensions::GeneralName, prelude::FromDer, time::ASN1Time, x509::X509Version,
 };
 
-use super::pem::{Block, Label};
+use super::pem::{Block, PemLabel};
 use crate::{
     api,
     model::{Certificate, CertificateCache, ClientValidation, Fingerprint, Snapshot, server_name},
     translate::{
         declaration::Declaration,
         field_errors::FieldPath,
-        references::{FallbackText, Text, object_or_files},
+        references::{FallbackText, ReferencedText, object_or_files},
         verdict::Reason,
     },
-    world::{Referred, World},
+    world::{ObjectRef, World},
 };
 
 /// Reads each distinct certificate once. Results of the previous translation are reused from its snapshot.
-pub struct Certificates<'a> {
+pub struct CertificateLoader<'a> {
     pub world: &'a World,
     pub now: Timestamp,
     pub cache: CertificateCache,
@@ -37,7 +37,7 @@ pub struct Certificates<'a> {
     pub validations: Vec<Arc<ClientValidation>>,
 }
 
-impl<'a> Certificates<'a> {
+impl<'a> CertificateLoader<'a> {
     pub fn new(world: &'a World, previous: &'a Snapshot, now: Timestamp) -> Self {
         let listeners = previous.listeners.values().filter_map(|listener| listener.tls.as_ref());
         Self {
@@ -113,26 +113,26 @@ impl<'a> Certificates<'a> {
         Some(certificate)
     }
 
-    fn pair(&self, reference: &api::CertificateRef, declaration: &Declaration) -> Result<Pair<'a>, String> {
+    fn pair(&self, reference: &api::CertificateRef, declaration: &Declaration) -> Result<PemTexts<'a>, String> {
         let (name, files) =
             object_or_files(reference.reference(), ("files", reference.files.as_ref()), "a Secret", declaration)?;
         match (name, files) {
             (Some(secret), _) => self.secret(&secret),
-            (None, Some(files)) => Ok(Pair {
-                certificate: Text::of_file(&files.certificate, declaration.folder, self.world)?,
-                key: Text::of_file(&files.key, declaration.folder, self.world)?,
+            (None, Some(files)) => Ok(PemTexts {
+                certificate: ReferencedText::of_file(&files.certificate, declaration.folder, self.world)?,
+                key: ReferencedText::of_file(&files.key, declaration.folder, self.world)?,
             }),
             (None, None) => Err("neither name nor files is set: write the name of a Secret, or two files".into()),
         }
     }
 
-    fn secret(&self, secret: &Referred) -> Result<Pair<'a>, String> {
+    fn secret(&self, secret: &ObjectRef) -> Result<PemTexts<'a>, String> {
         let text = |key: &str| {
-            Text::of(secret, key, self.world)?.ok_or_else(|| {
+            ReferencedText::of(secret, key, self.world)?.ok_or_else(|| {
                 format!("{secret} has no {key}: a Secret of type kubernetes.io/tls has tls.crt and tls.key")
             })
         };
-        Ok(Pair { certificate: text("tls.crt")?, key: text("tls.key")? })
+        Ok(PemTexts { certificate: text("tls.crt")?, key: text("tls.key")? })
     }
 }
 
@@ -172,12 +172,12 @@ fn warn_of_validity(certificate: &Certificate, now: Timestamp, path: &mut FieldP
 }
 
 /// PEM texts of a certificate chain and its key.
-struct Pair<'a> {
-    certificate: Text<'a>,
-    key: Text<'a>,
+struct PemTexts<'a> {
+    certificate: ReferencedText<'a>,
+    key: ReferencedText<'a>,
 }
 
-impl Pair<'_> {
+impl PemTexts<'_> {
     fn fingerprint(&self) -> Fingerprint {
         fingerprint([self.certificate.bytes, self.key.bytes])
     }
@@ -201,13 +201,17 @@ impl Pair<'_> {
         let mut chain = Vec::new();
         for Block { label, line, der } in self.certificate.blocks()? {
             match label {
-                Label::Certificate => chain.push(whole_certificate(der, line, title)?),
-                Label::Crl => {
+                PemLabel::Certificate => chain.push(whole_certificate(der, line, title)?),
+                PemLabel::Crl => {
                     return Err(format!(
                         "{title} has a revocation list at line {line}, which has no effect there: remove it"
                     ));
                 }
-                Label::Pkcs8Key | Label::Pkcs1Key | Label::Sec1Key | Label::EncryptedKey | Label::Parameters => {}
+                PemLabel::Pkcs8Key
+                | PemLabel::Pkcs1Key
+                | PemLabel::Sec1Key
+                | PemLabel::EncryptedKey
+                | PemLabel::Parameters => {}
             }
         }
         Ok(chain)
@@ -219,21 +223,21 @@ impl Pair<'_> {
         let mut keys = Vec::new();
         for Block { label, line, der } in self.key.blocks()? {
             let key: PrivateKeyDer<'static> = match label {
-                Label::Pkcs8Key => PrivatePkcs8KeyDer::from(der).into(),
-                Label::Pkcs1Key => PrivatePkcs1KeyDer::from(der).into(),
-                Label::Sec1Key => PrivateSec1KeyDer::from(der).into(),
-                Label::EncryptedKey => {
+                PemLabel::Pkcs8Key => PrivatePkcs8KeyDer::from(der).into(),
+                PemLabel::Pkcs1Key => PrivatePkcs1KeyDer::from(der).into(),
+                PemLabel::Sec1Key => PrivateSec1KeyDer::from(der).into(),
+                PemLabel::EncryptedKey => {
                     return Err(format!(
                         "{title} has an encrypted private key at line {line}, which is not usable: decrypt it, for \
                          example with `openssl pkey`"
                     ));
                 }
-                Label::Crl => {
+                PemLabel::Crl => {
                     return Err(format!(
                         "{title} has a revocation list at line {line}, which has no effect there: remove it"
                     ));
                 }
-                Label::Certificate | Label::Parameters => continue,
+                PemLabel::Certificate | PemLabel::Parameters => continue,
             };
             keys.push((line, key));
         }

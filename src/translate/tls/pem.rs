@@ -6,12 +6,12 @@ mod tests;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-use crate::translate::references::Text;
+use crate::translate::references::ReferencedText;
 
 /// The lines between a BEGIN line and an END line, decoded.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Block {
-    pub label: Label,
+    pub label: PemLabel,
     /// Number of its BEGIN line, counted from 1.
     pub line: usize,
     pub der: Vec<u8>,
@@ -19,7 +19,7 @@ pub struct Block {
 
 /// Labels allowed in texts of certificates, keys or lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Label {
+pub enum PemLabel {
     Certificate,
     /// A list of revoked certificates.
     Crl,
@@ -50,7 +50,7 @@ const MARK: &str =
     "write `-----BEGIN …-----` and `-----END …-----` each on a line of its own, from its first column on";
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-impl Text<'_> {
+impl ReferencedText<'_> {
     /// Parses the blocks of a PEM text.
     pub fn blocks(&self) -> Result<Vec<Block>, String> {
         let title = &self.title;
@@ -126,7 +126,7 @@ fn mark(line: &[u8]) -> Option<Mark<'_>> {
 /// A block without its end.
 struct Open<'a> {
     name: &'a str,
-    label: Label,
+    label: PemLabel,
     line: usize,
     base64: Vec<u8>,
     /// True while its headers (RFC 1421) continue.
@@ -141,7 +141,7 @@ impl Open<'_> {
             return Err(PemError::new(number, problem));
         }
         if line.starts_with(b"Proc-Type:") && self.base64.is_empty() && line.ends_with(b"ENCRYPTED") {
-            (self.label, self.in_headers) = (Label::EncryptedKey, true);
+            (self.label, self.in_headers) = (PemLabel::EncryptedKey, true);
         }
         if self.in_headers {
             self.in_headers = !line.is_empty();
@@ -192,15 +192,17 @@ fn outside(line: &[u8], number: usize) -> Result<Option<Open<'_>>, PemError> {
 }
 
 /// The label of a block of this name, or advice for another one.
-fn label(name: &str) -> Result<Label, String> {
+fn label(name: &str) -> Result<PemLabel, String> {
     let instead = match name {
-        "CERTIFICATE" | "X509 CERTIFICATE" => return Ok(Label::Certificate),
-        "X509 CRL" => return Ok(Label::Crl),
-        "PRIVATE KEY" => return Ok(Label::Pkcs8Key),
-        "RSA PRIVATE KEY" => return Ok(Label::Pkcs1Key),
-        "EC PRIVATE KEY" => return Ok(Label::Sec1Key),
-        "ENCRYPTED PRIVATE KEY" => return Ok(Label::EncryptedKey),
-        "EC PARAMETERS" | "DH PARAMETERS" | "X9.42 DH PARAMETERS" | "DSA PARAMETERS" => return Ok(Label::Parameters),
+        "CERTIFICATE" | "X509 CERTIFICATE" => return Ok(PemLabel::Certificate),
+        "X509 CRL" => return Ok(PemLabel::Crl),
+        "PRIVATE KEY" => return Ok(PemLabel::Pkcs8Key),
+        "RSA PRIVATE KEY" => return Ok(PemLabel::Pkcs1Key),
+        "EC PRIVATE KEY" => return Ok(PemLabel::Sec1Key),
+        "ENCRYPTED PRIVATE KEY" => return Ok(PemLabel::EncryptedKey),
+        "EC PARAMETERS" | "DH PARAMETERS" | "X9.42 DH PARAMETERS" | "DSA PARAMETERS" => {
+            return Ok(PemLabel::Parameters);
+        }
         "TRUSTED CERTIFICATE" => "write it as CERTIFICATE: `openssl x509` does",
         "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST" => "write the certificate that was issued for it",
         "PKCS7" | "PKCS #7 SIGNED DATA" | "CMS" => "write the certificates in it: `openssl pkcs7 -print_certs` does",

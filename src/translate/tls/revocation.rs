@@ -11,7 +11,7 @@ pub use review::{Anchors, review};
 use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
-use lists::{Der, List, counting, tie};
+use lists::{Der, RevocationList, counting, tie};
 use rustls::{DistinguishedName, crypto::aws_lc_rs, pki_types::CertificateDer};
 use x509_parser::{
     certificate::X509Certificate,
@@ -51,14 +51,14 @@ pub fn read(
     }
     let keys = Keys::of(authorities);
     let (lines, lists): (Vec<_>, Vec<_>) = lists.into_iter().unzip();
-    let read: Vec<_> = lists.iter().filter_map(List::read).collect();
+    let read: Vec<_> = lists.iter().filter_map(RevocationList::read).collect();
     if let Some(problem) = tie(&read) {
         return Err(format!("{title} has {problem}"));
     }
     let lists: Vec<_> = counting(&lists, now).cloned().collect();
     let own = Own::of(authorities);
     let mut checks = MAX_LISTS;
-    for list in lists.iter().filter_map(List::read) {
+    for list in lists.iter().filter_map(RevocationList::read) {
         let issuer = list.crl.issuer();
         // Lists of intermediate authorities can only be verified with a client's certificate.
         let Some(key) = keys.0.get(issuer.as_raw()) else {

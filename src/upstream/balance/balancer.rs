@@ -8,7 +8,7 @@ use super::{
     random::Random, round_robin::RoundRobin, shares::Shares,
 };
 use crate::{
-    model::{Algorithm, Balancing, Distance},
+    model::{Algorithm, Balancing, Proximity},
     upstream::endpoint::{Endpoint, Tried},
 };
 
@@ -88,10 +88,10 @@ impl Nearest {
     /// `None`: all usable endpoints are equally near.
     pub fn new(balancing: Balancing, candidates: &[Candidate]) -> Option<Self> {
         let usable = || candidates.iter().filter(|candidate| candidate.endpoint.usable());
-        let nearest = usable().map(|candidate| candidate.distance).min()?;
-        let is_near = |distance: Distance| distance == nearest;
+        let nearest = usable().map(|candidate| candidate.proximity).min()?;
+        let is_near = |proximity: Proximity| proximity == nearest;
         let of = |near: bool| -> Vec<_> {
-            usable().filter(|candidate| is_near(candidate.distance) == near).cloned().collect()
+            usable().filter(|candidate| is_near(candidate.proximity) == near).cloned().collect()
         };
         let farther = of(false);
         (!farther.is_empty()).then(|| Self {

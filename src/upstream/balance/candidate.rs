@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use crate::{
-    model::{Distance, Weight},
+    model::{Proximity, Weight},
     upstream::endpoint::Endpoint,
 };
 
@@ -12,5 +12,5 @@ pub struct Candidate {
     /// The input of the hash of sticky balancing.
     pub stable_id: Arc<str>,
     pub weight: Weight,
-    pub distance: Distance,
+    pub proximity: Proximity,
 }

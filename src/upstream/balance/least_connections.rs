@@ -6,7 +6,7 @@ use std::{
     },
 };
 
-use super::shares::{Load, Shares, golden_part};
+use super::shares::{LoadRatio, Shares, golden_part};
 use crate::upstream::endpoint::{Endpoint, Tried};
 
 /// Picks the endpoint with the fewest connections for its weight. Equal endpoints take turns by weight.
@@ -30,7 +30,7 @@ impl LeastConnections {
 
         let (mut least, mut index_of_least, mut tied_weight) = (None, 0, 0);
         for index in untried() {
-            let load = Load::now(&self.shares, index);
+            let load = LoadRatio::now(&self.shares, index);
             match least.map_or(Ordering::Less, |least| load.compare(least)) {
                 Ordering::Less => (least, index_of_least, tied_weight) = (Some(load), index, self.shares.weight(index)),
                 Ordering::Equal => tied_weight += self.shares.weight(index),
@@ -42,7 +42,7 @@ impl LeastConnections {
         let turn = turn.fetch_add(1, Relaxed);
         let mut point = if self.shares.are_equal() { turn % tied_weight } else { golden_part(turn, tied_weight) };
         let chosen = untried().find(|index| {
-            if Load::now(&self.shares, *index).compare(least).is_gt() {
+            if LoadRatio::now(&self.shares, *index).compare(least).is_gt() {
                 return false;
             }
             let weight = self.shares.weight(*index);

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use super::shares::{Load, Shares};
+use super::shares::{LoadRatio, Shares};
 use crate::upstream::endpoint::{Endpoint, Tried};
 
 /// Picks two random endpoints by weight, and of these the one with fewer connections for its weight (Mitzenmacher, The
@@ -24,7 +24,7 @@ impl PowerOfTwo {
         let untried = |index: usize| !tried.contains(&endpoints[index]);
         let first = self.shares.random(untried)?;
         let second = self.shares.random(|index| index != first && untried(index));
-        let load = |index| Load::now(&self.shares, index);
+        let load = |index| LoadRatio::now(&self.shares, index);
         let better = second.filter(|second| load(*second).compare(load(first)).is_lt()).unwrap_or(first);
         Some(&endpoints[better])
     }

@@ -84,12 +84,12 @@ impl Shares {
 
 /// The number of connections of an endpoint, and its weight.
 #[derive(Clone, Copy, Debug)]
-pub struct Load {
+pub struct LoadRatio {
     active: u32,
     weight: u64,
 }
 
-impl Load {
+impl LoadRatio {
     pub fn now(shares: &Shares, index: usize) -> Self {
         Self { active: shares.endpoints[index].active(), weight: shares.weight(index) }
     }

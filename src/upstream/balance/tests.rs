@@ -12,7 +12,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    model::{Algorithm, Balancing, Distance, EndpointKey, Weight},
+    model::{Algorithm, Balancing, EndpointKey, Proximity, Weight},
     upstream::endpoint::{ActiveConnection, HealthStatus},
 };
 
@@ -28,7 +28,7 @@ fn candidate(id: &str, weight: u32) -> Candidate {
         endpoint: Arc::new(Endpoint::new(key, Arc::default(), Arc::default())),
         stable_id: id.into(),
         weight,
-        distance: Distance::Far,
+        proximity: Proximity::Remote,
     }
 }
 

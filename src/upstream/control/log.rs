@@ -8,22 +8,22 @@ use crate::{
     model::UpstreamKey,
     upstream::{
         backends::Backends,
-        endpoint_set::{Change, Event},
+        endpoint_set::{EndpointChange, HealthEvent},
         priority::PriorityChange,
         published::Published,
     },
 };
 
-pub fn log(upstream: &UpstreamKey, changes: &[Change]) {
-    for Change { endpoint, event } in changes {
+pub fn log(upstream: &UpstreamKey, changes: &[EndpointChange]) {
+    for EndpointChange { endpoint, event } in changes {
         let endpoint = endpoint.key();
         match event {
-            Event::Unhealthy { reason } => warn!(%upstream, %endpoint, reason, "endpoint unhealthy"),
-            Event::Healthy { reason } => info!(%upstream, %endpoint, reason, "endpoint healthy"),
-            Event::Ejected { length, failures, reason } => {
+            HealthEvent::Unhealthy { reason } => warn!(%upstream, %endpoint, reason, "endpoint unhealthy"),
+            HealthEvent::Healthy { reason } => info!(%upstream, %endpoint, reason, "endpoint healthy"),
+            HealthEvent::Ejected { length, failures, reason } => {
                 warn!(%upstream, %endpoint, ?length, failures, reason, "endpoint ejected");
             }
-            Event::Returned { reason } => info!(%upstream, %endpoint, reason, "endpoint no longer ejected"),
+            HealthEvent::Returned { reason } => info!(%upstream, %endpoint, reason, "endpoint no longer ejected"),
         }
     }
 }

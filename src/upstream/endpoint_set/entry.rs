@@ -26,13 +26,13 @@ pub struct EndpointEntry {
 
 /// A change of an endpoint, for the log.
 #[derive(Debug)]
-pub struct Change {
+pub struct EndpointChange {
     pub endpoint: Arc<Endpoint>,
-    pub event: Event,
+    pub event: HealthEvent,
 }
 
 #[derive(Debug)]
-pub enum Event {
+pub enum HealthEvent {
     Unhealthy { reason: String },
     Healthy { reason: &'static str },
     Ejected { length: Duration, failures: u32, reason: String },
@@ -40,12 +40,12 @@ pub enum Event {
 }
 
 impl EndpointEntry {
-    pub fn new(endpoint: Arc<Endpoint>, wanted: &model::Endpoint, backend: &model::Backend) -> Self {
+    pub fn new(endpoint: Arc<Endpoint>, wanted: &model::EndpointConfig, backend: &model::Backend) -> Self {
         let candidate = Candidate {
             endpoint,
             stable_id: wanted.stable_id.to_string().into(),
             weight: wanted.weight,
-            distance: wanted.distance,
+            proximity: wanted.proximity,
         };
         let health = Health::of_new(backend.active_check.as_deref());
         Self {
@@ -58,13 +58,13 @@ impl EndpointEntry {
         }
     }
 
-    pub fn configured(mut self, wanted: &model::Endpoint, backend: &model::Backend) -> Self {
+    pub fn configured(mut self, wanted: &model::EndpointConfig, backend: &model::Backend) -> Self {
         if let Some(check) = backend.active_check.as_deref() {
             self.health.check_changes(self.check().as_deref(), check);
         }
         self.candidate.stable_id = wanted.stable_id.to_string().into();
         self.candidate.weight = wanted.weight;
-        self.candidate.distance = wanted.distance;
+        self.candidate.proximity = wanted.proximity;
         self
     }
 
@@ -110,14 +110,14 @@ impl EndpointEntry {
         if self.endpoint().usable() { self.endpoint().consecutive_failures() } else { 0 }
     }
 
-    pub fn end_ejection(&mut self, reason: &'static str, now: Instant, changes: &mut Vec<Change>) {
+    pub fn end_ejection(&mut self, reason: &'static str, now: Instant, changes: &mut Vec<EndpointChange>) {
         if self.outlier.ejected_until().is_some() {
             self.outlier.end(now);
-            changes.push(self.change(Event::Returned { reason }));
+            changes.push(self.change(HealthEvent::Returned { reason }));
         }
     }
 
-    pub fn change(&self, event: Event) -> Change {
-        Change { endpoint: self.endpoint().clone(), event }
+    pub fn change(&self, event: HealthEvent) -> EndpointChange {
+        EndpointChange { endpoint: self.endpoint().clone(), event }
     }
 }

@@ -45,13 +45,13 @@ fn passive() -> PassiveCheck {
     }
 }
 
-fn upstream(ports: impl IntoIterator<Item = u16>) -> model::Upstream {
+fn upstream(ports: impl IntoIterator<Item = u16>) -> model::UpstreamConfig {
     let endpoint = |port| {
         let key = EndpointKey { backend: "b".into(), address: ([127, 0, 0, 1], port).into(), uid: None };
         let stable_id = model::StableId::Address(key.address);
-        model::Endpoint { key, stable_id, weight: Weight::ONE, distance: model::Distance::Far }
+        model::EndpointConfig { key, stable_id, weight: Weight::ONE, proximity: model::Proximity::Remote }
     };
-    model::Upstream {
+    model::UpstreamConfig {
         balancing: Balancing { hash_prefix_v6: 64, ..Balancing::default() },
         backends: [("b".into(), backend(Some(check())))].into(),
         endpoints: ports.into_iter().map(endpoint).collect(),
@@ -67,7 +67,7 @@ fn upstream(ports: impl IntoIterator<Item = u16>) -> model::Upstream {
 
 impl EndpointSet {
     /// Applies a probe at once.
-    fn probed(&mut self, id: u64, outcome: Outcome, now: Instant) -> Vec<Change> {
+    fn probed(&mut self, id: u64, outcome: ProbeResult, now: Instant) -> Vec<EndpointChange> {
         let mut changes = self.observe(id, outcome, now);
         changes.extend(self.review(now));
         changes
@@ -75,20 +75,20 @@ impl EndpointSet {
 }
 
 /// A set of endpoints with a clock.
-struct Scene {
+struct EndpointSetFixture {
     entries: EndpointSet,
     control: Arc<Notify>,
     now: Instant,
 }
 
-impl Scene {
+impl EndpointSetFixture {
     fn new(ports: impl IntoIterator<Item = u16>) -> Self {
         let mut scene = Self { entries: EndpointSet::default(), control: Arc::default(), now: Instant::now() };
         scene.change(&upstream(ports));
         scene
     }
 
-    fn change(&mut self, wanted: &model::Upstream) -> Vec<Change> {
+    fn change(&mut self, wanted: &model::UpstreamConfig) -> Vec<EndpointChange> {
         self.entries.change(wanted, &self.control, self.now)
     }
 
@@ -97,20 +97,20 @@ impl Scene {
     }
 
     /// Fails `times` connections to an endpoint.
-    fn fail(&mut self, index: usize, times: usize) -> Vec<Change> {
+    fn fail(&mut self, index: usize, times: usize) -> Vec<EndpointChange> {
         (0..times).for_each(|_| self.endpoint(index).connect_failed(&Errno::CONNREFUSED.into()));
         self.entries.review(self.now)
     }
 
     /// Applies one probe for each character, `+` or `-`.
-    fn probe(&mut self, index: usize, outcomes: &str) -> Vec<Change> {
+    fn probe(&mut self, index: usize, outcomes: &str) -> Vec<EndpointChange> {
         let id = self.endpoint(index).id();
         let outcome = |character| if character == '+' { Ok(()) } else { Err("probe failed".to_owned()) };
         let probe = |character| self.entries.probed(id, outcome(character), self.now);
         outcomes.chars().flat_map(probe).collect()
     }
 
-    fn pass(&mut self, time: Duration) -> Vec<Change> {
+    fn pass(&mut self, time: Duration) -> Vec<EndpointChange> {
         self.now += time;
         self.entries.review(self.now)
     }
@@ -132,16 +132,16 @@ impl Scene {
     }
 }
 
-fn is_return(changes: &[Change], expected: &str) -> bool {
-    matches!(changes, [Change { event: Event::Returned { reason }, .. }] if *reason == expected)
+fn is_return(changes: &[EndpointChange], expected: &str) -> bool {
+    matches!(changes, [EndpointChange { event: HealthEvent::Returned { reason }, .. }] if *reason == expected)
 }
 
 #[test]
 fn an_endpoint_that_connections_fail_to_reach_is_ejected_and_comes_back() {
-    let mut scene = Scene::new(1..=4);
+    let mut scene = EndpointSetFixture::new(1..=4);
     assert!(scene.fail(0, 4).is_empty());
     let changes = scene.fail(0, 1);
-    let [Change { event: Event::Ejected { length, failures: 5, reason }, .. }] = &changes[..] else {
+    let [EndpointChange { event: HealthEvent::Ejected { length, failures: 5, reason }, .. }] = &changes[..] else {
         panic!("{changes:?}")
     };
     assert!(*length == 30 * SECOND && reason.contains("refused"));
@@ -157,7 +157,7 @@ fn an_endpoint_that_connections_fail_to_reach_is_ejected_and_comes_back() {
 
 #[test]
 fn a_success_in_between_prevents_an_ejection() {
-    let mut scene = Scene::new(1..=4);
+    let mut scene = EndpointSetFixture::new(1..=4);
     scene.fail(0, 4);
     scene.endpoint(0).connected();
     assert!(scene.fail(0, 4).is_empty());
@@ -165,7 +165,7 @@ fn a_success_in_between_prevents_an_ejection() {
 
 #[test]
 fn consecutive_failures_wake_the_control_task() {
-    let scene = Scene::new(1..=4);
+    let scene = EndpointSetFixture::new(1..=4);
     let fail = || scene.endpoint(0).connect_failed(&Errno::CONNREFUSED.into());
     (0..4).for_each(|_| fail());
     assert!(scene.control.notified().now_or_never().is_none());
@@ -175,17 +175,17 @@ fn consecutive_failures_wake_the_control_task() {
 
 #[test]
 fn no_more_than_the_share_is_ejected_and_never_the_last_usable_one() {
-    let mut scene = Scene::new(1..=5);
+    let mut scene = EndpointSetFixture::new(1..=5);
     (0..5).for_each(|index| drop(scene.fail(index, 5)));
     assert_eq!(scene.picture(), "eeuuu");
 
-    let mut scene = Scene::new(1..=4);
+    let mut scene = EndpointSetFixture::new(1..=4);
     scene.probe(2, "---");
     scene.probe(3, "---");
     (0..2).for_each(|index| drop(scene.fail(index, 5)));
     assert_eq!(scene.picture(), "eu--");
 
-    let mut scene = Scene::new([1]);
+    let mut scene = EndpointSetFixture::new([1]);
     scene.fail(0, 100);
     assert_eq!(scene.picture(), "u");
 }
@@ -196,7 +196,7 @@ fn ejections_leave_each_subset_an_endpoint() {
     wanted.backends.insert("own".into(), backend(Some(check())));
     wanted.endpoints[0].key.backend = "own".into();
     wanted.endpoints[1].key.backend = "own".into();
-    let mut scene = Scene::new([]);
+    let mut scene = EndpointSetFixture::new([]);
     scene.change(&wanted);
     scene.entries.protect(vec![Backends::All, Backends::Of(["own".into()].into())]);
     scene.fail(0, 5);
@@ -214,7 +214,7 @@ fn cause(why: Option<Unready>, subsets: &[&[&str]], others: &str) -> Option<Drai
     let mut wanted = upstream(1..=3);
     wanted.backends.insert("eu".into(), backend(Some(check())));
     wanted.endpoints[0].key.backend = "eu".into();
-    let mut scene = Scene::new([]);
+    let mut scene = EndpointSetFixture::new([]);
     scene.change(&wanted);
     scene.probe(1, others);
     scene.probe(2, others);
@@ -244,10 +244,10 @@ fn unhealthy_endpoints_keep_their_connections_while_a_route_needs_them() {
     let mut wanted = upstream(1..=2);
     wanted.backends.insert("eu".into(), backend(Some(check())));
     wanted.endpoints[0].key.backend = "eu".into();
-    let mut scene = Scene::new([]);
+    let mut scene = EndpointSetFixture::new([]);
     scene.change(&wanted);
     scene.probe(0, "---");
-    let draining = |scene: &Scene| scene.entries.draining(&BTreeMap::new()).len();
+    let draining = |scene: &EndpointSetFixture| scene.entries.draining(&BTreeMap::new()).len();
     assert_eq!(draining(&scene), 1);
     scene.entries.protect(vec![Backends::Of(["eu".into()].into()), Backends::Of(["b".into()].into())]);
     assert_eq!(draining(&scene), 0, "the other route's endpoint is not for its clients");
@@ -255,13 +255,16 @@ fn unhealthy_endpoints_keep_their_connections_while_a_route_needs_them() {
 
 #[test]
 fn a_returned_endpoint_keeps_its_connections_until_its_first_probe_fails() {
-    let wanted =
-        |ports: &[u16]| model::Upstream { backends: [("b".into(), roles())].into(), ..upstream(ports.iter().copied()) };
-    let mut scene = Scene::new([]);
+    let wanted = |ports: &[u16]| model::UpstreamConfig {
+        backends: [("b".into(), roles())].into(),
+        ..upstream(ports.iter().copied())
+    };
+    let mut scene = EndpointSetFixture::new([]);
     scene.change(&wanted(&[1, 2]));
     (0..2).for_each(|index| _ = scene.probe(index, "+"));
     let connection = ActiveConnection::begin(&scene.endpoint(0));
-    let draining = |scene: &Scene| scene.entries.draining(&BTreeMap::new()).into_iter().map(|(_, why)| why).next();
+    let draining =
+        |scene: &EndpointSetFixture| scene.entries.draining(&BTreeMap::new()).into_iter().map(|(_, why)| why).next();
     scene.change(&wanted(&[2]));
     assert_eq!(draining(&scene), Some(DrainCause::Removed));
     scene.change(&wanted(&[1, 2]));
@@ -273,7 +276,7 @@ fn a_returned_endpoint_keeps_its_connections_until_its_first_probe_fails() {
 
 #[test]
 fn a_connection_in_progress_counts_for_its_removed_endpoint() {
-    let mut scene = Scene::new([1, 2]);
+    let mut scene = EndpointSetFixture::new([1, 2]);
     let removed = scene.endpoint(0);
     scene.change(&upstream([2]));
     let _late = ActiveConnection::begin(&removed);
@@ -287,9 +290,9 @@ fn a_last_resort_drains_when_others_serve() {
     let mut wanted = grouped(&[0, 1], passive());
     let terminates = model::Backend { last_resort: true, ..model::Backend::clone(&backend(Some(check()))) };
     wanted.backends.insert("0".into(), Arc::new(terminates));
-    let mut scene = Scene::new([]);
+    let mut scene = EndpointSetFixture::new([]);
     scene.change(&wanted);
-    let draining = |scene: &Scene| {
+    let draining = |scene: &EndpointSetFixture| {
         let draining = scene.entries.draining(&BTreeMap::new()).into_iter();
         draining.map(|(endpoint, why)| (endpoint.address().port(), why)).collect::<Vec<_>>()
     };
@@ -299,14 +302,14 @@ fn a_last_resort_drains_when_others_serve() {
 }
 
 /// A scene whose endpoints have these priorities.
-fn groups(priorities: &[u8]) -> Scene {
-    let mut scene = Scene::new([]);
+fn groups(priorities: &[u8]) -> EndpointSetFixture {
+    let mut scene = EndpointSetFixture::new([]);
     scene.change(&grouped(priorities, passive()));
     scene
 }
 
-fn grouped(priorities: &[u8], passive: PassiveCheck) -> model::Upstream {
-    let mut wanted = model::Upstream { passive_check: Some(passive), ..upstream(1..=priorities.len() as u16) };
+fn grouped(priorities: &[u8], passive: PassiveCheck) -> model::UpstreamConfig {
+    let mut wanted = model::UpstreamConfig { passive_check: Some(passive), ..upstream(1..=priorities.len() as u16) };
     for (endpoint, priority) in wanted.endpoints.iter_mut().zip(priorities) {
         endpoint.key.backend = priority.to_string().into();
         let backend =
@@ -329,24 +332,24 @@ fn a_whole_level_may_be_ejected_while_another_can_serve() {
     // Once no other level can serve, the limit applies again.
     let changes = scene.probe(2, "---");
     assert!(
-        matches!(&changes[..], [_, Change { event: Event::Returned { reason }, .. }] if reason.contains("maxEjectedPercent"))
+        matches!(&changes[..], [_, EndpointChange { event: HealthEvent::Returned { reason }, .. }] if reason.contains("maxEjectedPercent"))
     );
     assert_eq!(scene.picture(), "ue-");
 }
 
 /// The weights of the candidates.
-fn weights(scene: &Scene) -> Vec<u32> {
+fn weights(scene: &EndpointSetFixture) -> Vec<u32> {
     scene.entries.candidates(&Backends::All, scene.now).iter().map(|candidate| candidate.weight.value()).collect()
 }
 
-fn slowly(ports: impl IntoIterator<Item = u16>) -> model::Upstream {
+fn slowly(ports: impl IntoIterator<Item = u16>) -> model::UpstreamConfig {
     let balancing = Balancing { slow_start: Some(20 * SECOND), ..Balancing::default() };
-    model::Upstream { balancing, ..upstream(ports) }
+    model::UpstreamConfig { balancing, ..upstream(ports) }
 }
 
 #[test]
 fn endpoints_that_are_new_or_usable_again_start_slowly() {
-    let mut scene = Scene::new([]);
+    let mut scene = EndpointSetFixture::new([]);
     scene.change(&slowly(1..=2));
     assert_eq!((weights(&scene), scene.entries.next_step(scene.now)), (vec![1; 2], None), "all are new");
 
@@ -369,7 +372,7 @@ fn endpoints_that_are_new_or_usable_again_start_slowly() {
 
 #[test]
 fn slow_start_has_no_effect_without_other_usable_endpoints() {
-    let mut scene = Scene::new([]);
+    let mut scene = EndpointSetFixture::new([]);
     scene.change(&slowly(1..=2));
     scene.probe(0, "---");
     scene.probe(1, "---");
@@ -384,8 +387,8 @@ fn slow_start_has_no_effect_without_other_usable_endpoints() {
 
 #[test]
 fn endpoints_whose_first_checks_end_together_start_together() {
-    let wanted = |ports| model::Upstream { backends: [("b".into(), roles())].into(), ..slowly(ports) };
-    let mut scene = Scene::new([]);
+    let wanted = |ports| model::UpstreamConfig { backends: [("b".into(), roles())].into(), ..slowly(ports) };
+    let mut scene = EndpointSetFixture::new([]);
     scene.change(&wanted(1..=4));
     scene.probe(0, "+");
     scene.pass(SECOND / 10);
@@ -404,7 +407,7 @@ fn endpoints_whose_first_checks_end_together_start_together() {
 
 #[test]
 fn an_endpoint_above_the_ejection_limit_is_ejected_later() {
-    let mut scene = Scene::new(1..=2);
+    let mut scene = EndpointSetFixture::new(1..=2);
     scene.fail(0, 5);
     scene.fail(1, 7);
     assert_eq!(scene.picture(), "eu");
@@ -414,7 +417,7 @@ fn an_endpoint_above_the_ejection_limit_is_ejected_later() {
 
 #[test]
 fn an_ejected_endpoint_returns_early_when_no_other_is_usable() {
-    let mut scene = Scene::new(1..=3);
+    let mut scene = EndpointSetFixture::new(1..=3);
     scene.fail(0, 5);
     scene.probe(1, "---");
     assert_eq!(scene.picture(), "e-u");
@@ -424,7 +427,7 @@ fn an_ejected_endpoint_returns_early_when_no_other_is_usable() {
 
 #[test]
 fn excess_ejections_after_a_removal_end_in_their_order() {
-    let mut scene = Scene::new(1..=6);
+    let mut scene = EndpointSetFixture::new(1..=6);
     scene.fail(0, 5);
     scene.pass(SECOND);
     scene.fail(1, 5);
@@ -437,7 +440,7 @@ fn excess_ejections_after_a_removal_end_in_their_order() {
 
 #[test]
 fn probes_that_pass_end_an_ejection_early() {
-    let mut scene = Scene::new(1..=4);
+    let mut scene = EndpointSetFixture::new(1..=4);
     scene.probe(0, "+++");
     scene.fail(0, 5);
     assert!(scene.probe(0, "+-+").is_empty(), "passes before the ejection do not count");
@@ -447,7 +450,7 @@ fn probes_that_pass_end_an_ejection_early() {
 
 #[test]
 fn each_ejection_in_a_row_is_longer() {
-    let mut scene = Scene::new(1..=4);
+    let mut scene = EndpointSetFixture::new(1..=4);
     for seconds in [30, 60, 120] {
         scene.fail(0, 5);
         assert!(scene.pass((seconds - 1) * SECOND).is_empty());
@@ -457,21 +460,23 @@ fn each_ejection_in_a_row_is_longer() {
 
 #[test]
 fn unhealthy_endpoints_are_not_usable_until_probes_pass_again() {
-    let mut scene = Scene::new(1..=2);
+    let mut scene = EndpointSetFixture::new(1..=2);
     let changes = scene.probe(0, "---");
-    assert!(matches!(&changes[..], [Change { event: Event::Unhealthy { reason }, .. }] if reason == "probe failed"));
+    assert!(
+        matches!(&changes[..], [EndpointChange { event: HealthEvent::Unhealthy { reason }, .. }] if reason == "probe failed")
+    );
     assert_eq!(scene.picture(), "-u");
     assert_eq!(scene.endpoint(0).state().last_failure.unwrap().reason, "probe failed");
     assert!(scene.probe(0, "----").is_empty(), "transitions only");
     scene.probe(1, "---");
     assert_eq!((scene.picture().as_str(), scene.entries.usable()), ("--", 0));
-    assert!(matches!(&scene.probe(0, "++")[..], [Change { event: Event::Healthy { .. }, .. }]));
+    assert!(matches!(&scene.probe(0, "++")[..], [EndpointChange { event: HealthEvent::Healthy { .. }, .. }]));
     assert_eq!(scene.picture(), "u-");
 }
 
 #[test]
 fn failures_while_unhealthy_are_forgotten_when_it_is_healthy_again() {
-    let mut scene = Scene::new(1..=4);
+    let mut scene = EndpointSetFixture::new(1..=4);
     scene.probe(0, "---");
     scene.fail(0, 100);
     scene.probe(0, "++");
@@ -480,7 +485,7 @@ fn failures_while_unhealthy_are_forgotten_when_it_is_healthy_again() {
 
 #[test]
 fn state_survives_a_change_of_other_endpoints_and_of_settings() {
-    let mut scene = Scene::new(1..=4);
+    let mut scene = EndpointSetFixture::new(1..=4);
     scene.probe(0, "---");
     scene.fail(1, 5);
     let kept = scene.endpoint(1);
@@ -500,7 +505,7 @@ fn state_survives_a_change_of_other_endpoints_and_of_settings() {
 
 #[test]
 fn another_pod_on_the_same_address_starts_afresh() {
-    let mut scene = Scene::new(1..=2);
+    let mut scene = EndpointSetFixture::new(1..=2);
     scene.probe(0, "---");
     let mut wanted = upstream(1..=2);
     wanted.endpoints[0].key.uid = Some("another".into());
@@ -510,12 +515,12 @@ fn another_pod_on_the_same_address_starts_afresh() {
 
 #[test]
 fn a_check_that_is_removed_leaves_no_trace() {
-    let mut scene = Scene::new(1..=4);
+    let mut scene = EndpointSetFixture::new(1..=4);
     scene.probe(0, "---");
     scene.fail(1, 5);
     assert_eq!(scene.picture(), "-euu");
     let backends = [("b".into(), backend(None))].into();
-    let changes = scene.change(&model::Upstream { backends, passive_check: None, ..upstream(1..=4) });
+    let changes = scene.change(&model::UpstreamConfig { backends, passive_check: None, ..upstream(1..=4) });
     assert_eq!((changes.len(), scene.picture().as_str()), (2, "uuuu"));
     assert!(scene.probe(0, "------").is_empty(), "the answer of a probe that was under way");
     assert!(scene.fail(1, 100).is_empty());
@@ -524,15 +529,15 @@ fn a_check_that_is_removed_leaves_no_trace() {
 
 #[test]
 fn a_shorter_maximum_shortens_the_current_ejection() {
-    let mut scene = Scene::new(1..=4);
+    let mut scene = EndpointSetFixture::new(1..=4);
     scene.fail(0, 5);
     let passive_check = Some(PassiveCheck { eject_for: SECOND, max_eject_for: 2 * SECOND, ..passive() });
-    scene.change(&model::Upstream { passive_check, ..upstream(1..=4) });
+    scene.change(&model::UpstreamConfig { passive_check, ..upstream(1..=4) });
     assert_eq!(scene.entries.next_return(), Some(scene.now + 2 * SECOND));
 }
 
 /// Endpoints in 64 subsets, all of which are about to fail.
-fn about_to_fail(count: usize) -> Scene {
+fn about_to_fail(count: usize) -> EndpointSetFixture {
     let mut wanted = upstream(1..=u16::try_from(count).unwrap());
     let name = |number: usize| Arc::from(format!("b{:02}", number % 64));
     for (number, endpoint) in (0..).zip(&mut wanted.endpoints) {
@@ -541,7 +546,7 @@ fn about_to_fail(count: usize) -> Scene {
     }
     wanted.endpoints.sort_by(|a, b| a.key.cmp(&b.key));
     let subset = |number: usize| Backends::Of((0..16).map(|other| name(number + other * 5)).collect());
-    let mut scene = Scene::new([]);
+    let mut scene = EndpointSetFixture::new([]);
     scene.change(&wanted);
     scene.entries.protect((0..64).map(subset).collect());
     let endpoints: Vec<_> = scene.entries.endpoints().cloned().collect();

@@ -7,10 +7,10 @@ use super::*;
 const SECOND: Duration = Duration::from_secs(1);
 
 /// The usable endpoints and all endpoints of each level.
-type Counts = [(usize, usize)];
+type UsableCounts = [(usize, usize)];
 
 /// Levels 0, 1, …, each with a backend of that name.
-fn levels(counts: &Counts) -> PriorityLevels {
+fn levels(counts: &UsableCounts) -> PriorityLevels {
     let level = |(number, &(usable, endpoints)): (usize, &(usize, usize))| {
         let backends = vec![number.to_string().into()];
         (Priority(number as u8), PriorityLevel { backends, endpoints, usable, ..PriorityLevel::default() })
@@ -19,9 +19,9 @@ fn levels(counts: &Counts) -> PriorityLevels {
 }
 
 /// The active level after each step, `-` for none. A step has a duration in seconds.
-fn served(failover: Failover, steps: &[(u64, &Counts)]) -> String {
+fn served(failover: Failover, steps: &[(u64, &UsableCounts)]) -> String {
     let (mut serving, mut now) = (ActivePriority::default(), Instant::now());
-    let step = |(seconds, counts): &(u64, &Counts)| {
+    let step = |(seconds, counts): &(u64, &UsableCounts)| {
         now += *seconds as u32 * SECOND;
         let (level, _) = serving.settle(&levels(counts), &failover, now);
         level.map_or("-".to_owned(), |level| level.to_string())
@@ -35,7 +35,7 @@ fn failover(min_usable_percent: u8, failback: Failback) -> Failover {
 
 #[test]
 fn the_lowest_level_with_a_usable_endpoint_serves() {
-    let steps: &[(u64, &Counts)] = &[
+    let steps: &[(u64, &UsableCounts)] = &[
         (0, &[(3, 3), (2, 2), (1, 1)]),
         (1, &[(1, 3), (2, 2), (1, 1)]),
         (1, &[(0, 3), (2, 2), (1, 1)]),
@@ -50,7 +50,7 @@ fn the_lowest_level_with_a_usable_endpoint_serves() {
 
 #[test]
 fn a_level_below_its_minimum_is_replaced_unless_all_are() {
-    let steps: &[(u64, &Counts)] = &[
+    let steps: &[(u64, &UsableCounts)] = &[
         (0, &[(3, 4), (4, 4)]),
         (1, &[(2, 4), (4, 4)]),
         (1, &[(1, 4), (4, 4)]),
@@ -66,7 +66,7 @@ fn a_level_below_its_minimum_is_replaced_unless_all_are() {
 
 #[test]
 fn failback_follows_once_a_level_could_serve_without_a_break() {
-    let (down, up): (&Counts, &Counts) = (&[(0, 1), (1, 1)], &[(1, 1), (1, 1)]);
+    let (down, up): (&UsableCounts, &UsableCounts) = (&[(0, 1), (1, 1)], &[(1, 1), (1, 1)]);
     let after = failover(0, Failback::After(10 * SECOND));
     for (steps, expected) in [
         (&[(0, up), (1, down), (1, up), (9, up), (1, up)][..], "01110"),
@@ -76,14 +76,14 @@ fn failback_follows_once_a_level_could_serve_without_a_break() {
     ] {
         assert_eq!(served(after, steps), expected);
     }
-    let steps: &[(u64, &Counts)] =
+    let steps: &[(u64, &UsableCounts)] =
         &[(0, &[(0, 1), (0, 1), (1, 1)]), (1, &[(0, 1), (1, 1), (1, 1)]), (9, &[(1, 1); 3]), (9, &[(1, 1); 3])];
     assert_eq!(served(after, steps), "2222", "each group is waited for by itself");
 }
 
 #[test]
 fn without_failback_the_active_level_stays_while_it_can_serve() {
-    let steps: &[(u64, &Counts)] =
+    let steps: &[(u64, &UsableCounts)] =
         &[(0, &[(1, 1), (1, 1)]), (1, &[(0, 1), (1, 1)]), (9000, &[(1, 1), (1, 1)]), (1, &[(1, 1), (0, 1)])];
     assert_eq!(served(failover(0, Failback::Never), steps), "0110");
 }
@@ -124,7 +124,7 @@ fn a_level_stays_active_when_its_number_changes() {
 #[test]
 fn a_change_of_the_active_level_is_reported() {
     let (mut serving, now) = (ActivePriority::default(), Instant::now());
-    let mut change = |counts: &Counts| serving.settle(&levels(counts), &Failover::default(), now).1;
+    let mut change = |counts: &UsableCounts| serving.settle(&levels(counts), &Failover::default(), now).1;
     let expected =
         |from: Option<u8>, to| Some(PriorityChange { from: from.map(Priority), to: Priority(to), first: Priority(0) });
     assert_eq!(change(&[(1, 1), (1, 1)]), expected(None, 0));
@@ -137,11 +137,11 @@ fn a_change_of_the_active_level_is_reported() {
 
 #[test]
 fn after_an_outage_of_all_levels_the_last_active_one_is_waited_for() {
-    let (all, none): (&Counts, &Counts) = (&[(1, 1), (1, 1)], &[(0, 1), (0, 1)]);
-    let (main, spare): (&Counts, &Counts) = (&[(1, 1), (0, 1)], &[(0, 1), (1, 1)]);
-    let served = |failback, steps: &[(u64, &Counts)]| {
+    let (all, none): (&UsableCounts, &UsableCounts) = (&[(1, 1), (1, 1)], &[(0, 1), (0, 1)]);
+    let (main, spare): (&UsableCounts, &UsableCounts) = (&[(1, 1), (0, 1)], &[(0, 1), (1, 1)]);
+    let served = |failback, steps: &[(u64, &UsableCounts)]| {
         let (mut serving, mut now, failover) = (ActivePriority::default(), Instant::now(), failover(0, failback));
-        let step = |(seconds, counts): &(u64, &Counts)| {
+        let step = |(seconds, counts): &(u64, &UsableCounts)| {
             now += *seconds as u32 * SECOND;
             let mut levels = levels(counts);
             levels.values_mut().for_each(|level| level.seen_within = 5 * SECOND);

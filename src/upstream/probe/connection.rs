@@ -1,7 +1,7 @@
 use tokio::io::{AsyncRead, AsyncWrite};
 
-pub type Connection = Box<dyn Stream>;
+pub type ProbeConnection = Box<dyn ProbeStream>;
 
-pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait ProbeStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> ProbeStream for S {}

@@ -3,11 +3,15 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{connection::Connection, failure::Failure, words::printable};
+use super::{connection::ProbeConnection, failure::ProbeError, words::printable};
 use crate::model::Exchange;
 
 /// Sends the bytes, and reads until the expected bytes have arrived.
-pub(super) async fn ask(connection: &mut Connection, exchange: &Exchange, deadline: Instant) -> Result<(), Failure> {
+pub(super) async fn ask(
+    connection: &mut ProbeConnection,
+    exchange: &Exchange,
+    deadline: Instant,
+) -> Result<(), ProbeError> {
     let mut answer = Vec::new();
     let wrong = |answer: &[u8], how: &str| {
         let expected = printable(&exchange.expect);
@@ -17,7 +21,7 @@ pub(super) async fn ask(connection: &mut Connection, exchange: &Exchange, deadli
             // The sent bytes may be a password, which the server may repeat.
             count => format!("{count} other bytes and no more"),
         };
-        Err(Failure::unexpected(format!("answered {came}{how}, expected `{expected}`")))
+        Err(ProbeError::unexpected(format!("answered {came}{how}, expected `{expected}`")))
     };
     let send = async {
         connection.write_all(exchange.send.reveal()).await?;

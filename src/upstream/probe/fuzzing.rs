@@ -31,7 +31,7 @@ pub fn sends_password(which: u8) -> bool {
 ///
 /// # Errors
 /// The message that would be shown for the endpoint.
-pub async fn probe(which: u8, size: usize, answer: &[u8]) -> Outcome {
+pub async fn probe(which: u8, size: usize, answer: &[u8]) -> ProbeResult {
     let password = || -> Option<Password> { Some(Hidden::new(PASSWORD.into())) };
     let user = || "user".into();
     let role = [Role::Any, Role::Primary, Role::Replica, Role::Replica][usize::from(which >> 4 & 3)];
@@ -61,20 +61,20 @@ pub async fn probe(which: u8, size: usize, answer: &[u8]) -> Outcome {
         unhealthy_after: NonZeroU16::MIN,
     };
     let address = SocketAddr::from(([127, 0, 0, 1], 1));
-    let target = Target { address, check: Arc::new(check), proxy_protocol: None, tls: None };
-    let connection = Box::new(Bounded::new(Server { unread: answer.to_vec(), sent: 0, size }));
+    let target = ProbeTarget { address, check: Arc::new(check), proxy_protocol: None, tls: None };
+    let connection = Box::new(Bounded::new(FuzzServer { unread: answer.to_vec(), sent: 0, size }));
     let asked = target.ask_connected(connection, Instant::now() + timeout).await;
     asked.map(drop).map_err(|failure| failure.to_string())
 }
 
 /// A server that accepts all input.
-struct Server {
+struct FuzzServer {
     unread: Vec<u8>,
     sent: usize,
     size: usize,
 }
 
-impl AsyncRead for Server {
+impl AsyncRead for FuzzServer {
     fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let rest = &self.unread[self.sent..];
         let count = rest.len().min(self.size).min(buffer.remaining());
@@ -84,7 +84,7 @@ impl AsyncRead for Server {
     }
 }
 
-impl AsyncWrite for Server {
+impl AsyncWrite for FuzzServer {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Poll::Ready(Ok(bytes.len()))
     }

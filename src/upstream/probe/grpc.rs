@@ -8,7 +8,7 @@ use hyper::{
 };
 use tokio::select;
 
-use super::{connection::Connection, failure::Failure, words::printable};
+use super::{connection::ProbeConnection, failure::ProbeError, words::printable};
 use crate::model::GrpcHealth;
 
 /// The ALPN protocol name, which many servers require.
@@ -18,8 +18,9 @@ const MOST_OF_HEAD: u32 = 8192;
 /// An answer has two bytes, behind a prefix of five.
 const MOST_OF_ANSWER: usize = 1024;
 
-pub(super) async fn ask(connection: &mut Connection, health: &GrpcHealth) -> Result<(), Failure> {
-    let failed = |error: h2::Error| Failure::unexpected(format!("gRPC: {}", printable(error.to_string().as_bytes())));
+pub(super) async fn ask(connection: &mut ProbeConnection, health: &GrpcHealth) -> Result<(), ProbeError> {
+    let failed =
+        |error: h2::Error| ProbeError::unexpected(format!("gRPC: {}", printable(error.to_string().as_bytes())));
     let handshake =
         client::Builder::new().enable_push(false).max_header_list_size(MOST_OF_HEAD).handshake::<_, Bytes>(connection);
     let (sender, exchange) = handshake.await.map_err(failed)?;
@@ -29,7 +30,7 @@ pub(super) async fn ask(connection: &mut Connection, health: &GrpcHealth) -> Res
         stream.send_data(question(&health.service), true).map_err(failed)?;
         let response = response.await.map_err(failed)?;
         if !response.status().is_success() {
-            return Err(Failure::unexpected(format!("HTTP status {}, expected gRPC", response.status().as_u16())));
+            return Err(ProbeError::unexpected(format!("HTTP status {}, expected gRPC", response.status().as_u16())));
         }
         check_status(response.headers(), false)?;
         let mut body = response.into_body();
@@ -41,7 +42,7 @@ pub(super) async fn ask(connection: &mut Connection, health: &GrpcHealth) -> Res
     select! {
         biased;
         answer = asking => answer,
-        ended = exchange => Err(ended.err().map_or_else(|| Failure::unexpected("gRPC: closed without an answer"), failed)),
+        ended = exchange => Err(ended.err().map_or_else(|| ProbeError::unexpected("gRPC: closed without an answer"), failed)),
     }
 }
 
@@ -90,12 +91,12 @@ async fn read(body: &mut RecvStream) -> Result<Vec<u8>, h2::Error> {
 }
 
 /// Reads the gRPC status of headers or trailers. `required`: these are the trailers, which must have one.
-fn check_status(headers: &HeaderMap, required: bool) -> Result<(), Failure> {
+fn check_status(headers: &HeaderMap, required: bool) -> Result<(), ProbeError> {
     const OK: &[u8] = b"0";
     const UNIMPLEMENTED: &[u8] = b"12";
     const NOT_FOUND: &[u8] = b"5";
     let Some(status) = headers.get("grpc-status") else {
-        return if required { Err(Failure::unexpected("gRPC: the answer has no status")) } else { Ok(()) };
+        return if required { Err(ProbeError::unexpected("gRPC: the answer has no status")) } else { Ok(()) };
     };
     let what = match status.as_bytes() {
         OK => return Ok(()),
@@ -106,16 +107,16 @@ fn check_status(headers: &HeaderMap, required: bool) -> Result<(), Failure> {
             None => String::new(),
         },
     };
-    Err(Failure::unexpected(format!("gRPC status {}{what}, expected SERVING", printable(status.as_bytes()))))
+    Err(ProbeError::unexpected(format!("gRPC status {}{what}, expected SERVING", printable(status.as_bytes()))))
 }
 
 /// Finds the status in a `HealthCheckResponse`: field 1, a number.
-fn serving(answer: &[u8]) -> Result<(), Failure> {
+fn serving(answer: &[u8]) -> Result<(), ProbeError> {
     let status = match answer.get(5..) {
         // A zero is omitted.
         Some([]) => 0,
         Some([0x08, status, ..]) => *status,
-        _ => return Err(Failure::unexpected(format!("gRPC: answered `{}`, expected SERVING", printable(answer)))),
+        _ => return Err(ProbeError::unexpected(format!("gRPC: answered `{}`, expected SERVING", printable(answer)))),
     };
     let name = match status {
         1 => return Ok(()),
@@ -124,7 +125,7 @@ fn serving(answer: &[u8]) -> Result<(), Failure> {
         3 => "SERVICE_UNKNOWN",
         _ => "an undefined status",
     };
-    Err(Failure::unexpected(format!("{name}, expected SERVING")))
+    Err(ProbeError::unexpected(format!("{name}, expected SERVING")))
 }
 
 #[cfg(test)]

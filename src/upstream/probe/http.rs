@@ -14,7 +14,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{connection::Connection, failure::Failure, words::printable};
+use super::{connection::ProbeConnection, failure::ProbeError, words::printable};
 use crate::model::HttpRequest;
 
 /// The smallest buffer that the library accepts; larger response heads are refused.
@@ -22,11 +22,11 @@ const MOST_OF_HEAD: usize = 8192;
 
 /// Sends the request, and checks only the status. Redirects are not followed. `None`: no status until the deadline.
 pub(super) async fn ask(
-    connection: &mut Connection,
+    connection: &mut ProbeConnection,
     wanted: &HttpRequest,
     to: SocketAddr,
     deadline: Instant,
-) -> Option<Result<(), Failure>> {
+) -> Option<Result<(), ProbeError>> {
     let io = TokioIo::new(connection);
     let begun = timeout_at(deadline, http1::Builder::new().max_buf_size(MOST_OF_HEAD).handshake(io)).await.ok()?;
     let (mut sender, exchange) = match begun {
@@ -59,11 +59,11 @@ pub(super) async fn ask(
     Some(judge(status, wanted))
 }
 
-fn failed(error: &hyper::Error) -> Failure {
-    Failure::unexpected(format!("HTTP: {}", printable(reason(error).as_bytes())))
+fn failed(error: &hyper::Error) -> ProbeError {
+    ProbeError::unexpected(format!("HTTP: {}", printable(reason(error).as_bytes())))
 }
 
-fn judge(status: u16, wanted: &HttpRequest) -> Result<(), Failure> {
+fn judge(status: u16, wanted: &HttpRequest) -> Result<(), ProbeError> {
     if wanted.statuses.iter().any(|range| range.contains(&status)) {
         return Ok(());
     }
@@ -75,7 +75,7 @@ fn judge(status: u16, wanted: &HttpRequest) -> Result<(), Failure> {
             (from, to) => format!("{from}-{to}"),
         })
         .collect();
-    Err(Failure::unexpected(format!("HTTP status {status}, expected {}", expected.join(" or "))))
+    Err(ProbeError::unexpected(format!("HTTP status {status}, expected {}", expected.join(" or "))))
 }
 
 fn request(wanted: &HttpRequest, to: SocketAddr) -> Request<Empty<Bytes>> {

@@ -28,8 +28,8 @@ use tokio::{
 };
 use tracing::warn;
 
-pub(super) use self::tls::TlsClient;
-use self::{bounded::Bounded, connection::Connection, failure::Failure, postgres::Encryption};
+pub(super) use self::tls::ProbeTlsClient;
+use self::{bounded::Bounded, connection::ProbeConnection, failure::ProbeError, postgres::SessionEncryption};
 use super::{
     dial::{dial, is_local},
     endpoint::Endpoint,
@@ -41,17 +41,17 @@ use crate::{
 };
 
 /// The outcome of a probe: passed, or the reason of its failure.
-pub(super) type Outcome = Result<(), String>;
+pub(super) type ProbeResult = Result<(), String>;
 
 /// The target of probes, and its settings.
 #[derive(Clone, PartialEq)]
-pub(super) struct Target {
+pub(super) struct ProbeTarget {
     pub address: SocketAddr,
     pub check: Arc<ActiveCheck>,
     /// The PROXY header that connections begin with.
     pub proxy_protocol: Option<ProxyVersion>,
     /// `None`: no TLS.
-    pub tls: Option<TlsClient>,
+    pub tls: Option<ProbeTlsClient>,
 }
 
 /// Probes at each interval, the first time after `delay`. `report` returns true if the endpoint is healthy.
@@ -59,10 +59,10 @@ pub(super) struct Target {
 /// A local failure is reported as `None`. A probe waits for a permit of `queue`; its interval and timeout begin with
 /// the permit.
 pub(super) async fn probe(
-    target: Target,
+    target: ProbeTarget,
     queue: Arc<TenantQueue>,
     delay: Duration,
-    report: impl Fn(Option<Outcome>) -> bool,
+    report: impl Fn(Option<ProbeResult>) -> bool,
 ) {
     let check = &*target.check;
     let mut is_logged = false;
@@ -78,7 +78,7 @@ pub(super) async fn probe(
                 let _ = timeout_at(deadline, Box::pin(close(connection))).await;
                 healthy
             }
-            Err(Failure::Io(error)) if is_local(&error) => {
+            Err(ProbeError::Io(error)) if is_local(&error) => {
                 if !is_logged {
                     warn!(endpoint = %target.address, reason = %error, "cannot probe");
                 }
@@ -110,7 +110,7 @@ async fn permit(queue: &Arc<TenantQueue>) -> TenantPermit {
     Box::pin(queue.enter()).await
 }
 
-impl Target {
+impl ProbeTarget {
     /// `None`: the endpoint has no active check.
     pub fn of(endpoint: &Endpoint) -> Option<Self> {
         let backend = endpoint.backend();
@@ -120,7 +120,7 @@ impl Target {
         Some(Self { address, check, proxy_protocol: backend.proxy_protocol, tls })
     }
 
-    fn tls(backend: &Backend, check: &ActiveCheck, address: SocketAddr) -> Option<TlsClient> {
+    fn tls(backend: &Backend, check: &ActiveCheck, address: SocketAddr) -> Option<ProbeTlsClient> {
         let is_own_port = check.port.is_none_or(|port| port.get() == address.port());
         let is_encrypted = match check.transport {
             Transport::Plain => false,
@@ -129,13 +129,13 @@ impl Target {
         };
         let of_connections = backend.tls.as_ref().filter(|_| is_encrypted);
         let of = |tls: &BackendTls, name: Option<&ServerName<'static>>| {
-            let client = TlsClient::of(tls, name, address);
+            let client = ProbeTlsClient::of(tls, name, address);
             // Another port belongs to another server, which may not be PostgreSQL.
             if is_own_port || matches!(check.probe, Probe::Postgres(_)) { client } else { client.without_asking() }
         };
         match (&check.probe, of_connections) {
             (Probe::Tls(name), Some(tls)) => Some(of(tls, name.as_ref()).that_never_resumes()),
-            (Probe::Tls(name), None) => Some(TlsClient::that_takes_anyone(name.as_ref())),
+            (Probe::Tls(name), None) => Some(ProbeTlsClient::accepting_any_certificate(name.as_ref())),
             (Probe::Grpc(_), Some(tls)) => Some(of(tls, None).speaking(grpc::PROTOCOL)),
             (_, Some(tls)) => Some(of(tls, None)),
             (_, None) => None,
@@ -143,17 +143,21 @@ impl Target {
     }
 
     /// Runs the probe. Returns the connection if it passed.
-    async fn ask(&self, deadline: Instant) -> Result<Connection, Failure> {
+    async fn ask(&self, deadline: Instant) -> Result<ProbeConnection, ProbeError> {
         let connection = timeout_at(deadline, self.connect()).await.map_err(|_| self.timed_out())??;
         self.ask_connected(connection, deadline).await
     }
 
-    async fn ask_connected(&self, connection: Connection, deadline: Instant) -> Result<Connection, Failure> {
+    async fn ask_connected(
+        &self,
+        connection: ProbeConnection,
+        deadline: Instant,
+    ) -> Result<ProbeConnection, ProbeError> {
         self.found(connection, deadline).await.map_err(|failure| self.without_password(failure))
     }
 
     /// Replaces a failure that quotes the password, which a server may repeat.
-    fn without_password(&self, failure: Failure) -> Failure {
+    fn without_password(&self, failure: ProbeError) -> ProbeError {
         /// Shorter passwords occur in ordinary words.
         const SHORTEST: usize = 4;
 
@@ -168,14 +172,14 @@ impl Target {
                 .is_some_and(|password| password.reveal().len() >= SHORTEST && sentence.contains(&**password.reveal()))
         };
         match failure {
-            Failure::Unexpected(sentence) if is_quoted(&sentence) => {
-                Failure::unexpected("the answer repeats the password of the check and is not shown")
+            ProbeError::Unexpected(sentence) if is_quoted(&sentence) => {
+                ProbeError::unexpected("the answer repeats the password of the check and is not shown")
             }
             failure => failure,
         }
     }
 
-    async fn found(&self, mut connection: Connection, deadline: Instant) -> Result<Connection, Failure> {
+    async fn found(&self, mut connection: ProbeConnection, deadline: Instant) -> Result<ProbeConnection, ProbeError> {
         match &self.check.probe {
             // These two can report a partial answer at the deadline.
             Probe::Exchange(exchange) => exchange::ask(&mut connection, exchange, deadline).await?,
@@ -188,11 +192,11 @@ impl Target {
         Ok(connection)
     }
 
-    fn timed_out(&self) -> Failure {
-        Failure::unexpected(format!("no answer within {:?}", self.check.timeout))
+    fn timed_out(&self) -> ProbeError {
+        ProbeError::unexpected(format!("no answer within {:?}", self.check.timeout))
     }
 
-    async fn connect(&self) -> Result<Connection, Failure> {
+    async fn connect(&self) -> Result<ProbeConnection, ProbeError> {
         let own = self.address.port();
         let port = self.check.port.map_or(own, |port| port.get());
         let mut stream = dial(SocketAddr::new(self.address.ip(), port)).await?;
@@ -202,7 +206,7 @@ impl Target {
         if let Some(version) = self.proxy_protocol.filter(|_| port == own) {
             stream.write_all(proxy_header(version)).await?;
         }
-        let stream: Connection = Box::new(Bounded::new(stream));
+        let stream: ProbeConnection = Box::new(Bounded::new(stream));
         match (&self.check.probe, &self.tls) {
             // The server sends the first message, before TLS begins.
             (Probe::MySql(_), _) | (_, None) => Ok(stream),
@@ -210,9 +214,9 @@ impl Target {
         }
     }
 
-    async fn ask_on(&self, mut connection: Connection) -> Result<Connection, Failure> {
+    async fn ask_on(&self, mut connection: ProbeConnection) -> Result<ProbeConnection, ProbeError> {
         let tls = self.tls.as_ref();
-        let encryption = if tls.is_some() { Encryption::Tls } else { Encryption::None };
+        let encryption = if tls.is_some() { SessionEncryption::Tls } else { SessionEncryption::None };
         match &self.check.probe {
             Probe::Tcp | Probe::Tls(_) | Probe::Exchange(_) | Probe::Http(_) => {}
             Probe::Grpc(health) => grpc::ask(&mut connection, health).await?,
@@ -234,7 +238,7 @@ fn proxy_header(version: ProxyVersion) -> &'static [u8] {
 
 /// Ends its direction first and reads the rest: closing with unread bytes would reset the connection, which servers
 /// with greetings log as an error.
-async fn close(mut connection: Connection) {
+async fn close(mut connection: ProbeConnection) {
     let mut unread = [0; 512];
     if connection.shutdown().await.is_ok() {
         while connection.read(&mut unread).await.is_ok_and(|count| count > 0) {}

@@ -5,26 +5,28 @@ mod packet;
 
 use self::{
     login::{Greeting, prove},
-    packet::{Packet, Packets},
+    packet::{Packet, PacketStream},
 };
-use super::{connection::Connection, failure::Failure, role::expect_role, tls::TlsClient, words::printable};
+use super::{
+    connection::ProbeConnection, failure::ProbeError, role::expect_role, tls::ProbeTlsClient, words::printable,
+};
 use crate::model::{MySqlSession, Role};
 
 /// Logs in and checks the role: a read-only server is a replica. The server counts an aborted login as an error of the
 /// client's host, so there is no check without an account.
 pub(super) async fn ask(
-    connection: Connection,
+    connection: ProbeConnection,
     session: &MySqlSession,
-    tls: Option<&TlsClient>,
-) -> Result<Connection, Failure> {
-    let mut packets = Packets::new(connection);
+    tls: Option<&ProbeTlsClient>,
+) -> Result<ProbeConnection, ProbeError> {
+    let mut packets = PacketStream::new(connection);
     let greeting = match packets.next().await?.answer()? {
         Answer::Other(packet) => Greeting::read(&packet).ok_or_else(not_understood)?,
         _ => return Err(not_understood()),
     };
     if let Some(tls) = tls {
         if !greeting.offers_tls {
-            return Err(Failure::unexpected("the server does not accept TLS, expected TLS"));
+            return Err(ProbeError::unexpected("the server does not accept TLS, expected TLS"));
         }
         packets.answer(&login::tls_request()).await?;
         packets.connection = tls.shake_hands(packets.connection).await?;
@@ -41,11 +43,11 @@ pub(super) async fn ask(
 }
 
 async fn log_in(
-    packets: &mut Packets,
+    packets: &mut PacketStream,
     greeting: &Greeting,
     session: &MySqlSession,
     encrypted: bool,
-) -> Result<(), Failure> {
+) -> Result<(), ProbeError> {
     const FAST_ENOUGH: &[u8] = &[1, 3];
     const IN_FULL: &[u8] = &[1, 4];
 
@@ -63,7 +65,7 @@ async fn log_in(
                 FAST_ENOUGH => {}
                 IN_FULL if encrypted => packets.answer(&[password, b"\0"].concat()).await?,
                 IN_FULL => {
-                    return Err(Failure::unexpected(
+                    return Err(ProbeError::unexpected(
                         "the server requests the plaintext password, which is sent over TLS only",
                     ));
                 }
@@ -73,7 +75,7 @@ async fn log_in(
     }
 }
 
-async fn is_read_only(packets: &mut Packets) -> Result<bool, Failure> {
+async fn is_read_only(packets: &mut PacketStream) -> Result<bool, ProbeError> {
     const ONE_COLUMN: &[u8] = &[1];
 
     packets.say(&[&[packet::QUERY], &b"SELECT @@global.read_only"[..]].concat()).await?;
@@ -99,7 +101,7 @@ enum Answer {
 }
 
 impl Packet {
-    fn answer(self) -> Result<Answer, Failure> {
+    fn answer(self) -> Result<Answer, ProbeError> {
         match self.0.split_first() {
             Some((0, _)) => Ok(Answer::Ok),
             Some((0xfe, rest)) => {
@@ -114,18 +116,18 @@ impl Packet {
 }
 
 /// An error of the server: a number, an optional SQL state, and a message.
-fn server_error(error: &[u8]) -> Failure {
+fn server_error(error: &[u8]) -> ProbeError {
     let words = error.get(2..).unwrap_or_default();
     let words = words.strip_prefix(b"#").and_then(|words| words.get(5..)).unwrap_or(words);
-    Failure::unexpected(format!("it says: {}", printable(words)))
+    ProbeError::unexpected(format!("it says: {}", printable(words)))
 }
 
-fn unknown_login(plugin: &str) -> Failure {
-    Failure::unexpected(format!(
+fn unknown_login(plugin: &str) -> ProbeError {
+    ProbeError::unexpected(format!(
         "the server requests a login by {plugin}, expected mysql_native_password or caching_sha2_password"
     ))
 }
 
-fn not_understood() -> Failure {
-    Failure::unexpected("unexpected answer, expected MySQL")
+fn not_understood() -> ProbeError {
+    ProbeError::unexpected("unexpected answer, expected MySQL")
 }

@@ -19,7 +19,8 @@ use tokio::{
 };
 
 use super::{
-    connection::Connection, failure::Failure, role::expect_role, start_tls::offer_tls, tls::TlsClient, words::printable,
+    connection::ProbeConnection, failure::ProbeError, role::expect_role, start_tls::offer_tls, tls::ProbeTlsClient,
+    words::printable,
 };
 use crate::model::{Password, PostgresSession, Role};
 
@@ -34,10 +35,10 @@ pub(super) const MOST_HASHES: usize = 2;
 /// Logs in with `session` and checks the role. Without an account, it only checks that PostgreSQL answers, to avoid
 /// failed logins.
 pub(super) async fn ask(
-    connection: Connection,
+    connection: ProbeConnection,
     session: Option<&PostgresSession>,
-    encryption: Encryption,
-) -> Result<Connection, Failure> {
+    encryption: SessionEncryption,
+) -> Result<ProbeConnection, ProbeError> {
     let Some(session) = session else { return recognise(connection, encryption).await };
     let mut conversation = Conversation { connection, unread: BytesMut::new(), encryption };
     conversation.log_in(session).await?;
@@ -57,27 +58,30 @@ pub(super) async fn ask(
 
 /// The encryption of the connection so far.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Encryption {
+pub(super) enum SessionEncryption {
     None,
     Tls,
 }
 
-async fn recognise(mut connection: Connection, encryption: Encryption) -> Result<Connection, Failure> {
+async fn recognise(
+    mut connection: ProbeConnection,
+    encryption: SessionEncryption,
+) -> Result<ProbeConnection, ProbeError> {
     // A server would log an error for a connection that ends after TLS was accepted.
-    match encryption == Encryption::None && offer_tls(&mut connection).await? {
-        true => TlsClient::that_takes_anyone(None).shake_hands(connection).await,
+    match encryption == SessionEncryption::None && offer_tls(&mut connection).await? {
+        true => ProbeTlsClient::accepting_any_certificate(None).shake_hands(connection).await,
         false => Ok(connection),
     }
 }
 
 struct Conversation {
-    connection: Connection,
+    connection: ProbeConnection,
     unread: BytesMut,
-    encryption: Encryption,
+    encryption: SessionEncryption,
 }
 
 impl Conversation {
-    async fn log_in(&mut self, session: &PostgresSession) -> Result<(), Failure> {
+    async fn log_in(&mut self, session: &PostgresSession) -> Result<(), ProbeError> {
         let parameters = [("user", &*session.user), ("database", &*session.database), ("application_name", "tcplb")];
         self.say(|text| frontend::startup_message(parameters, text)).await?;
         loop {
@@ -89,8 +93,8 @@ impl Conversation {
                 Message::ReadyForQuery(_) => return Ok(()),
                 Message::AuthenticationCleartextPassword => {
                     let password = password(session)?;
-                    if self.encryption == Encryption::None {
-                        return Err(Failure::unexpected(
+                    if self.encryption == SessionEncryption::None {
+                        return Err(ProbeError::unexpected(
                             "the server requests the plaintext password, expected TLS or SCRAM",
                         ));
                     }
@@ -103,7 +107,7 @@ impl Conversation {
                 }
                 Message::AuthenticationSasl(body) => {
                     if !body.mechanisms().any(|name| Ok(name == SCRAM_SHA_256)).unwrap_or(false) {
-                        return Err(Failure::unexpected("the server requests an unsupported login method"));
+                        return Err(ProbeError::unexpected("the server requests an unsupported login method"));
                     }
                     self.prove(password(session)?).await?;
                 }
@@ -113,7 +117,7 @@ impl Conversation {
     }
 
     /// Proves knowledge of the password, and verifies that the server knows it too.
-    async fn prove(&mut self, password: &Password) -> Result<(), Failure> {
+    async fn prove(&mut self, password: &Password) -> Result<(), ProbeError> {
         let mut proof = ScramSha256::new(password.reveal().as_bytes(), ChannelBinding::unsupported());
         self.say(|text| frontend::sasl_initial_response(SCRAM_SHA_256, proof.message(), text)).await?;
         match self.next().await? {
@@ -126,12 +130,12 @@ impl Conversation {
         match self.next().await? {
             Message::AuthenticationSaslFinal(body) => proof
                 .finish(body.data())
-                .map_err(|_| Failure::unexpected("the server did not prove that it knows the password")),
+                .map_err(|_| ProbeError::unexpected("the server did not prove that it knows the password")),
             other => Err(unexpected(&other)),
         }
     }
 
-    async fn is_in_recovery(&mut self) -> Result<bool, Failure> {
+    async fn is_in_recovery(&mut self) -> Result<bool, ProbeError> {
         self.say(|text| frontend::query("SELECT pg_catalog.pg_is_in_recovery()", text)).await?;
         let mut answer = None;
         loop {
@@ -147,14 +151,14 @@ impl Conversation {
         }
     }
 
-    async fn say(&mut self, write: impl FnOnce(&mut BytesMut) -> std::io::Result<()>) -> Result<(), Failure> {
+    async fn say(&mut self, write: impl FnOnce(&mut BytesMut) -> std::io::Result<()>) -> Result<(), ProbeError> {
         let mut text = BytesMut::new();
         write(&mut text)?;
         self.connection.write_all(&text).await?;
         Ok(self.connection.flush().await?)
     }
 
-    async fn next(&mut self) -> Result<Message, Failure> {
+    async fn next(&mut self) -> Result<Message, ProbeError> {
         loop {
             // The library would allocate for a message of any length.
             let header = Header::parse(&self.unread).map_err(|_| not_understood())?;
@@ -165,16 +169,16 @@ impl Conversation {
                 return Ok(message);
             }
             if self.connection.read_buf(&mut self.unread).await? == 0 {
-                return Err(Failure::unexpected("closed the connection instead of an answer"));
+                return Err(ProbeError::unexpected("closed the connection instead of an answer"));
             }
         }
     }
 }
 
 /// Hashes the password as often as `challenge` requests, on a blocking thread.
-async fn answer(mut proof: ScramSha256, challenge: &[u8]) -> Result<ScramSha256, Failure> {
+async fn answer(mut proof: ScramSha256, challenge: &[u8]) -> Result<ScramSha256, ProbeError> {
     if let Some(count) = iterations(challenge).filter(|count| *count > MOST_ITERATIONS) {
-        return Err(Failure::unexpected(format!(
+        return Err(ProbeError::unexpected(format!(
             "the server requests {count} iterations of SCRAM, expected at most {MOST_ITERATIONS}: lower \
              scram_iterations, and set the password again"
         )));
@@ -194,17 +198,18 @@ fn iterations(challenge: &[u8]) -> Option<u32> {
     str::from_utf8(last.strip_prefix(b"i=")?).ok()?.parse().ok()
 }
 
-fn password(session: &PostgresSession) -> Result<&Password, Failure> {
-    let asked =
-        || Failure::unexpected(format!("the server requests a password for {}, but the check has none", session.user));
+fn password(session: &PostgresSession) -> Result<&Password, ProbeError> {
+    let asked = || {
+        ProbeError::unexpected(format!("the server requests a password for {}, but the check has none", session.user))
+    };
     session.password.as_ref().ok_or_else(asked)
 }
 
-fn not_understood() -> Failure {
-    Failure::unexpected("unexpected answer, expected PostgreSQL")
+fn not_understood() -> ProbeError {
+    ProbeError::unexpected("unexpected answer, expected PostgreSQL")
 }
 
-fn unexpected(message: &Message) -> Failure {
+fn unexpected(message: &Message) -> ProbeError {
     match message {
         Message::ErrorResponse(body) => server_error(body).unwrap_or_else(not_understood),
         _ => not_understood(),
@@ -212,8 +217,8 @@ fn unexpected(message: &Message) -> Failure {
 }
 
 /// The error message of the server.
-fn server_error(body: &ErrorResponseBody) -> Option<Failure> {
+fn server_error(body: &ErrorResponseBody) -> Option<ProbeError> {
     const MESSAGE: u8 = b'M';
     let message = body.fields().find(|field| Ok(field.type_() == MESSAGE)).ok()??;
-    Some(Failure::unexpected(format!("it says: {}", printable(message.value_bytes()))))
+    Some(ProbeError::unexpected(format!("it says: {}", printable(message.value_bytes()))))
 }

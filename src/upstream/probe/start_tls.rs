@@ -4,17 +4,17 @@ use bytes::BytesMut;
 use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{connection::Connection, failure::Failure, words::printable};
+use super::{connection::ProbeConnection, failure::ProbeError, words::printable};
 
-pub async fn ask_for_tls(connection: &mut Connection) -> Result<(), Failure> {
+pub async fn ask_for_tls(connection: &mut ProbeConnection) -> Result<(), ProbeError> {
     match offer_tls(connection).await? {
         true => Ok(()),
-        false => Err(Failure::unexpected("the server does not accept TLS, expected TLS")),
+        false => Err(ProbeError::unexpected("the server does not accept TLS, expected TLS")),
     }
 }
 
 /// Requests TLS. True if the server accepts.
-pub async fn offer_tls(connection: &mut Connection) -> Result<bool, Failure> {
+pub async fn offer_tls(connection: &mut ProbeConnection) -> Result<bool, ProbeError> {
     let mut question = BytesMut::new();
     frontend::ssl_request(&mut question);
     connection.write_all(&question).await?;
@@ -23,6 +23,6 @@ pub async fn offer_tls(connection: &mut Connection) -> Result<bool, Failure> {
     match connection.read_u8().await? {
         b'S' => Ok(true),
         b'N' => Ok(false),
-        other => Err(Failure::unexpected(format!("answered `{}`, expected PostgreSQL", printable(&[other])))),
+        other => Err(ProbeError::unexpected(format!("answered `{}`, expected PostgreSQL", printable(&[other])))),
     }
 }

@@ -34,8 +34,8 @@ fn check(probe: Probe) -> ActiveCheck {
     }
 }
 
-fn target(address: SocketAddr, probe: Probe) -> Target {
-    Target { address, check: Arc::new(check(probe)), proxy_protocol: None, tls: None }
+fn target(address: SocketAddr, probe: Probe) -> ProbeTarget {
+    ProbeTarget { address, check: Arc::new(check(probe)), proxy_protocol: None, tls: None }
 }
 
 /// A server with a script: for each line it reads the first part, checks it, and sends the second part. After the last
@@ -68,12 +68,12 @@ impl Scripted {
 }
 
 /// The outcome of one probe of a scripted server.
-async fn found(probe: Probe, lines: &[(&'static [u8], &'static [u8])]) -> Outcome {
+async fn found(probe: Probe, lines: &[(&'static [u8], &'static [u8])]) -> ProbeResult {
     let server = Scripted::new(lines).await;
     asked(target(server.address, probe)).await
 }
 
-async fn asked(target: Target) -> Outcome {
+async fn asked(target: ProbeTarget) -> ProbeResult {
     target.ask(Instant::now() + target.check.timeout).await.map(drop).map_err(|failure| failure.to_string())
 }
 
@@ -133,7 +133,7 @@ async fn an_unanswered_probe_times_out_and_reports_received_bytes() {
         let mut target = target(address, probe);
         Arc::make_mut(&mut target.check).timeout = Duration::from_secs(1);
         if matches!(target.check.probe, Probe::Tls(_)) {
-            target.tls = Some(TlsClient::that_takes_anyone(None));
+            target.tls = Some(ProbeTlsClient::accepting_any_certificate(None));
         }
         let outcome = timeout(PROBE_TIMEOUT, asked(target)).await.expect("it ends");
         assert_eq!(outcome.unwrap_err(), expected);
@@ -368,7 +368,7 @@ async fn probes_send_a_proxy_header_without_addresses() {
         [(ProxyVersion::V1, &b"PROXY UNKNOWN\r\n"[..]), (ProxyVersion::V2, b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0")]
     {
         let server = Scripted::new(&[(header, b""), (b"PING", b"PONG")]).await;
-        let target = Target { proxy_protocol: Some(version), ..target(server.address, expect(b"PING", b"PONG")) };
+        let target = ProbeTarget { proxy_protocol: Some(version), ..target(server.address, expect(b"PING", b"PONG")) };
         assert_eq!(asked(target.clone()).await, Ok(()));
         let other = Scripted::new(&[(b"PING", b"PONG")]).await;
         let mut elsewhere = target;
@@ -452,8 +452,8 @@ fn only_postgresql_is_asked_for_tls_behind_another_port() {
         certificate: None,
         start_tls: Some(StartTls::Postgres),
     };
-    let tls = Arc::new(BackendTls { terms, client: crate::model::TlsClient(Arc::new(client)) });
-    let asked = TlsClient::of(&tls, None, address);
+    let tls = Arc::new(BackendTls { terms, client: crate::model::TlsClientConfig(Arc::new(client)) });
+    let asked = ProbeTlsClient::of(&tls, None, address);
     let unasked = asked.clone().without_asking();
     assert!(asked != unasked);
     let backend = Backend { tls: Some(tls), ..Backend::default() };
@@ -465,13 +465,13 @@ fn only_postgresql_is_asked_for_tls_behind_another_port() {
         (Probe::Redis(RedisSession { user: None, password: None, role: Role::Any }), Some(8008), unasked),
     ] {
         let check = ActiveCheck { port: port.and_then(NonZeroU16::new), ..check(probe) };
-        assert!(Target::tls(&backend, &check, address) == Some(expected), "{check:?}");
+        assert!(ProbeTarget::tls(&backend, &check, address) == Some(expected), "{check:?}");
     }
     for (port, is_encrypted) in [(None, true), (Some(5432), true), (Some(8008), false)] {
         let probe = Probe::Redis(RedisSession { user: None, password: None, role: Role::Any });
         let port = port.and_then(NonZeroU16::new);
         let check = ActiveCheck { port, transport: Transport::ByPort, ..check(probe) };
-        assert_eq!(Target::tls(&backend, &check, address).is_some(), is_encrypted, "{port:?}");
+        assert_eq!(ProbeTarget::tls(&backend, &check, address).is_some(), is_encrypted, "{port:?}");
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
 use rustls::{ClientConfig, client::Resumption, crypto::aws_lc_rs, pki_types::ServerName};
 use tokio_rustls::TlsConnector;
 
-use super::{connection::Connection, failure::Failure, start_tls, words::printable};
+use super::{connection::ProbeConnection, failure::ProbeError, start_tls, words::printable};
 use crate::{
     model::{AnyCertificate, BackendTls, StartTls},
     upstream::dial::is_local,
@@ -14,7 +14,7 @@ use crate::{
 
 /// The TLS client of probes.
 #[derive(Clone)]
-pub(in crate::upstream) struct TlsClient {
+pub(in crate::upstream) struct ProbeTlsClient {
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
     start_tls: Option<StartTls>,
@@ -24,26 +24,26 @@ pub(in crate::upstream) struct TlsClient {
     resumes: bool,
 }
 
-impl PartialEq for TlsClient {
+impl PartialEq for ProbeTlsClient {
     fn eq(&self, other: &Self) -> bool {
         let terms = |client: &Self| (client.start_tls, client.protocol, client.resumes);
         Arc::ptr_eq(&self.config, &other.config) && self.name == other.name && terms(self) == terms(other)
     }
 }
 
-impl TlsClient {
+impl ProbeTlsClient {
     /// Uses the TLS settings of connections to the backend, optionally with another `name`.
     pub fn of(tls: &BackendTls, name: Option<&ServerName<'static>>, to: SocketAddr) -> Self {
-        let name = name.or(tls.terms.server_name.as_ref()).cloned().unwrap_or_else(|| nobody(to.ip()));
+        let name = name.or(tls.terms.server_name.as_ref()).cloned().unwrap_or_else(|| without_sni(to.ip()));
         Self { config: tls.client.0.clone(), name, start_tls: tls.terms.start_tls, protocol: None, resumes: true }
     }
 
     /// For probes that only need a handshake, with a server whose certificate only clients verify.
-    pub fn that_takes_anyone(name: Option<&ServerName<'static>>) -> Self {
-        static CONFIG: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| Arc::new(that_takes_anyone()));
+    pub fn accepting_any_certificate(name: Option<&ServerName<'static>>) -> Self {
+        static CONFIG: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| Arc::new(accepting_any_certificate()));
         Self {
             config: CONFIG.clone(),
-            name: name.cloned().unwrap_or_else(|| nobody(Ipv4Addr::UNSPECIFIED.into())),
+            name: name.cloned().unwrap_or_else(|| without_sni(Ipv4Addr::UNSPECIFIED.into())),
             start_tls: None,
             protocol: None,
             resumes: false,
@@ -65,14 +65,14 @@ impl TlsClient {
     }
 
     /// Negotiates TLS, after a StartTLS request if configured.
-    pub(super) async fn begin(&self, mut connection: Connection) -> Result<Connection, Failure> {
+    pub(super) async fn begin(&self, mut connection: ProbeConnection) -> Result<ProbeConnection, ProbeError> {
         if self.start_tls == Some(StartTls::Postgres) {
             start_tls::ask_for_tls(&mut connection).await?;
         }
         self.shake_hands(connection).await
     }
 
-    pub(super) async fn shake_hands(&self, connection: Connection) -> Result<Connection, Failure> {
+    pub(super) async fn shake_hands(&self, connection: ProbeConnection) -> Result<ProbeConnection, ProbeError> {
         let mut config = self.config.clone();
         if let Some(protocol) = self.protocol {
             Arc::make_mut(&mut config).alpn_protocols = vec![protocol.to_vec()];
@@ -82,19 +82,19 @@ impl TlsClient {
         }
         let connected = TlsConnector::from(config).connect(self.name.clone(), connection).await;
         let stream = connected.map_err(|error| match is_local(&error) {
-            true => Failure::Io(error),
-            false => Failure::unexpected(format!("TLS handshake: {}", printable(error.to_string().as_bytes()))),
+            true => ProbeError::Io(error),
+            false => ProbeError::unexpected(format!("TLS handshake: {}", printable(error.to_string().as_bytes()))),
         })?;
         Ok(Box::new(stream))
     }
 }
 
 /// An address as server name, so that no SNI is sent.
-fn nobody(to: IpAddr) -> ServerName<'static> {
+fn without_sni(to: IpAddr) -> ServerName<'static> {
     ServerName::IpAddress(to.into())
 }
 
-fn that_takes_anyone() -> ClientConfig {
+fn accepting_any_certificate() -> ClientConfig {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let verifier = Arc::new(AnyCertificate::new(&provider));
     ClientConfig::builder_with_provider(provider)

@@ -2,14 +2,14 @@ use crate::model::{self, Algorithm};
 
 /// The rebalancing settings of an upstream.
 #[derive(Clone, Copy, Debug)]
-pub struct Rebalancing {
+pub struct RebalancePolicy {
     pub rebalance: model::Rebalance,
     pub tolerance: Tolerance,
 }
 
-impl Rebalancing {
+impl RebalancePolicy {
     /// `None`: rebalancing is disabled.
-    pub fn of(settings: &model::Upstream) -> Option<Self> {
+    pub fn of(settings: &model::UpstreamConfig) -> Option<Self> {
         let rebalance = settings.rebalance?;
         let tolerance = Tolerance::of(settings.balancing.algorithm, rebalance.max_imbalance_percent)?;
         Some(Self { rebalance, tolerance })

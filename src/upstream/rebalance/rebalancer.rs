@@ -6,7 +6,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    excess::{Load, Rebalancing, excesses},
+    excess::{Load, RebalancePolicy, excesses},
     sustained::SustainedExcess,
 };
 use crate::{
@@ -28,7 +28,7 @@ pub struct EndpointLoad {
 }
 
 /// Numbers of connections, by endpoint id.
-pub type Counts = BTreeMap<u64, usize>;
+pub type ConnectionCounts = BTreeMap<u64, usize>;
 
 /// Decides at each tick how many connections of which endpoints of an upstream to close.
 #[derive(Debug)]
@@ -62,11 +62,16 @@ impl Rebalancer {
     }
 
     /// The connections to close now, counting those that are still being dialled. Must be called at every tick.
-    pub fn due(&mut self, rebalancing: &Rebalancing, groups: &[Vec<EndpointLoad>], now: Instant) -> Counts {
+    pub fn due(
+        &mut self,
+        rebalancing: &RebalancePolicy,
+        groups: &[Vec<EndpointLoad>],
+        now: Instant,
+    ) -> ConnectionCounts {
         let most = rebalancing.rebalance.max_closes_per_minute.get() as usize;
         let mut allowed = self.pace.changed(most, MINUTE, now).allows(now);
         let mut known = std::mem::take(&mut self.groups);
-        let mut due = Counts::new();
+        let mut due = ConnectionCounts::new();
         self.too_many = 0;
         for group in groups {
             let connections = group.iter().map(|endpoint| endpoint.connections).sum();
@@ -87,19 +92,19 @@ impl Rebalancer {
         }
         let known: BTreeSet<u64> = self.groups.keys().flatten().copied().collect();
         self.sustained.retain(|id| known.contains(&id));
-        if now < self.pauses_until { Counts::new() } else { due }
+        if now < self.pauses_until { ConnectionCounts::new() } else { due }
     }
 
     /// Limits the closes to the excess among established connections: connections that wait for an unresponsive
     /// endpoint are no reason to close its open ones.
     pub fn confirmed(
         &self,
-        rebalancing: &Rebalancing,
+        rebalancing: &RebalancePolicy,
         groups: &[Vec<EndpointLoad>],
-        due: &Counts,
+        due: &ConnectionCounts,
         established: &BTreeMap<u64, u32>,
-    ) -> Counts {
-        let mut confirmed = Counts::new();
+    ) -> ConnectionCounts {
+        let mut confirmed = ConnectionCounts::new();
         for group in groups {
             let Some(returning) = self.groups.get(&ids(group)) else { continue };
             let reached = |id: &u64| established.get(id).copied().unwrap_or(0);
@@ -117,7 +122,7 @@ impl Rebalancer {
     }
 
     /// Records the due and the closed connections of all upstreams, and returns the number that were closed here.
-    pub fn record(&mut self, due: &Counts, closed: &Counts, now: Instant) -> usize {
+    pub fn record(&mut self, due: &ConnectionCounts, closed: &ConnectionCounts, now: Instant) -> usize {
         let of = |id: &u64| closed.get(id).copied().unwrap_or(0);
         let is_own = |id: &u64| self.groups.keys().any(|ids| ids.contains(id));
         let (is_due, mut all) = (due.keys().any(is_own), 0);

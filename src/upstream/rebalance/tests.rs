@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 use proptest::prelude::*;
 use tokio::time::Instant;
 
-use self::scene::{Scene, Setting};
+use self::scene::{RebalanceSimulation, Setting};
 use super::{
     excess::{Load, Tolerance, excesses},
     sustained::{SUSTAINED_AFTER, SustainedExcess},
@@ -76,7 +76,7 @@ fn connections_that_return_continue_the_same_excess() {
 }
 
 /// Rebalancing for least connections, with a tolerance of a fifth above the share.
-fn rebalancing() -> Rebalancing {
+fn rebalancing() -> RebalancePolicy {
     let max_closes_per_minute = NonZeroU32::new(60_000).unwrap();
     let rebalance = model::Rebalance {
         max_imbalance_percent: 20,
@@ -84,7 +84,7 @@ fn rebalancing() -> Rebalancing {
         min_age: Duration::ZERO,
         idle_only: false,
     };
-    Rebalancing { rebalance, tolerance: Tolerance::of(Algorithm::LeastConnections, 20).unwrap() }
+    RebalancePolicy { rebalance, tolerance: Tolerance::of(Algorithm::LeastConnections, 20).unwrap() }
 }
 
 /// Endpoints 0, 1, … with these open connections; the first one has had `connections` in total.
@@ -100,7 +100,11 @@ fn group(open: &[u32], connections: u64) -> Vec<EndpointLoad> {
 /// A rebalancer, and a time at which the first of two endpoints has a sustained excess of 38.
 fn rebalancer(begun: Instant) -> (Rebalancer, Instant) {
     let mut rebalancer = Rebalancer::new(&rebalancing().rebalance, begun);
-    assert_eq!(rebalancer.due(&rebalancing(), &[group(&[98, 2], 100)], begun), Counts::new(), "it has not lasted");
+    assert_eq!(
+        rebalancer.due(&rebalancing(), &[group(&[98, 2], 100)], begun),
+        ConnectionCounts::new(),
+        "it has not lasted"
+    );
     (rebalancer, begun + SUSTAINED_AFTER)
 }
 
@@ -113,7 +117,7 @@ fn closed_connections_count_until_as_many_return() {
         rebalancer.too_many()
     };
     assert_eq!(due(&mut rebalancer, &[98, 2], 100, 0), 38);
-    let closed = Counts::from([(0, 38)]);
+    let closed = ConnectionCounts::from([(0, 38)]);
     assert_eq!(rebalancer.record(&closed, &closed, now), 38);
     assert_eq!(due(&mut rebalancer, &[60, 2], 100, 1), 0, "they are expected back");
     assert_eq!(due(&mut rebalancer, &[60, 22], 120, 2), 0, "20 of them are back, and so all of 100 are known of");
@@ -125,7 +129,7 @@ fn closed_connections_count_until_as_many_return() {
 fn the_state_of_a_group_ends_when_an_endpoint_joins() {
     let (mut rebalancer, now) = rebalancer(Instant::now());
     rebalancer.due(&rebalancing(), &[group(&[98, 2], 100)], now);
-    let closed = Counts::from([(0, 38)]);
+    let closed = ConnectionCounts::from([(0, 38)]);
     rebalancer.record(&closed, &closed, now);
     rebalancer.due(&rebalancing(), &[group(&[60, 2], 100)], now);
     assert_eq!(rebalancer.too_many(), 0, "38 are expected back");
@@ -139,11 +143,11 @@ fn after_a_tick_without_closes_nothing_is_due_for_a_second() {
     let groups = [group(&[98, 2], 100)];
     let due = rebalancer.due(&rebalancing(), &groups, now);
     assert!(!due.is_empty());
-    rebalancer.record(&Counts::from([(7, 1)]), &Counts::new(), now);
+    rebalancer.record(&ConnectionCounts::from([(7, 1)]), &ConnectionCounts::new(), now);
     assert_eq!(rebalancer.due(&rebalancing(), &groups, now), due, "that was another's");
-    rebalancer.record(&due, &Counts::new(), now);
-    assert_eq!(rebalancer.due(&rebalancing(), &groups, now + Duration::from_millis(999)), Counts::new());
-    assert_ne!(rebalancer.due(&rebalancing(), &groups, now + Duration::from_secs(1)), Counts::new());
+    rebalancer.record(&due, &ConnectionCounts::new(), now);
+    assert_eq!(rebalancer.due(&rebalancing(), &groups, now + Duration::from_millis(999)), ConnectionCounts::new());
+    assert_ne!(rebalancer.due(&rebalancing(), &groups, now + Duration::from_secs(1)), ConnectionCounts::new());
 }
 
 #[test]
@@ -155,8 +159,8 @@ fn pending_connections_are_no_reason_to_close_established_ones() {
         |reached| rebalancer.confirmed(&rebalancing(), &groups, &due, &BTreeMap::from([(0, reached), (1, 2)]));
     assert_eq!(confirmed(98), due);
     // Seven are established: the first may have five of these, a fifth above one half.
-    assert_eq!(confirmed(5), Counts::new());
-    assert_eq!(confirmed(6), Counts::from([(0, 1)]));
+    assert_eq!(confirmed(5), ConnectionCounts::new());
+    assert_eq!(confirmed(6), ConnectionCounts::from([(0, 1)]));
 }
 
 #[test]
@@ -171,10 +175,10 @@ fn short_connections_are_no_reason_to_close_long_lived_ones() {
             weights: vec![1; 4],
             replicas: 2,
         };
-        let mut scene = Scene::new(seed, &setting, 4, 40);
+        let mut scene = RebalanceSimulation::new(seed, &setting, 4, 40);
         for _ in 0..300 {
             scene.come_and_go_at_once(100);
-            looks_with_an_excess += usize::from(scene.somebody_has_too_many());
+            looks_with_an_excess += usize::from(scene.has_excess());
             scene.step();
         }
         assert_eq!(scene.closed, 0, "with seed {seed}");
@@ -224,7 +228,7 @@ proptest! {
         let Setting { algorithm, percent, most_per_minute, ref weights, replicas, .. } = setting;
         let there = 1 + there % (weights.len() / 2);
         let clients = clients * replicas;
-        let mut scene = Scene::new(seed, &setting, there, clients);
+        let mut scene = RebalanceSimulation::new(seed, &setting, there, clients);
         let begun = scene.too_many();
         let all_begun: f64 = begun.iter().sum();
         let total = weights.iter().sum::<u64>() as f64;

@@ -41,7 +41,7 @@ async fn a_new_endpoint_is_usable_and_probed_at_once() {
 }
 
 /// Applies a probe at once.
-fn probed(upstream: &Upstream, id: u64, outcome: Option<probe::Outcome>) {
+fn probed(upstream: &Upstream, id: u64, outcome: Option<probe::ProbeResult>) {
     let mut control = upstream.control();
     control.probed(id, outcome);
     control.review();

@@ -14,7 +14,7 @@ fn backend() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
-fn with_pool(address: SocketAddr, per_endpoint: u16) -> model::Upstream {
+fn with_pool(address: SocketAddr, per_endpoint: u16) -> model::UpstreamConfig {
     let mut settings = settings([address]);
     settings.connect.preconnect = preconnect(per_endpoint);
     settings
@@ -107,7 +107,7 @@ async fn sockets_have_the_options_of_backend_connections() {
     let (_listener, address) = backend();
     let second = Duration::from_secs(1);
     let keepalive = Some(Keepalive { idle: 60 * second, interval: 15 * second, probes: 4 });
-    let (_upstreams, upstream) = start(model::Upstream { keepalive, ..with_pool(address, 1) }, 10);
+    let (_upstreams, upstream) = start(model::UpstreamConfig { keepalive, ..with_pool(address, 1) }, 10);
     let taken = filled(&upstream, 1).await.take_preconnected().unwrap();
     let socket = socket2::SockRef::from(&taken);
     assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap() && socket.nonblocking().unwrap());

@@ -9,7 +9,7 @@ fn of_namespace(namespace: &str, name: &str) -> UpstreamKey {
 }
 
 /// Settings for `count` endpoints whose probes connect to a server that never answers, and wait for an hour.
-fn silent_endpoints(count: u16, server: &TcpListener) -> Arc<model::Upstream> {
+fn silent_endpoints(count: u16, server: &TcpListener) -> Arc<model::UpstreamConfig> {
     let mut settings = settings((1..=count).map(|port| SocketAddr::from(([127, 0, 0, 1], port))));
     let exchange = Exchange { send: Hidden::new(Vec::new().into()), expect: b"primary".as_slice().into() };
     let port = NonZeroU16::new(server.local_addr().unwrap().port());

@@ -116,7 +116,7 @@ impl Api {
     /// Waits until the API server answers requests.
     pub async fn ready(&self) {
         let client = self.client(ADMINISTRATOR);
-        let deadline = Instant::now() + 3 * harness::PATIENCE;
+        let deadline = Instant::now() + 3 * harness::WAIT_LIMIT;
         let question = || Request::get("/readyz").body(Vec::new()).unwrap();
         while client.request_text(question()).await.is_err() {
             let log = || fs::read_to_string(self.log()).unwrap_or_default();

@@ -11,14 +11,14 @@ use tokio::time::Instant;
 use crate::{
     backends::{PORT, load_balancer_with, sealed_pod},
     clients::{Connection, Failure},
-    cluster::{PATIENCE, eventually},
-    scenario::{Company, Scenario, is, scenario, sentence},
+    cluster::{WAIT_LIMIT, eventually},
+    scenario::{Isolation, Scenario, is, scenario, sentence},
 };
 
 /// A self-signed certificate.
 pub struct Certificate {
     pub der: CertificateDer<'static>,
-    pair: cert::Pair,
+    pair: cert::SelfSigned,
 }
 
 impl Certificate {
@@ -51,7 +51,7 @@ impl Certificate {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rotated_secret_is_used_by_the_next_handshake_and_a_deleted_one_keeps_serving() {
-    scenario("rotation", Company::Welcome, async |scenario| {
+    scenario("rotation", Isolation::Shared, async |scenario| {
         let (first, second) = (Certificate::new("db.example.com"), Certificate::new("db.example.com"));
         let trusted = [&first.der, &second.der];
         scenario.backends("echo", 1).await;
@@ -60,7 +60,7 @@ async fn a_rotated_secret_is_used_by_the_next_handshake_and_a_deleted_one_keeps_
         scenario.apply(&load_balancer_with("rotation", listener, "echo", "")).await;
         let address = scenario.programmed("rotation").await;
         let mut opened = Err(Failure::Refused);
-        eventually("TLS is served", PATIENCE, async || {
+        eventually("TLS is served", WAIT_LIMIT, async || {
             opened = Connection::open_tls(address, "db.example.com", &trusted).await;
             opened.is_ok()
         })
@@ -73,7 +73,7 @@ async fn a_rotated_secret_is_used_by_the_next_handshake_and_a_deleted_one_keeps_
         // Every proxy must have it: connects repeatedly, until many connections in a row show it.
         let mut in_a_row = 0;
         let mut last_old = rotated;
-        eventually("all handshakes show the new one", PATIENCE, async || {
+        eventually("all handshakes show the new one", WAIT_LIMIT, async || {
             let connection = Connection::open_tls(address, "db.example.com", &trusted).await.expect("TLS is served");
             if connection.certificate() == second.der {
                 in_a_row += 1;
@@ -154,7 +154,7 @@ spec:
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_and_backends_show_certificates_and_a_changed_authority_is_believed_at_once() {
-    scenario("mutual", Company::Welcome, async |scenario| {
+    scenario("mutual", Isolation::Shared, async |scenario| {
         let [front, back, proxy, alice, bob] =
             ["front.example.com", "back.example.com", "proxy.example.com", "alice.example.com", "bob.example.com"]
                 .map(Certificate::new);
@@ -172,7 +172,7 @@ async fn clients_and_backends_show_certificates_and_a_changed_authority_is_belie
             Connection::open_tls_showing(address, "front.example.com", &[&front.der], shown).await
         };
         let mut opened = Err(Failure::Refused);
-        eventually("alice is served", PATIENCE, async || {
+        eventually("alice is served", WAIT_LIMIT, async || {
             opened = open(Some(&alice)).await;
             opened.is_ok()
         })
@@ -184,7 +184,7 @@ async fn clients_and_backends_show_certificates_and_a_changed_authority_is_belie
         scenario.apply(&bob.authority("clients-ca")).await;
         let changed = Instant::now();
         let mut in_a_row = 0;
-        eventually("every proxy believes another authority", PATIENCE, async || {
+        eventually("every proxy believes another authority", WAIT_LIMIT, async || {
             let changed = open(Some(&bob)).await.is_ok() && open(Some(&alice)).await.is_err();
             in_a_row = if changed { in_a_row + 1 } else { 0 };
             in_a_row >= 20

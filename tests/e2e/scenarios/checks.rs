@@ -11,7 +11,7 @@ use crate::{
     backends::{PORT, READY, load_balancer_with},
     clients::brief_dial,
     cluster, harness,
-    scenario::{Company, Scenario, is, is_not, scenario, sentence},
+    scenario::{Isolation, Scenario, is, is_not, scenario, sentence},
 };
 
 const REDIS: &str = "/usr/bin/redis-server";
@@ -22,7 +22,7 @@ async fn a_check_logs_in_with_the_password_of_a_secret_and_heeds_its_changes() {
     if !Path::new(REDIS).is_file() {
         return harness::lacks("redis-server");
     }
-    scenario("redis", Company::Welcome, async |scenario| {
+    scenario("redis", Isolation::Shared, async |scenario| {
         load_redis().await;
         scenario.password("of-the-server", "sesame").await;
         scenario.deploy("redis", 1, &redis_pod("of-the-server")).await;
@@ -38,7 +38,7 @@ async fn a_check_logs_in_with_the_password_of_a_secret_and_heeds_its_changes() {
 
         scenario.password("of-the-check", "sesame").await;
         scenario.status("the right one passes", "redis", |status| is(status, "BackendsHealthy", "True")).await;
-        cluster::eventually("every proxy serves it", cluster::PATIENCE, async || {
+        cluster::eventually("every proxy serves it", cluster::WAIT_LIMIT, async || {
             ask(address, "AUTH sesame").await.as_deref() == Some("+OK\r\n")
         })
         .await;

@@ -7,16 +7,16 @@ use kube::api::DeleteParams;
 
 use crate::{
     backends::load_balancer,
-    cluster::PATIENCE,
+    cluster::WAIT_LIMIT,
     load::{Guests, Load},
-    scenario::{Company, Scenario, is, is_not, scenario},
+    scenario::{Isolation, Scenario, is, is_not, scenario},
     scenarios::traffic::served,
 };
 
 /// Runs a scenario while new connections use a load balancer of the same name in front of this many pods of the Service
 /// `echo`. None of the connections may fail.
 pub async fn under_load(name: &str, pods: i32, story: impl AsyncFnOnce(&Scenario, &Load)) {
-    scenario(name, Company::Welcome, async |scenario| {
+    scenario(name, Isolation::Shared, async |scenario| {
         scenario.backends("echo", pods).await;
         scenario.apply(&load_balancer(name, 5432, "echo")).await;
         let address = scenario.programmed(name).await;
@@ -31,7 +31,7 @@ pub async fn under_load(name: &str, pods: i32, story: impl AsyncFnOnce(&Scenario
 
 #[tokio::test(flavor = "multi_thread")]
 async fn backends_scale_from_none_to_five_to_two_without_an_error() {
-    scenario("scale", Company::Welcome, async |scenario| {
+    scenario("scale", Isolation::Shared, async |scenario| {
         scenario.backends("echo", 0).await;
         scenario.apply(&load_balancer("scale", 5432, "echo")).await;
         let none = |status: &_| is(status, "Programmed", "True") && is(status, "BackendsHealthy", "False");
@@ -42,7 +42,7 @@ async fn backends_scale_from_none_to_five_to_two_without_an_error() {
         // Once the status shows an endpoint, every proxy has it, and each connection is served.
         scenario.status("somebody is there", "scale", |status| is(status, "BackendsHealthy", "True")).await;
         let load = Load::start(address);
-        load.is_served_by("five serve", PATIENCE, |backends| backends.len() == 5).await;
+        load.is_served_by("five serve", WAIT_LIMIT, |backends| backends.len() == 5).await;
         let told = |status: &tcplb::api::TcpLoadBalancerStatus| {
             is(status, "BackendsHealthy", "True") && status.summary.as_ref().unwrap().ready.as_deref() == Some("5/5")
         };
@@ -50,7 +50,7 @@ async fn backends_scale_from_none_to_five_to_two_without_an_error() {
 
         scenario.scale("echo", 2).await;
         scenario.backends_are_ready(&scenario.namespace, "echo", 2).await;
-        load.is_served_by("two serve", PATIENCE, |backends| backends.len() == 2).await;
+        load.is_served_by("two serve", WAIT_LIMIT, |backends| backends.len() == 2).await;
         load.goes_on_for(100).await;
         load.end().await.assert_no_failure();
     })
@@ -65,7 +65,7 @@ async fn a_pod_that_terminates_gracefully_keeps_its_clients_and_gets_no_new_ones
 
         scenario.api::<Pod>().delete(&pod, &DeleteParams::default()).await.unwrap();
         let others = |backends: &BTreeSet<String>| !backends.contains(&pod);
-        load.is_served_by("new connections go elsewhere", PATIENCE, others).await;
+        load.is_served_by("new connections go elsewhere", WAIT_LIMIT, others).await;
         let still = scenario.api::<Pod>().get_opt(&pod).await.unwrap();
         assert!(still.is_some_and(|pod| pod.metadata.deletion_timestamp.is_some()), "the pod is still on its way out");
         assert_eq!(guests.still_here(), 12, "who is connected stays while the pod serves");
@@ -81,7 +81,7 @@ async fn a_pod_that_terminates_gracefully_keeps_its_clients_and_gets_no_new_ones
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_backends_clients_are_refused_and_told_why() {
-    scenario("nobody", Company::Welcome, async |scenario| {
+    scenario("nobody", Isolation::Shared, async |scenario| {
         scenario.backends("echo", 0).await;
         scenario.apply(&load_balancer("nobody", 5432, "echo")).await;
         let none = |status: &_| is_not(status, "BackendsHealthy", "NoEndpoints");

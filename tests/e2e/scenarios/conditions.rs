@@ -11,7 +11,7 @@ use crate::{
     clients::brief_visit,
     cluster,
     load::Load,
-    scenario::{Company, Scenario, is, is_not, scenario, sentence},
+    scenario::{Isolation, Scenario, is, is_not, scenario, sentence},
     scenarios::{certificates::Certificate, churn::under_load, traffic::served},
 };
 
@@ -26,7 +26,7 @@ impl Scenario {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ready_is_what_kubectl_waits_for_and_follows_the_declaration() {
-    scenario("ready", Company::Welcome, async |scenario| {
+    scenario("ready", Isolation::Shared, async |scenario| {
         scenario.backends("echo", 1).await;
         scenario.apply(&load_balancer("ready", 5432, "echo")).await;
         scenario.kubectl_wait("ready", "Ready").await;
@@ -72,7 +72,7 @@ fn application(name: &str, order: [usize; 4]) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_application_that_is_applied_at_once_gets_no_warning_in_any_order() {
-    scenario("orders", Company::Welcome, async |scenario| {
+    scenario("orders", Isolation::Shared, async |scenario| {
         let orders = [[0, 1, 2, 3], [3, 2, 1, 0], [3, 0, 1, 2], [2, 3, 1, 0], [0, 3, 1, 2], [1, 2, 3, 0]];
         let apply = async |order: [usize; 4]| {
             let name = format!("order-{}", order.map(|index| index.to_string()).concat());
@@ -88,7 +88,7 @@ async fn an_application_that_is_applied_at_once_gets_no_warning_in_any_order() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_stays_missing_is_pending_first_and_then_a_warning() {
-    scenario("missing", Company::Welcome, async |scenario| {
+    scenario("missing", Isolation::Shared, async |scenario| {
         scenario.apply(&load_balancer("missing", 5432, "nowhere")).await;
         let pending = |status: &_| is_not(status, "ResolvedRefs", "Pending");
         let status = scenario.status("it may still come", "missing", pending).await;
@@ -131,7 +131,7 @@ async fn a_service_whose_deletion_a_finalizer_holds_up_is_named_and_replaced_onc
 
 #[tokio::test(flavor = "multi_thread")]
 async fn endpoints_that_no_connection_reaches_are_reported_until_one_does() {
-    scenario("failing", Company::Welcome, async |scenario| {
+    scenario("failing", Isolation::Shared, async |scenario| {
         scenario.backends("echo", 1).await;
         let target = async |port: u16| {
             let ports = json!({"spec": {"ports": [{"name": "echo", "port": PORT, "targetPort": port}]}});

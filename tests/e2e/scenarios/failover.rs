@@ -10,15 +10,15 @@ use tcplb::api::{BackendStatus, TcpLoadBalancerStatus};
 use crate::{
     backends::{PORT, echo_pod, load_balancer_with},
     clients::{Failure, visit},
-    cluster::{PATIENCE, eventually},
+    cluster::{WAIT_LIMIT, eventually},
     load::{Guests, Load},
-    scenario::{Company, Scenario, condition, scenario, sentence},
+    scenario::{Isolation, Scenario, condition, scenario, sentence},
     scenarios::traffic::served,
 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_spare_serves_while_the_first_has_no_pod_and_the_status_says_so() {
-    scenario("failover", Company::Welcome, async |scenario| {
+    scenario("failover", Isolation::Shared, async |scenario| {
         scenario.backends("main", 1).await;
         scenario.backends("spare", 1).await;
         scenario
@@ -51,11 +51,11 @@ spec:
         let status = scenario.status("the spare serves", "failover", failed_over).await;
         let said = sentence(&status, "BackendsHealthy");
         assert!(said.contains("failed over") && said.contains("go to backends of priority 1"), "{said}");
-        eventually("every proxy has failed over", PATIENCE, async || all_go_to("spare-", address).await).await;
+        eventually("every proxy has failed over", WAIT_LIMIT, async || all_go_to("spare-", address).await).await;
 
         scenario.scale("main", 1).await;
         scenario.status("the first serves again", "failover", first_serves).await;
-        eventually("every proxy has failed back", PATIENCE, async || all_go_to("main-", address).await).await;
+        eventually("every proxy has failed back", WAIT_LIMIT, async || all_go_to("main-", address).await).await;
         load.end().await.assert_no_failure();
     })
     .await;
@@ -81,7 +81,7 @@ fn backend<'a>(status: &'a TcpLoadBalancerStatus, name: &str) -> &'a BackendStat
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pods_that_are_replaced_lose_their_connections_while_they_still_serve_and_nobody_is_refused() {
-    scenario("draining", Company::Welcome, async |scenario| {
+    scenario("draining", Isolation::Shared, async |scenario| {
         // The pods could keep their connections for longer than the drain takes.
         scenario.deploy("echo", 2, &echo_pod(60)).await;
         let drain = "drain: {endpointTerminating: {policy: Close, after: 10s, spread: 3s}}";
@@ -95,7 +95,7 @@ async fn pods_that_are_replaced_lose_their_connections_while_they_still_serve_an
 
         let is_draining = |status: &TcpLoadBalancerStatus| backend(status, "echo").draining.is_some();
         scenario.status("connections are to be closed", "draining", is_draining).await;
-        eventually("all have been sent away", PATIENCE, async || guests.still_here() == 0).await;
+        eventually("all have been sent away", WAIT_LIMIT, async || guests.still_here() == 0).await;
         assert_eq!(going(scenario).await, 2, "the old pods are still there");
         let endings = guests.leave().await;
         assert!(endings.iter().all(|ending| ending.failure == Failure::Reset), "{endings:?}");

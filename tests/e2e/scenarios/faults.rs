@@ -9,10 +9,10 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     backends::load_balancer,
-    cluster::{self, Away, PATIENCE, eventually},
+    cluster::{self, Away, WAIT_LIMIT, eventually},
     installation::kill_container,
     load::{Guests, Load},
-    scenario::{Company, is, scenario, until},
+    scenario::{Isolation, is, scenario, until},
     scenarios::traffic::served,
 };
 
@@ -26,7 +26,7 @@ fn is_ready(node: Option<&Node>) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_node_costs_what_ran_there_and_the_status_follows() {
-    scenario("node", Company::Unbearable, async |scenario| {
+    scenario("node", Isolation::Exclusive, async |scenario| {
         let own = scenario.install_own(json!({})).await;
         scenario.backends("echo", 4).await;
         scenario.apply(&load_balancer("node", 5432, "echo")).await;
@@ -57,11 +57,11 @@ async fn a_lost_node_costs_what_ran_there_and_the_status_follows() {
         .await;
         println!("measured: Kubernetes takes {:.1?} to see that a node is lost", stopped.elapsed());
 
-        load.is_served_by("only backends of other nodes serve", PATIENCE, |backends| {
+        load.is_served_by("only backends of other nodes serve", WAIT_LIMIT, |backends| {
             backends.iter().all(|name| !lost_backends.contains(&name.as_str()))
         })
         .await;
-        load.is_well(PATIENCE).await;
+        load.is_well(WAIT_LIMIT).await;
         let well = Instant::now();
         assert!(guests.still_here() > 0, "whoever had nothing to do with the node is still here");
 
@@ -77,7 +77,7 @@ async fn a_lost_node_costs_what_ran_there_and_the_status_follows() {
         guests.leave().await;
 
         away.comes_back();
-        until(nodes, "the node is back", &lost, PATIENCE, is_ready).await;
+        until(nodes, "the node is back", &lost, WAIT_LIMIT, is_ready).await;
         served(address).await;
     })
     .await;
@@ -85,7 +85,7 @@ async fn a_lost_node_costs_what_ran_there_and_the_status_follows() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_api_server_everything_serves_on_and_afterwards_it_is_caught_up_with() {
-    scenario("outage", Company::Unbearable, async |scenario| {
+    scenario("outage", Isolation::Exclusive, async |scenario| {
         scenario.backends("echo", 3).await;
         scenario.apply(&load_balancer("outage", 5432, "echo")).await;
         let address = scenario.programmed("outage").await;
@@ -109,7 +109,7 @@ async fn without_the_api_server_everything_serves_on_and_afterwards_it_is_caught
 
         scenario.scale("echo", 5).await;
         // Kubernetes' own controllers take a while to recover.
-        load.is_served_by("five serve", PATIENCE * 3, |backends| backends.len() == 5).await;
+        load.is_served_by("five serve", WAIT_LIMIT * 3, |backends| backends.len() == 5).await;
         let tally = load.end().await;
         assert!(
             tally.failures.len() <= clients,

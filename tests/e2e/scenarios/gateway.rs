@@ -13,10 +13,10 @@ use tcplb::api::TcpLoadBalancer;
 use crate::{
     backends::load_balancer,
     clients::visit,
-    cluster::{self, PATIENCE, eventually},
+    cluster::{self, WAIT_LIMIT, eventually},
     installation::kill_container,
     load::{Guests, Load},
-    scenario::{Company, Scenario, condition, is, is_not, programmed_in, scenario, sentence, until},
+    scenario::{Isolation, Scenario, condition, is, is_not, programmed_in, scenario, sentence, until},
     scenarios::traffic::served,
 };
 
@@ -32,7 +32,7 @@ impl Scenario {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_namespaces_offer_the_same_port() {
-    scenario("twins", Company::Welcome, async |scenario| {
+    scenario("twins", Isolation::Shared, async |scenario| {
         let other = scenario.another_namespace().await;
         scenario.backends("ours", 1).await;
         scenario.backends_in(&other, "theirs", 1).await;
@@ -59,7 +59,7 @@ async fn two_namespaces_offer_the_same_port() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_deleted_by_hand_comes_back() {
-    scenario("handmade", Company::Welcome, async |scenario| {
+    scenario("handmade", Isolation::Shared, async |scenario| {
         scenario.backends("echo", 1).await;
         scenario.apply(&load_balancer("handmade", 5432, "echo")).await;
         served(scenario.programmed("handmade").await).await;
@@ -69,10 +69,10 @@ async fn a_service_deleted_by_hand_comes_back() {
         scenario.system_services().delete(&name, &DeleteParams::default()).await.unwrap();
         let anew =
             |service: Option<&Service>| service.is_some_and(|service| service.metadata.uid != before.metadata.uid);
-        until(scenario.system_services(), "it is back", &name, PATIENCE, anew).await;
+        until(scenario.system_services(), "it is back", &name, WAIT_LIMIT, anew).await;
         // The address may have changed: the status has the current one.
         let mut served_again = false;
-        eventually("it is served again", PATIENCE, async || {
+        eventually("it is served again", WAIT_LIMIT, async || {
             let address = scenario.programmed("handmade").await;
             served_again = visit(address).await.is_ok();
             served_again
@@ -86,14 +86,14 @@ async fn a_service_deleted_by_hand_comes_back() {
         let right = |service: Option<&Service>| {
             service.is_some_and(|service| service.spec.as_ref().unwrap().selector == selector)
         };
-        until(scenario.system_services(), "its selector is mended", &name, PATIENCE, right).await;
+        until(scenario.system_services(), "its selector is mended", &name, WAIT_LIMIT, right).await;
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_object_leaves_nothing_and_disturbs_no_neighbour() {
-    scenario("gone", Company::Welcome, async |scenario| {
+    scenario("gone", Isolation::Shared, async |scenario| {
         scenario.backends("echo", 2).await;
         scenario.apply(&load_balancer("goes", 5432, "echo")).await;
         scenario.apply(&load_balancer("stays", 5433, "echo")).await;
@@ -104,11 +104,11 @@ async fn a_deleted_object_leaves_nothing_and_disturbs_no_neighbour() {
         let name = scenario.kept_service("goes").await.unwrap().metadata.name.unwrap();
 
         scenario.api::<TcpLoadBalancer>().delete("goes", &DeleteParams::default()).await.unwrap();
-        until(scenario.system_services(), "its Service goes", &name, PATIENCE, |service: Option<&Service>| {
+        until(scenario.system_services(), "its Service goes", &name, WAIT_LIMIT, |service: Option<&Service>| {
             service.is_none()
         })
         .await;
-        eventually("nobody serves it", PATIENCE, async || visit(goes).await.is_err()).await;
+        eventually("nobody serves it", WAIT_LIMIT, async || visit(goes).await.is_err()).await;
 
         load.goes_on_for(100).await;
         load.end().await.assert_no_failure();
@@ -119,7 +119,7 @@ async fn a_deleted_object_leaves_nothing_and_disturbs_no_neighbour() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_deleted_while_no_controller_ran_goes_when_one_does() {
-    scenario("absent", Company::Welcome, async |scenario| {
+    scenario("absent", Isolation::Shared, async |scenario| {
         let own = scenario.install_own(json!({"maxDrainSeconds": 1, "shutdownDelaySeconds": 0})).await;
         scenario.backends("echo", 1).await;
         scenario.apply(&load_balancer("goes", 5432, "echo")).await;
@@ -136,7 +136,7 @@ async fn what_was_deleted_while_no_controller_ran_goes_when_one_does() {
         assert!(scenario.kept_service("goes").await.is_some(), "nobody is there to remove it");
         deployment.patch(&own.full_name(), &PatchParams::default(), &replicas(2)).await.unwrap();
 
-        until(scenario.system_services(), "its Service goes", &name, PATIENCE, |service: Option<&Service>| {
+        until(scenario.system_services(), "its Service goes", &name, WAIT_LIMIT, |service: Option<&Service>| {
             service.is_none()
         })
         .await;
@@ -148,7 +148,7 @@ async fn what_was_deleted_while_no_controller_ran_goes_when_one_does() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_that_cannot_open_a_port_is_named_and_the_others_serve() {
-    scenario("occupied", Company::Welcome, async |scenario| {
+    scenario("occupied", Isolation::Shared, async |scenario| {
         // With a range of one port, it is known which port will be opened.
         let own = scenario.install_own(json!({"ports": {"first": 20500, "last": 20500}})).await;
         scenario.backends("echo", 1).await;
@@ -166,7 +166,7 @@ async fn a_proxy_that_cannot_open_a_port_is_named_and_the_others_serve() {
                 all.iter().any(|status| status.state.as_ref().is_some_and(|state| state.running.is_some()))
             })
         };
-        until(pods.clone(), "the port is occupied", &pod, PATIENCE, runs).await;
+        until(pods.clone(), "the port is occupied", &pod, WAIT_LIMIT, runs).await;
         let ip = pods.get(&pod).await.unwrap().status.unwrap().pod_ip.unwrap();
         served(format!("{ip}:20500").parse().unwrap()).await;
 
@@ -177,14 +177,14 @@ async fn a_proxy_that_cannot_open_a_port_is_named_and_the_others_serve() {
 
         // The listener is served where the port is free; kube-proxy sends connections to both.
         let mut service = None;
-        eventually("the port enters the Service all the same", PATIENCE, async || {
+        eventually("the port enters the Service all the same", WAIT_LIMIT, async || {
             service = scenario.kept_service("occupied").await;
             service.is_some()
         })
         .await;
         let service = service.unwrap();
         let address = format!("{}:5432", service.spec.unwrap().cluster_ip.unwrap()).parse().unwrap();
-        eventually("the other proxy serves", PATIENCE, async || {
+        eventually("the other proxy serves", WAIT_LIMIT, async || {
             visit(address).await.is_ok_and(|backend| backend.starts_with("echo-"))
         })
         .await;

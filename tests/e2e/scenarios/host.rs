@@ -9,13 +9,13 @@ use tcplb::api::TcpLoadBalancer;
 use crate::{
     backends::load_balancer_with,
     clients::visit,
-    cluster::{PATIENCE, eventually, nodes},
-    scenario::{Company, is, is_not, scenario, sentence},
+    cluster::{WAIT_LIMIT, eventually, nodes},
+    scenario::{Isolation, is, is_not, scenario, sentence},
 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_older_load_balancer_has_the_nodes_port_and_the_younger_is_told_whose_it_is() {
-    scenario("host", Company::Welcome, async |scenario| {
+    scenario("host", Isolation::Shared, async |scenario| {
         let host = json!({"enabled": true, "allowedPorts": ["15432-15439"], "adminPort": 19901});
         scenario.install_own(json!({"kind": "None", "host": host})).await;
         scenario.backends("first", 1).await;
@@ -29,7 +29,7 @@ async fn the_older_load_balancer_has_the_nodes_port_and_the_younger_is_told_whos
         let addresses: Vec<SocketAddr> = nodes.into_iter().map(|(_, ip)| SocketAddr::new(ip, 15432)).collect();
         let serves = async |backend: &str| {
             for address in &addresses {
-                eventually(&format!("{address} leads to {backend}"), PATIENCE, async || {
+                eventually(&format!("{address} leads to {backend}"), WAIT_LIMIT, async || {
                     visit(*address).await.is_ok_and(|name| name.starts_with(backend))
                 })
                 .await;

@@ -15,8 +15,8 @@ use serde_json::json;
 use crate::{
     backends::load_balancer_with,
     clients::{brief_visit, visit},
-    cluster::{PATIENCE, eventually},
-    scenario::{Company, Scenario, scenario},
+    cluster::{WAIT_LIMIT, eventually},
+    scenario::{Isolation, Scenario, scenario},
 };
 
 /// One pod on each node, and so in each zone: each node has its own zone.
@@ -24,7 +24,7 @@ const ONE_EACH: &str = "kubernetes.io/hostname";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_proxy_sends_its_clients_to_the_pods_of_its_own_zone() {
-    scenario("zones", Company::Welcome, async |scenario| {
+    scenario("zones", Isolation::Shared, async |scenario| {
         let spread = |app: &str, value: &str| {
             json!([{
                 "maxSkew": 1, "topologyKey": ONE_EACH, "whenUnsatisfiable": "DoNotSchedule",
@@ -57,7 +57,7 @@ async fn each_proxy_sends_its_clients_to_the_pods_of_its_own_zone() {
         let pods = pods(scenario).await;
         let (alone, others): (BTreeMap<_, _>, _) = proxies.into_iter().partition(|(node, _)| !pods.contains_key(node));
         let alone = alone.into_values().next().expect("three nodes, two pods");
-        eventually("who has no pod in its zone sends clients to all others", PATIENCE, async || {
+        eventually("who has no pod in its zone sends clients to all others", WAIT_LIMIT, async || {
             answers(alone).await == pods.values().cloned().collect()
         })
         .await;
@@ -68,7 +68,7 @@ async fn each_proxy_sends_its_clients_to_the_pods_of_its_own_zone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_hints_that_kubernetes_writes_for_a_traffic_distribution_are_followed() {
-    scenario("hints", Company::Welcome, async |scenario| {
+    scenario("hints", Isolation::Shared, async |scenario| {
         let own = scenario.install_own(json!({"replicas": 1})).await;
         scenario.backends("echo", 6).await;
         apply(scenario, "Hints").await;
@@ -83,11 +83,11 @@ async fn the_hints_that_kubernetes_writes_for_a_traffic_distribution_are_followe
         };
         let near = of_node(Some(node_of(&proxy)));
         assert!((1..6).contains(&near.len()), "the scheduler has spread them: {near:?}");
-        eventually("without hints all are reached", PATIENCE, async || answers(address).await == of_node(None)).await;
+        eventually("without hints all are reached", WAIT_LIMIT, async || answers(address).await == of_node(None)).await;
 
         let distribution = Patch::Merge(json!({"spec": {"trafficDistribution": "PreferClose"}}));
         scenario.api::<Service>().patch("echo", &PatchParams::default(), &distribution).await.unwrap();
-        eventually("then those of its zone", PATIENCE, async || answers(address).await == near).await;
+        eventually("then those of its zone", WAIT_LIMIT, async || answers(address).await == near).await;
     })
     .await;
 }
@@ -112,8 +112,10 @@ async fn each_stays_in_its_zone(scenario: &Scenario, proxies: &BTreeMap<String, 
     let pods = pods(scenario).await;
     for (node, proxy) in proxies {
         let own = BTreeSet::from([pods[node].clone()]);
-        eventually(&format!("the proxy on {node} stays in its zone"), PATIENCE, async || answers(*proxy).await == own)
-            .await;
+        eventually(&format!("the proxy on {node} stays in its zone"), WAIT_LIMIT, async || {
+            answers(*proxy).await == own
+        })
+        .await;
     }
 }
 

@@ -17,9 +17,9 @@ use tokio::time::{Instant, sleep_until};
 use crate::{
     backends::{PORT, load_balancer},
     clients::brief_visit,
-    cluster::{PATIENCE, eventually},
+    cluster::{WAIT_LIMIT, eventually},
     installation::Installation,
-    scenario::{Company, Scenario, is, scenario},
+    scenario::{Isolation, Scenario, is, scenario},
     scenarios::traffic::served,
 };
 
@@ -30,7 +30,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_load_balancer_serves_soon_after_a_plain_service_would() {
-    scenario("latency", Company::Unbearable, async |scenario| {
+    scenario("latency", Isolation::Exclusive, async |scenario| {
         scenario.backends("echo", 2).await;
         let (mut plain, mut ours) = (Vec::new(), Vec::new());
         for round in 0..5 {
@@ -62,7 +62,7 @@ async fn new_load_balancer(scenario: &Scenario, name: &str) -> Duration {
     let began = Instant::now();
     scenario.apply(&load_balancer(name, 5432, "echo")).await;
     let mut address: Option<SocketAddr> = None;
-    eventually("it is served", PATIENCE, async || {
+    eventually("it is served", WAIT_LIMIT, async || {
         if address.is_none() {
             let service = scenario.kept_service(name).await;
             address =
@@ -79,7 +79,7 @@ async fn new_load_balancer(scenario: &Scenario, name: &str) -> Duration {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_endpoint_is_used_at_once() {
-    scenario("endpoints", Company::Unbearable, async |scenario| {
+    scenario("endpoints", Isolation::Exclusive, async |scenario| {
         scenario.backends("echo", 1).await;
         scenario.apply(&load_balancer("endpoints", 5432, "echo")).await;
         let address = scenario.programmed("endpoints").await;
@@ -104,7 +104,7 @@ async fn a_new_endpoint_is_used_at_once() {
             // From the time at which this test learns of it, like the proxies, to the first connection that it serves.
             let heard = Instant::now();
             let mut met = std::collections::BTreeSet::new();
-            eventually("it is used", PATIENCE, async || {
+            eventually("it is used", WAIT_LIMIT, async || {
                 met.extend(join_all((0..8).map(|_| brief_visit(address))).await.into_iter().flatten());
                 met.len() == count as usize
             })
@@ -185,13 +185,13 @@ endpoints: {endpoints}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn five_hundred_load_balancers_with_twenty_endpoints_each_need_little() {
-    scenario("many", Company::Unbearable, async |scenario| {
+    scenario("many", Isolation::Exclusive, async |scenario| {
         let own = scenario.install_own(json!({"tenancy": {"allowedBackendNetworks": ["198.18.0.0/15"]}})).await;
         let began = Instant::now();
         let applied = futures::stream::iter(0..OBJECTS).map(|index| async move { scenario.apply(&many(index)).await });
         applied.buffer_unordered(8).collect::<Vec<()>>().await;
         let objects = scenario.api::<tcplb::api::TcpLoadBalancer>();
-        eventually("all of them are programmed", PATIENCE * 5, async || {
+        eventually("all of them are programmed", WAIT_LIMIT * 5, async || {
             tokio::time::sleep(Duration::from_secs(1)).await;
             let all = objects.list(&ListParams::default()).await.unwrap();
             all.items

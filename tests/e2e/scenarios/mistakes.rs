@@ -3,13 +3,13 @@
 use crate::{
     backends::{load_balancer, load_balancer_with},
     load::Guests,
-    scenario::{Company, is, scenario, sentence},
+    scenario::{Isolation, is, scenario, sentence},
     scenarios::{churn::under_load, traffic::served},
 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_object_is_told_what_it_lacks_and_its_neighbour_serves() {
-    scenario("neighbours", Company::Welcome, async |scenario| {
+    scenario("neighbours", Isolation::Shared, async |scenario| {
         scenario.backends("echo", 2).await;
         scenario.apply(&load_balancer("lost", 5432, "nowhere")).await;
         scenario.apply(&load_balancer("right", 5433, "echo")).await;

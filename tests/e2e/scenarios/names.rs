@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::{
     backends::PORT,
     clients::visit,
-    scenario::{Company, Scenario, is, is_not, scenario, sentence},
+    scenario::{Isolation, Scenario, is, is_not, scenario, sentence},
     scenarios::traffic::served,
 };
 
@@ -29,7 +29,7 @@ spec:
 /// which the program must use.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_leads_where_it_resolves_to_and_nowhere_that_is_refused() {
-    scenario("names", Company::Welcome, async |scenario| {
+    scenario("names", Isolation::Shared, async |scenario| {
         scenario.backends("echo", 1).await;
         let pod = scenario.pods_of("echo").await.remove(0);
         let name = pod.metadata.name.unwrap();

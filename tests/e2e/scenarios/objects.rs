@@ -14,10 +14,10 @@ use serde_json::json;
 
 use crate::{
     backends::load_balancer,
-    cluster::{self, PATIENCE, eventually},
+    cluster::{self, WAIT_LIMIT, eventually},
     installation::Installation,
     load::Load,
-    scenario::{Company, Scenario, is, scenario},
+    scenario::{Isolation, Scenario, is, scenario},
     scenarios::traffic::served,
 };
 
@@ -43,7 +43,7 @@ async fn stays_programmed(scenario: &Scenario, name: &str) {
 async fn is_created_again(maps: &Api<ConfigMap>, map: &str) {
     let old = maps.get(map).await.unwrap();
     maps.delete(map, &DeleteParams::default()).await.unwrap();
-    eventually("it is created again", PATIENCE, async || {
+    eventually("it is created again", WAIT_LIMIT, async || {
         let new = maps.get_opt(map).await.unwrap();
         new.is_some_and(|new| new.uid() != old.uid() && new.annotations().contains_key("kubernetes.io/description"))
     })
@@ -51,11 +51,11 @@ async fn is_created_again(maps: &Api<ConfigMap>, map: &str) {
 }
 
 async fn nothing_is_left(services: &Api<Service>, maps: &Api<ConfigMap>) {
-    eventually("no Service is left", PATIENCE, async || {
+    eventually("no Service is left", WAIT_LIMIT, async || {
         services.list(&ListParams::default()).await.unwrap().items.is_empty()
     })
     .await;
-    eventually("no ConfigMap is left", PATIENCE, async || {
+    eventually("no ConfigMap is left", WAIT_LIMIT, async || {
         let left = maps.list(&ListParams::default()).await.unwrap().items;
         left.iter().all(|map| map.name_any() == "kube-root-ca.crt")
     })
@@ -64,7 +64,7 @@ async fn nothing_is_left(services: &Api<Service>, maps: &Api<ConfigMap>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_deleted_of_the_release_is_restored_or_reported_and_costs_no_connection() {
-    scenario("objects", Company::Welcome, async |scenario| {
+    scenario("objects", Isolation::Shared, async |scenario| {
         let quick = json!({"maxDrainSeconds": 1, "shutdownDelaySeconds": 0});
         let own = scenario.install_own(quick.clone()).await;
         scenario.backends("echo", 2).await;
@@ -84,18 +84,18 @@ async fn what_is_deleted_of_the_release_is_restored_or_reported_and_costs_no_con
             load.goes_on_for(50).await;
         }
         let anchor = maps.get(&format!("{name}-anchor")).await.unwrap();
-        eventually("the Service belongs to the new anchor", PATIENCE, async || {
+        eventually("the Service belongs to the new anchor", WAIT_LIMIT, async || {
             let owners: BTreeSet<_> =
                 kept(&services).await.owner_references().iter().map(|one| one.uid.clone()).collect();
             owners.len() == 3 && owners.contains(&anchor.uid().unwrap())
         })
         .await;
         leases.delete(&name, &DeleteParams::default()).await.unwrap();
-        eventually("there is a leader", PATIENCE, async || own.leader(&scenario.client).await.is_some()).await;
+        eventually("there is a leader", WAIT_LIMIT, async || own.leader(&scenario.client).await.is_some()).await;
 
         services.delete(&format!("{name}-replicas"), &DeleteParams::default()).await.unwrap();
         let missing = format!("Service {}/{name}-replicas does not exist", own.namespace);
-        eventually("it is reported", PATIENCE, async || logs(&own).await.contains(&missing)).await;
+        eventually("it is reported", WAIT_LIMIT, async || logs(&own).await.contains(&missing)).await;
         load.goes_on_for(50).await;
         stays_programmed(scenario, "objects").await;
         // A new declaration is served too.
@@ -106,7 +106,7 @@ async fn what_is_deleted_of_the_release_is_restored_or_reported_and_costs_no_con
             "shutdownDelaySeconds": 0}))
             .await;
         let again = format!("resolved: {missing}");
-        eventually("the chart brings it back", PATIENCE, async || logs(&own).await.contains(&again)).await;
+        eventually("the chart brings it back", WAIT_LIMIT, async || logs(&own).await.contains(&again)).await;
         stays_programmed(scenario, "objects").await;
         let after = services.get(&before.name_any()).await.unwrap();
         assert_eq!(after.uid(), before.uid(), "the Service was there all the time");

@@ -9,16 +9,16 @@ use tokio::time::Instant;
 
 use crate::{
     backends::load_balancer,
-    cluster::{PATIENCE, eventually},
+    cluster::{WAIT_LIMIT, eventually},
     installation::kill_container,
     load::{Guests, Load},
-    scenario::{Company, scenario, until},
+    scenario::{Isolation, scenario, until},
     scenarios::traffic::served,
 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_that_is_killed_costs_its_own_connections_only() {
-    scenario("sigkill", Company::Welcome, async |scenario| {
+    scenario("sigkill", Isolation::Shared, async |scenario| {
         let own = scenario.install_own(json!({})).await;
         scenario.backends("echo", 2).await;
         scenario.apply(&load_balancer("sigkill", 5432, "echo")).await;
@@ -54,7 +54,7 @@ async fn a_proxy_that_is_killed_costs_its_own_connections_only() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_proxy_leads_within_twenty_seconds_and_clients_do_not_notice() {
-    scenario("failover", Company::Welcome, async |scenario| {
+    scenario("failover", Isolation::Shared, async |scenario| {
         let own = scenario.install_own(json!({"maxDrainSeconds": 10})).await;
         scenario.backends("echo", 2).await;
         scenario.apply(&load_balancer("failover", 5432, "echo")).await;
@@ -74,7 +74,7 @@ async fn another_proxy_leads_within_twenty_seconds_and_clients_do_not_notice() {
         println!("measured: another leader {:.1?} after the deletion of the leader's pod", deleted.elapsed());
         scenario.apply(&load_balancer("meanwhile", 5433, "echo")).await;
         served(scenario.programmed("meanwhile").await).await;
-        until(pods, "the pod has gone", &leader, PATIENCE, |pod: Option<&Pod>| pod.is_none()).await;
+        until(pods, "the pod has gone", &leader, WAIT_LIMIT, |pod: Option<&Pod>| pod.is_none()).await;
         load.goes_on_for(100).await;
         load.end().await.assert_no_failure();
     })

@@ -9,16 +9,16 @@ use tokio::time::Instant;
 use crate::{
     backends::{load_balancer, load_balancer_with},
     clients::brief_visit,
-    cluster::{PATIENCE, nodes},
+    cluster::{WAIT_LIMIT, nodes},
     installation::Installation,
     load::{Guests, Load},
-    scenario::{Company, Scenario, is, scenario, until},
+    scenario::{Isolation, Scenario, is, scenario, until},
     scenarios::traffic::served,
 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rollout_refuses_nobody_and_long_connections_end_at_the_drain_deadline() {
-    scenario("rollout", Company::Welcome, async |scenario| {
+    scenario("rollout", Isolation::Shared, async |scenario| {
         let (delay, drain) = (10, 20);
         let own = scenario.install_own(json!({"shutdownDelaySeconds": delay, "maxDrainSeconds": drain})).await;
         scenario.backends("echo", 2).await;
@@ -56,7 +56,7 @@ const ALL_TYPES: [&str; 3] = ["ClusterIP", "NodePort", "LoadBalancer"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rollout_behind_an_external_address_that_only_nodes_with_a_proxy_serve_refuses_nobody() {
-    scenario("local", Company::Welcome, async |scenario| {
+    scenario("local", Isolation::Shared, async |scenario| {
         let (delay, drain) = (10, 20);
         let own = scenario
             .install_own(json!({
@@ -74,7 +74,7 @@ async fn a_rollout_behind_an_external_address_that_only_nodes_with_a_proxy_serve
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_only_proxy_is_replaced_on_its_node_and_nobody_is_refused() {
-    scenario("only", Company::Welcome, async |scenario| {
+    scenario("only", Isolation::Shared, async |scenario| {
         let nodes = nodes(&scenario.client).await;
         let (name, ip) = nodes.last().unwrap();
         let own = scenario
@@ -109,7 +109,7 @@ async fn the_only_proxy_is_replaced_on_its_node_and_nobody_is_refused() {
 /// passed.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_only_proxy_moves_to_another_node_and_both_serve_until_the_old_one_has_waited() {
-    scenario("moves", Company::Welcome, async |scenario| {
+    scenario("moves", Isolation::Shared, async |scenario| {
         let (delay, drain) = (Duration::from_secs(10), Duration::from_secs(10));
         let apart = json!({
             "labelSelector": {"matchLabels": {"app.kubernetes.io/instance": scenario.namespace}},
@@ -173,7 +173,7 @@ impl Installation {
     async fn told_to_go(&self, scenario: &Scenario, name: &str) -> Instant {
         let pods = self.pod_api(&scenario.client);
         let going = |pod: Option<&Pod>| pod.is_none_or(|pod| pod.metadata.deletion_timestamp.is_some());
-        until(pods, "it is told to go", name, PATIENCE, going).await;
+        until(pods, "it is told to go", name, WAIT_LIMIT, going).await;
         Instant::now()
     }
 }

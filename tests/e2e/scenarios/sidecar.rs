@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::{
     clients::visit,
     cluster,
-    scenario::{Company, condition, scenario},
+    scenario::{Isolation, condition, scenario},
     scenarios::traffic::{reached, served},
 };
 
@@ -36,7 +36,7 @@ fn handed_out() -> Vec<Value> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_application_reaches_its_backends_through_the_sidecar_of_its_pod() {
-    scenario("sidecar", Company::Welcome, async |scenario| {
+    scenario("sidecar", Isolation::Shared, async |scenario| {
         for object in handed_out() {
             scenario.try_apply_value(object).await.unwrap();
         }

@@ -15,8 +15,8 @@ use serde_json::json;
 use crate::{
     backends::{PORT, load_balancer},
     clients::visit,
-    cluster::{PATIENCE, eventually},
-    scenario::{Company, Scenario, condition, is, is_not, scenario},
+    cluster::{WAIT_LIMIT, eventually},
+    scenario::{Isolation, Scenario, condition, is, is_not, scenario},
     scenarios::{tenancy::nothing_comes_back, traffic::served},
 };
 
@@ -58,7 +58,7 @@ endpoints: [{{addresses: [\"{ip}\"], conditions: {{ready: true}}}}]
 
 #[tokio::test(flavor = "multi_thread")]
 async fn slices_written_by_hand_lead_nowhere_that_their_author_may_not_go() {
-    scenario("slices", Company::Welcome, async |scenario| {
+    scenario("slices", Isolation::Shared, async |scenario| {
         scenario.install_own(json!({})).await;
         let other = scenario.another_namespace().await;
         slices_lead_nowhere(scenario, &other).await;
@@ -113,7 +113,7 @@ async fn what_kubernetes_cannot_remove_leads_nowhere(scenario: &Scenario, theirs
     let uid = scenario.api::<Service>().get("posing").await.unwrap().metadata.uid.unwrap();
     let slices = scenario.api::<EndpointSlice>();
     // Before that, Kubernetes would adopt this slice as its own.
-    eventually("Kubernetes has written a slice of its own", PATIENCE, async || {
+    eventually("Kubernetes has written a slice of its own", WAIT_LIMIT, async || {
         let of_service = ListParams::default().labels("kubernetes.io/service-name=posing");
         slices.list(&of_service).await.unwrap().iter().any(|slice| !slice.endpoints.is_empty())
     })
@@ -138,7 +138,7 @@ async fn what_kubernetes_cannot_remove_leads_nowhere(scenario: &Scenario, theirs
         }],
     });
     scenario.create_kept(serde_json::from_value(posing).unwrap()).await;
-    eventually("Kubernetes removes it", PATIENCE, async || {
+    eventually("Kubernetes removes it", WAIT_LIMIT, async || {
         slices.get("posing-by-hand").await.unwrap().metadata.deletion_timestamp.is_some()
     })
     .await;
@@ -156,7 +156,7 @@ async fn what_kubernetes_removes_is_not_served(scenario: &Scenario, theirs: Sock
 
 async fn only_own_pods_serve(address: SocketAddr) {
     served(address).await;
-    eventually("only own pods serve", PATIENCE, async || {
+    eventually("only own pods serve", WAIT_LIMIT, async || {
         for _ in 0..20 {
             let backend = visit(address).await.unwrap_or_default();
             assert!(!backend.starts_with("theirs-"), "another namespace's pod answers");

@@ -18,8 +18,8 @@ use tokio::{
 use crate::{
     backends::{PORT, load_balancer, load_balancer_with},
     clients::{Failure, LIMIT, brief_dial},
-    cluster::{self, PATIENCE, eventually},
-    scenario::{Company, Scenario, is_not, scenario, sentence, status_in},
+    cluster::{self, WAIT_LIMIT, eventually},
+    scenario::{Isolation, Scenario, is_not, scenario, sentence, status_in},
     scenarios::{
         certificates::Certificate,
         slices::{slices_lead_nowhere, theirs},
@@ -87,7 +87,7 @@ async fn wishes_are_refused(scenario: &Scenario) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_administrator_does_not_allow_is_refused_with_a_sentence() {
-    scenario("refusals", Company::Welcome, async |scenario| {
+    scenario("refusals", Isolation::Shared, async |scenario| {
         scenario.install_own(json!({"tenancy": caps()})).await;
         wishes_are_refused(scenario).await;
     })
@@ -151,7 +151,7 @@ pub async fn nothing_comes_back(scenario: &Scenario, names: impl IntoIterator<It
         let Some(service) = scenario.kept_service(name).await else { continue };
         let address = SocketAddr::new(service.spec.unwrap().cluster_ip.unwrap().parse().unwrap(), 5432);
         let mut answered = Err(Failure::TimedOut);
-        eventually("nodes know its Service", PATIENCE, async || {
+        eventually("nodes know its Service", WAIT_LIMIT, async || {
             answered = brief_dial(address).await;
             !matches!(answered, Err(Failure::TimedOut))
         })
@@ -169,7 +169,7 @@ pub async fn nothing_comes_back(scenario: &Scenario, names: impl IntoIterator<It
 
 #[tokio::test(flavor = "multi_thread")]
 async fn addresses_are_refused_unless_they_are_allowed() {
-    scenario("addresses", Company::Welcome, async |scenario| {
+    scenario("addresses", Isolation::Shared, async |scenario| {
         scenario.install_own(json!({})).await;
         let other = scenario.another_namespace().await;
         let (_, theirs) = theirs(scenario, &other).await;
@@ -182,7 +182,7 @@ async fn addresses_are_refused_unless_they_are_allowed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_nobody_may_reach_is_refused_even_where_everything_is_allowed() {
-    scenario("open", Company::Welcome, async |scenario| {
+    scenario("open", Isolation::Shared, async |scenario| {
         scenario.install_own(json!({"tenancy": {"allowedBackendNetworks": ["0.0.0.0/0", "::/0"]}})).await;
         scenario.backends("echo", 1).await;
         let targets = forbidden(scenario).await;
@@ -225,7 +225,7 @@ fn narrow(first: &str, second: &str) -> serde_json::Value {
 /// Of the rest of the cluster, the controller knows only the address of the API server.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_controller_of_few_namespaces_refuses_the_same_and_has_no_further_rights() {
-    scenario("narrow", Company::Welcome, async |scenario| {
+    scenario("narrow", Isolation::Shared, async |scenario| {
         let (second, unwatched) = (scenario.another_namespace().await, scenario.another_namespace().await);
         let own = scenario.install_own(narrow(&scenario.namespace, &second)).await;
         let account = format!("system:serviceaccount:{}:{}", own.namespace, own.full_name());
@@ -263,7 +263,7 @@ async fn a_controller_of_few_namespaces_refuses_the_same_and_has_no_further_righ
             is_not(status, "Accepted", "NotPermitted")
                 && sentence(status, "Accepted").contains("15999 may not be opened on the nodes")
         };
-        status_in(of_second, PATIENCE, "the port is refused", "host", refused).await;
+        status_in(of_second, WAIT_LIMIT, "the port is refused", "host", refused).await;
 
         scenario.apply(&Certificate::new("db.example.com").secret("db-tls")).await;
         let tls = "listeners: [{port: 5432, tls: {certificateRefs: [{name: db-tls}]}}]";

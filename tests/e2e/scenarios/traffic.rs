@@ -8,14 +8,14 @@ use tokio::time::timeout;
 use crate::{
     backends::{PORT, load_balancer, load_balancer_with, sealed_pod},
     clients::{Connection, Failure, SOON, brief_visit, visit},
-    cluster::{PATIENCE, eventually, nodes},
-    scenario::{Company, Scenario, is, scenario},
+    cluster::{WAIT_LIMIT, eventually, nodes},
+    scenario::{Isolation, Scenario, is, scenario},
     scenarios::certificates::Certificate,
 };
 
 /// Waits until connections are served, which kube-proxy makes possible after a while.
 pub async fn served(address: SocketAddr) {
-    eventually(&format!("{address} is served"), PATIENCE, async || brief_visit(address).await.is_ok()).await;
+    eventually(&format!("{address} is served"), WAIT_LIMIT, async || brief_visit(address).await.is_ok()).await;
 }
 
 fn ready(status: &TcpLoadBalancerStatus) -> Option<&str> {
@@ -25,7 +25,7 @@ fn ready(status: &TcpLoadBalancerStatus) -> Option<&str> {
 /// The pods that connections reach, once there are this many: a pod is ready before its slice shows it.
 pub async fn reached(address: SocketAddr, pods: usize) -> BTreeSet<String> {
     let mut reached = BTreeSet::new();
-    eventually(&format!("{address} leads to {pods} pods"), PATIENCE, async || {
+    eventually(&format!("{address} leads to {pods} pods"), WAIT_LIMIT, async || {
         reached.insert(visit(address).await.unwrap());
         reached.len() >= pods
     })
@@ -38,7 +38,7 @@ pub async fn reached(address: SocketAddr, pods: usize) -> BTreeSet<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn six_lines_give_an_address_that_reaches_every_pod() {
-    scenario("plain", Company::Welcome, async |scenario| {
+    scenario("plain", Isolation::Shared, async |scenario| {
         scenario.backends("echo", 3).await;
         scenario.apply(&load_balancer("plain", 5432, "echo")).await;
         let address = scenario.programmed("plain").await;
@@ -61,7 +61,7 @@ async fn six_lines_give_an_address_that_reaches_every_pod() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tls_ends_at_the_load_balancer() {
-    scenario("tls", Company::Welcome, async |scenario| {
+    scenario("tls", Isolation::Shared, async |scenario| {
         scenario.backends("echo", 1).await;
         let certificate = Certificate::new("db.example.com");
         scenario.apply(&certificate.secret("db-tls")).await;
@@ -69,7 +69,7 @@ async fn tls_ends_at_the_load_balancer() {
         scenario.apply(&load_balancer_with("tls", listener, "echo", "")).await;
         let address = scenario.programmed("tls").await;
         let mut connection = Err(Failure::Refused);
-        eventually("TLS is served", PATIENCE, async || {
+        eventually("TLS is served", WAIT_LIMIT, async || {
             connection = Connection::open_tls(address, "db.example.com", &[&certificate.der]).await;
             connection.is_ok()
         })
@@ -83,7 +83,7 @@ async fn tls_ends_at_the_load_balancer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn server_names_lead_to_pods_that_have_their_own_certificate_and_to_others() {
-    scenario("routes", Company::Welcome, async |scenario| {
+    scenario("routes", Isolation::Shared, async |scenario| {
         let (ours, theirs) = (Certificate::new("ends-here.example.com"), Certificate::new("sealed.example.com"));
         scenario.apply(&ours.secret("ours")).await;
         scenario.apply(&theirs.secret("theirs")).await;
@@ -118,7 +118,7 @@ spec:
             Connection::open_tls(address, name, &[&certificate.der]).await
         };
         let mut sealed = Err(Failure::Refused);
-        eventually("both names are served", PATIENCE, async || {
+        eventually("both names are served", WAIT_LIMIT, async || {
             sealed = open(&theirs, "sealed.example.com").await;
             sealed.is_ok() && open(&ours, "ends-here.example.com").await.is_ok()
         })
@@ -144,7 +144,7 @@ fn backends_of(status: &TcpLoadBalancerStatus) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sticky_client_meets_one_pod_whichever_proxy_takes_it() {
-    scenario("sticky", Company::Welcome, async |scenario| {
+    scenario("sticky", Isolation::Shared, async |scenario| {
         scenario.backends("echo", 4).await;
         // Over an external address, which preserves client addresses. kube-proxy replaces the addresses of other
         // clients from outside.
@@ -163,7 +163,7 @@ async fn a_sticky_client_meets_one_pod_whichever_proxy_takes_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limit_holds_in_every_proxy() {
-    scenario("limits", Company::Welcome, async |scenario| {
+    scenario("limits", Isolation::Shared, async |scenario| {
         scenario.backends("echo", 1).await;
         let limited = "listeners: [{port: 5432, limits: {maxConnections: 3}}]";
         scenario.apply(&load_balancer_with("limits", limited, "echo", "")).await;
@@ -191,7 +191,7 @@ async fn a_limit_holds_in_every_proxy() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_clients_address_of_a_proxy_header_is_handed_on() {
-    scenario("proxy", Company::Welcome, async |scenario| {
+    scenario("proxy", Isolation::Shared, async |scenario| {
         scenario.backends("echo", 1).await;
         scenario
             .apply(
@@ -209,7 +209,7 @@ spec:
         let address = scenario.programmed("proxy").await;
         let header = "PROXY TCP4 203.0.113.7 203.0.113.8 4711 5432\r\n";
         let mut connection = Err(Failure::Refused);
-        eventually("it is served", PATIENCE, async || {
+        eventually("it is served", WAIT_LIMIT, async || {
             connection = Connection::open_saying(address, header).await;
             connection.is_ok()
         })
@@ -223,7 +223,7 @@ spec:
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_external_address_leads_in_and_keeps_the_clients_address() {
-    scenario("external", Company::Welcome, async |scenario| {
+    scenario("external", Isolation::Shared, async |scenario| {
         scenario.backends("echo", 1).await;
         scenario
             .apply(
@@ -253,7 +253,7 @@ spec:
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_port_leads_in_on_every_node() {
-    scenario("nodeport", Company::Welcome, async |scenario: &Scenario| {
+    scenario("nodeport", Isolation::Shared, async |scenario: &Scenario| {
         scenario.backends("echo", 1).await;
         let node_port = "service: {type: NodePort}";
         scenario.apply(&load_balancer_with("nodeport", "listeners: [{port: 5432}]", "echo", node_port)).await;

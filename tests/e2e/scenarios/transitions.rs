@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::{
     backends::PORT,
-    cluster::{PATIENCE, eventually},
+    cluster::{WAIT_LIMIT, eventually},
     scenario::Scenario,
     scenarios::churn::under_load,
 };
@@ -18,7 +18,7 @@ const TIMES: usize = 8;
 /// True if a Service has EndpointSlices, and all of them satisfy a condition.
 async fn slices_are(scenario: &Scenario, what: &str, right: impl Fn(&EndpointSlice) -> bool) {
     let of_service = ListParams::default().labels("kubernetes.io/service-name=echo");
-    eventually(what, PATIENCE, async || {
+    eventually(what, WAIT_LIMIT, async || {
         let slices = scenario.api::<EndpointSlice>().list(&of_service).await.map(|slices| slices.items);
         slices.is_ok_and(|slices| !slices.is_empty() && slices.iter().all(&right))
     })

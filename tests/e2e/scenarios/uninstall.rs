@@ -11,9 +11,9 @@ use tcplb::api::TcpLoadBalancer;
 use crate::{
     backends::load_balancer,
     clients::brief_visit,
-    cluster::{self, PATIENCE, eventually},
+    cluster::{self, WAIT_LIMIT, eventually},
     installation::Installation,
-    scenario::{Company, Scenario, scenario},
+    scenario::{Isolation, Scenario, scenario},
     scenarios::traffic::served,
 };
 
@@ -34,7 +34,7 @@ async fn clusterwide(scenario: &Scenario, own: &Installation) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_uninstall_leaves_nothing_but_the_crd_and_the_users_objects() {
-    scenario("uninstall", Company::Welcome, async |scenario| {
+    scenario("uninstall", Isolation::Shared, async |scenario| {
         let quick = json!({"maxDrainSeconds": 1, "shutdownDelaySeconds": 0});
         let own = scenario.install_own(quick.clone()).await;
         scenario.backends("echo", 1).await;
@@ -44,7 +44,7 @@ async fn an_uninstall_leaves_nothing_but_the_crd_and_the_users_objects() {
 
         own.uninstall().await;
         let mut still = String::new();
-        eventually("nothing is left", PATIENCE, async || {
+        eventually("nothing is left", WAIT_LIMIT, async || {
             let now = left(&own).await;
             if now != still {
                 println!("left: {now:?}");
@@ -67,7 +67,7 @@ async fn an_uninstall_leaves_nothing_but_the_crd_and_the_users_objects() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_crd_outlives_the_release_that_brought_it() {
-    scenario("crd", Company::Unbearable, async |scenario| {
+    scenario("crd", Isolation::Exclusive, async |scenario| {
         scenario.backends("echo", 1).await;
         scenario.apply(&load_balancer("stays", 5432, "echo")).await;
         served(scenario.programmed("stays").await).await;
@@ -83,7 +83,7 @@ async fn the_crd_outlives_the_release_that_brought_it() {
 
 /// The last published address is used: until the new controller publishes another one, the status has the old one.
 async fn is_served_again(scenario: &Scenario, name: &str) {
-    eventually("it is served again", PATIENCE, async || {
+    eventually("it is served again", WAIT_LIMIT, async || {
         let address = scenario.programmed(name).await;
         brief_visit(address).await.is_ok()
     })

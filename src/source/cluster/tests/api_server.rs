@@ -42,7 +42,7 @@ pub struct Said {
     /// By plural and name.
     objects: BTreeMap<(String, String), Value>,
     /// The events for watches, in order. Its length is the resource version.
-    log: Vec<Entry>,
+    log: Vec<WatchResponse>,
     /// The ends of refused paths.
     refused: BTreeSet<String>,
     unwatchable: BTreeSet<String>,
@@ -51,7 +51,7 @@ pub struct Said {
 }
 
 #[derive(Clone)]
-enum Entry {
+enum WatchResponse {
     Event {
         plural: String,
         event: Value,
@@ -89,12 +89,12 @@ impl ApiServer {
 
     /// Changes objects without events. All watches then end with the error that their resource version is too old.
     pub fn compact_after(&self, change: impl FnOnce(&mut Said)) {
-        self.change(|said| said.unseen(change, Entry::Expired));
+        self.change(|said| said.unseen(change, WatchResponse::Expired));
     }
 
     /// Changes objects without events. All connections then break.
     pub fn break_after(&self, change: impl FnOnce(&mut Said)) {
-        self.change(|said| said.unseen(change, Entry::Broken));
+        self.change(|said| said.unseen(change, WatchResponse::Broken));
     }
 
     pub fn refuse(&self, plural: &str) {
@@ -169,18 +169,18 @@ impl Said {
         self.refused.iter().any(|end| path.ends_with(end)) || watch && self.unwatchable.contains(plural)
     }
 
-    fn unseen(&mut self, change: impl FnOnce(&mut Self), ending: Entry) {
+    fn unseen(&mut self, change: impl FnOnce(&mut Self), ending: WatchResponse) {
         let version = self.log.len();
         change(self);
         for entry in &mut self.log[version..] {
-            *entry = Entry::Event { plural: String::new(), event: Value::Null };
+            *entry = WatchResponse::Event { plural: String::new(), event: Value::Null };
         }
         self.log.push(ending);
     }
 
     fn tell(&mut self, plural: &str, what: &str, mut object: Value) {
         object["metadata"]["resourceVersion"] = (self.log.len() + 1).to_string().into();
-        self.log.push(Entry::Event { plural: plural.into(), event: json!({"type": what, "object": object}) });
+        self.log.push(WatchResponse::Event { plural: plural.into(), event: json!({"type": what, "object": object}) });
     }
 }
 
@@ -233,15 +233,17 @@ fn events(
             changes.wait_for(|()| contents.said().log.len() > version).await.ok()?;
             let entry = contents.said().log[version].clone();
             let line = match entry {
-                Entry::Event { plural: of, event } => {
+                WatchResponse::Event { plural: of, event } => {
                     let asked = name.is_none_or(|name| event["object"]["metadata"]["name"] == *name);
                     if of == plural && asked { format!("{event}\n") } else { String::new() }
                 }
-                Entry::Expired => {
+                WatchResponse::Expired => {
                     let status = json!({"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"});
                     format!("{}\n", json!({"type": "ERROR", "object": status}))
                 }
-                Entry::Broken => return Some((Err(io::Error::other("broken")), (contents, changes, usize::MAX))),
+                WatchResponse::Broken => {
+                    return Some((Err(io::Error::other("broken")), (contents, changes, usize::MAX)));
+                }
             };
             Some((Ok::<_, Infallible>(line).map_err(io::Error::other), (contents, changes, version + 1)))
         }

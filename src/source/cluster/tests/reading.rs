@@ -13,8 +13,9 @@ use super::{
     super::{
         Home, Scope,
         kinds::{
-            Change::{self, Content, Nothing, Statuses},
-            LoadBalancer, Ports, Reading, WatchedObject,
+            CachedObject,
+            ChangeScope::{self, Content, Nothing, Statuses},
+            LoadBalancer, PortAllocations, WatchedObject,
         },
         selector::{Interest, Selector},
         store::Store,
@@ -94,7 +95,7 @@ fn what_has_not_changed_stays_where_it_is() {
 
 #[test]
 fn only_what_is_needed_is_kept() {
-    let secret = Reading::<Secret>::read(
+    let secret = CachedObject::<Secret>::read(
         object(json!({
             "metadata": {"name": "tls", "namespace": "shop", "labels": {"a": "b"}, "annotations": {"c": "d"}},
             "type": "kubernetes.io/tls",
@@ -107,7 +108,7 @@ fn only_what_is_needed_is_kept() {
     assert_eq!(secret["data"], json!({"tls.crt": "Yw==", "tls.key": "aw==", "password": "c2VjcmV0"}), "{short}");
     assert_eq!(secret["metadata"], json!({"name": "tls", "namespace": "shop"}));
 
-    let service = Reading::<Service>::read(
+    let service = CachedObject::<Service>::read(
         object(json!({
             "metadata": {
                 "name": "pg", "managedFields": [{"manager": "kubectl"}], "labels": {"a": "b"},
@@ -126,20 +127,20 @@ fn only_what_is_needed_is_kept() {
 #[test]
 fn an_object_that_cannot_be_read_is_told_and_the_last_good_one_stays() {
     let service = |ports: Value| object(json!({"metadata": {"name": "pg", "uid": "u1"}, "spec": {"ports": ports}}));
-    let good = Reading::<Service>::read(service(json!([{"port": 1}])), None);
-    let wrong = Reading::<Service>::read(service(json!([{"port": "x"}])), Some(&good));
+    let good = CachedObject::<Service>::read(service(json!([{"port": 1}])), None);
+    let wrong = CachedObject::<Service>::read(service(json!([{"port": "x"}])), Some(&good));
     assert!(wrong.problem.unwrap().starts_with("spec.ports[0].port: invalid type"));
     assert!(wrong.good == good.good && wrong.good.is_some());
 
     let slice = object(json!({"metadata": {"name": "pg-1"}, "addressType": "IPv4", "endpoints": 7}));
-    let slice = Reading::<EndpointSlice>::read(slice, None);
+    let slice = CachedObject::<EndpointSlice>::read(slice, None);
     assert!(slice.problem.is_some() && slice.good.is_none());
 }
 
 #[test]
 fn what_is_said_of_a_secret_holds_nothing_of_it() {
     for data in [json!({"tls.key": "hunter2 is no base64"}), json!({"tls.key": ["hunter2"]}), json!("hunter2")] {
-        let secret = Reading::<Secret>::read(object(json!({"metadata": {"name": "tls"}, "data": data})), None);
+        let secret = CachedObject::<Secret>::read(object(json!({"metadata": {"name": "tls"}, "data": data})), None);
         let problem = secret.problem.unwrap();
         assert!(problem.starts_with("data") && !problem.contains("hunter2"), "{problem}");
     }
@@ -150,13 +151,13 @@ fn the_ports_are_read_with_what_is_wrong_with_them() {
     let map = json!({"metadata": {"name": "ports"}, "data": {
         "20000": r#"{"uid": "u1", "port": 5432, "object": "shop/pg"}"#, "tea": "{}",
     }});
-    let ports = Reading::<Ports>::read(object(map), None).good.unwrap();
+    let ports = CachedObject::<PortAllocations>::read(object(map), None).good.unwrap();
     assert_eq!(ports.allocations.port_of("u1", 5432), Some(20000));
     assert_eq!(ports.problems.len(), 1);
 }
 
 /// A store of load balancers after some events, and the change of each event.
-fn store(events: Vec<Event<Value>>) -> (Store<LoadBalancer>, Vec<Change>) {
+fn store(events: Vec<Event<Value>>) -> (Store<LoadBalancer>, Vec<ChangeScope>) {
     let mut store = Store::default();
     let changes = events
         .into_iter()
@@ -256,7 +257,7 @@ fn a_change_of_what_nobody_refers_to_is_none() {
         }))
     };
     let interest = Interest { services: [ObjectKey::new("shop", "pg")].into(), home: Some("home".into()) };
-    let mut store = Store::<Reading<EndpointSlice>>::default();
+    let mut store = Store::<CachedObject<EndpointSlice>>::default();
     store.take(Event::Init, &interest);
     store.take(Event::InitDone, &interest);
     assert_eq!(store.take(Event::Apply(slice("a", "pg", "10.0.0.1")), &interest), Content);

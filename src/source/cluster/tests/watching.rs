@@ -14,12 +14,12 @@ use super::{
 use crate::{
     api::{Placement, RefKind},
     model::ObjectKey,
-    world::{Referred, SLICES_OF, Site, Tenancy, World, managed_service},
+    world::{ObjectRef, ProcessMode, SLICES_OF, Tenancy, World, managed_service},
 };
 
 const LOAD_BALANCERS: &str = "tcploadbalancers";
 /// The time limit of each wait in these tests.
-const PATIENCE: Duration = Duration::from_secs(20);
+const WAIT_LIMIT: Duration = Duration::from_secs(20);
 
 fn start(server: &ApiServer) -> Cluster {
     start_in(server, None)
@@ -38,17 +38,17 @@ fn start_with(server: &ApiServer, namespaces: Option<BTreeSet<String>>, tenancy:
         only: None,
         home: Some(Home { namespace: "shop".into(), allocations: Some(("ports".into(), 20000..=24999)) }),
     };
-    Cluster::start(server.client(), scope, Site::Gateway(Arc::default(), Arc::new(tenancy)))
+    Cluster::start(server.client(), scope, ProcessMode::Gateway(Arc::default(), Arc::new(tenancy)))
 }
 
 async fn synced(server: &ApiServer) -> Cluster {
     let mut cluster = start(server);
-    timeout(PATIENCE, cluster.synced(PATIENCE)).await.unwrap();
+    timeout(WAIT_LIMIT, cluster.synced(WAIT_LIMIT)).await.unwrap();
     cluster
 }
 
 async fn world_where(cluster: &mut Cluster, holds: impl Fn(&World) -> bool) -> World {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_LIMIT;
     loop {
         let world = cluster.world();
         if holds(&world) {
@@ -82,8 +82,8 @@ fn names(world: &World) -> Vec<&str> {
     world.load_balancers.keys().map(|key| &*key.name).collect()
 }
 
-fn referred(name: &str) -> Referred {
-    Referred { kind: RefKind::Secret, key: key(name) }
+fn referred(name: &str) -> ObjectRef {
+    ObjectRef { kind: RefKind::Secret, key: key(name) }
 }
 
 #[tokio::test]
@@ -112,13 +112,13 @@ async fn a_written_status_is_not_a_new_world() {
         object
     };
     server.put(LOAD_BALANCERS, written(1));
-    assert_eq!(timeout(PATIENCE, cluster.changed()).await, Ok(Changed::Statuses));
+    assert_eq!(timeout(WAIT_LIMIT, cluster.changed()).await, Ok(Changed::Statuses));
     let statuses = cluster.statuses();
     assert_eq!(json!(statuses[&key("a")]), status);
     assert_eq!(world.load_balancers[&key("a")].status, None);
 
     server.put(LOAD_BALANCERS, written(2));
-    assert_eq!(timeout(PATIENCE, cluster.changed()).await, Ok(Changed::World));
+    assert_eq!(timeout(WAIT_LIMIT, cluster.changed()).await, Ok(Changed::World));
     assert_eq!(json!(cluster.world().load_balancers[&key("a")].status), status);
 }
 
@@ -210,7 +210,7 @@ async fn no_number_of_secrets_holds_up_the_load_balancers_without_any() {
         server.put("secrets", secret(&format!("tls{number}")));
     }
     let mut cluster = start(&server);
-    timeout(PATIENCE, cluster.synced(Duration::from_millis(300))).await.unwrap();
+    timeout(WAIT_LIMIT, cluster.synced(Duration::from_millis(300))).await.unwrap();
     assert_eq!(names(&cluster.world()), ["plain"]);
     server.speak("secrets");
     let world = world_where(&mut cluster, |world| world.load_balancers.len() == 101).await;
@@ -231,7 +231,7 @@ async fn secrets_beyond_the_quota_are_not_watched_and_hold_nothing_up() {
     }
     let tenancy = Tenancy { secrets_per_namespace: Some(3), ..Tenancy::default() };
     let mut cluster = start_with(&server, None, tenancy);
-    timeout(PATIENCE, cluster.synced(PATIENCE)).await.unwrap();
+    timeout(WAIT_LIMIT, cluster.synced(WAIT_LIMIT)).await.unwrap();
     let world = world_where(&mut cluster, |world| world.load_balancers.len() == 50).await;
     let read = |world: &World| world.secrets.keys().map(|key| key.name.to_string()).collect::<Vec<_>>();
     assert_eq!(
@@ -297,12 +297,12 @@ async fn services_and_slices_that_a_sidecar_may_not_read_are_not_told_to_be_miss
             only: Some(key("a")),
             home: None,
         };
-        Cluster::start(server.client(), scope, Site::Sidecar(std::net::Ipv4Addr::LOCALHOST.into()))
+        Cluster::start(server.client(), scope, ProcessMode::Sidecar(std::net::Ipv4Addr::LOCALHOST.into()))
     };
     for (plural, kind) in [("services", "Service"), ("endpointslices", SLICES_OF)] {
         server.refuse(plural);
         let mut cluster = start();
-        timeout(PATIENCE, cluster.synced(Duration::from_millis(50))).await.unwrap();
+        timeout(WAIT_LIMIT, cluster.synced(Duration::from_millis(50))).await.unwrap();
         let world = world_where(&mut cluster, |world| world.unreadable.contains_key(&(kind, key("pg")))).await;
         let (_, verdicts) = crate::translate::translate(&world, &Default::default(), jiff::Timestamp::now());
         let told = verdicts[&key("a")].problems.iter().map(ToString::to_string).collect::<String>();
@@ -344,7 +344,7 @@ async fn the_api_servers_addresses_are_known_whatever_namespaces_are_watched() {
     server.put("endpointslices", slice);
     server.put(LOAD_BALANCERS, plain("a"));
     let mut cluster = start_in(&server, Some(["shop".to_owned()].into()));
-    timeout(PATIENCE, cluster.synced(PATIENCE)).await.unwrap();
+    timeout(WAIT_LIMIT, cluster.synced(WAIT_LIMIT)).await.unwrap();
     let (world, api_server) = (cluster.world(), ObjectKey::new("default", "kubernetes"));
     assert!(world.services.contains_key(&api_server) && world.endpoint_slices.contains_key(&api_server));
     assert_eq!((names(&world), world.problems.len()), (vec!["a"], 0));
@@ -357,7 +357,7 @@ async fn that_the_api_servers_addresses_may_not_be_read_is_told_and_holds_nothin
     server.refuse_in("default", "endpointslices");
     server.put(LOAD_BALANCERS, plain("a"));
     let mut cluster = start_in(&server, Some(["shop".to_owned()].into()));
-    timeout(PATIENCE, cluster.synced(Duration::from_hours(1))).await.unwrap();
+    timeout(WAIT_LIMIT, cluster.synced(Duration::from_hours(1))).await.unwrap();
     assert_eq!(names(&cluster.world()), ["a"]);
     let world = world_where(&mut cluster, |world| world.problems.len() == 2).await;
     let expected = [
@@ -373,7 +373,7 @@ async fn what_is_refused_for_long_is_told_and_not_waited_for() {
     server.put(LOAD_BALANCERS, plain("a"));
     server.refuse_in("other", LOAD_BALANCERS);
     let mut cluster = start_in(&server, Some(["shop".to_owned(), "other".to_owned()].into()));
-    timeout(PATIENCE, cluster.synced(Duration::from_millis(300))).await.unwrap();
+    timeout(WAIT_LIMIT, cluster.synced(Duration::from_millis(300))).await.unwrap();
     let problem = "TcpLoadBalancers in namespace other cannot be watched: tcploadbalancers is forbidden: allow get, list \
                    and watch";
     let world = world_where(&mut cluster, |world| !world.problems.is_empty()).await;
@@ -392,7 +392,7 @@ async fn without_a_kind_of_objects_there_is_no_world() {
         let syncing = timeout(Duration::from_secs(3), cluster.synced(Duration::from_millis(50)));
         assert!(syncing.await.is_err(), "{plural}");
         server.allow(plural);
-        timeout(PATIENCE, cluster.synced(Duration::ZERO)).await.unwrap();
+        timeout(WAIT_LIMIT, cluster.synced(Duration::ZERO)).await.unwrap();
         assert_eq!(names(&cluster.world()), ["a"]);
     };
     join_all([LOAD_BALANCERS, "services", "endpointslices", "configmaps"].map(without)).await;
@@ -409,7 +409,7 @@ async fn load_balancers_are_not_shown_without_the_services_and_slices_of_their_n
         let syncing = timeout(Duration::from_secs(3), cluster.synced(Duration::from_millis(50)));
         assert!(syncing.await.is_err(), "{plural}: the controller's own namespace has been read, and is not enough");
         server.allow(plural);
-        timeout(PATIENCE, cluster.synced(Duration::ZERO)).await.unwrap();
+        timeout(WAIT_LIMIT, cluster.synced(Duration::ZERO)).await.unwrap();
     }
 }
 
@@ -436,14 +436,14 @@ async fn an_api_server_that_does_not_answer_is_waited_for() {
     let syncing = timeout(Duration::from_millis(500), cluster.synced(Duration::from_millis(50)));
     assert!(syncing.await.is_err());
     server.speak(LOAD_BALANCERS);
-    timeout(PATIENCE, cluster.synced(Duration::ZERO)).await.unwrap();
+    timeout(WAIT_LIMIT, cluster.synced(Duration::ZERO)).await.unwrap();
     assert_eq!(names(&cluster.world()), ["a"]);
 }
 
 #[tokio::test]
 async fn ports_stay_as_they_were_when_their_config_map_is_gone() {
-    let ports = |world: &World| match &world.site {
-        Site::Gateway(allocations, _) => allocations.0.keys().copied().collect::<Vec<_>>(),
+    let ports = |world: &World| match &world.mode {
+        ProcessMode::Gateway(allocations, _) => allocations.0.keys().copied().collect::<Vec<_>>(),
         _ => Vec::new(),
     };
     let server = ApiServer::start();
@@ -466,8 +466,8 @@ async fn ports_stay_as_they_were_when_their_config_map_is_gone() {
 
 #[tokio::test]
 async fn services_show_whose_ports_are_where_it_is_not_written_or_otherwise() {
-    let owner = |world: &World| match &world.site {
-        Site::Gateway(allocations, _) => allocations.0.get(&20000).map(|allocation| allocation.uid.to_string()),
+    let owner = |world: &World| match &world.mode {
+        ProcessMode::Gateway(allocations, _) => allocations.0.get(&20000).map(|allocation| allocation.uid.to_string()),
         _ => None,
     };
     let server = ApiServer::start();
@@ -499,8 +499,8 @@ async fn a_sidecar_reads_its_load_balancer_and_what_that_refers_to() {
     }
     let scope =
         Scope { class: None, placement: Placement::Sidecar, namespaces: None, only: Some(key("a")), home: None };
-    let mut cluster = Cluster::start(server.client(), scope, Site::Sidecar([127, 0, 0, 1].into()));
-    timeout(PATIENCE, cluster.synced(PATIENCE)).await.unwrap();
+    let mut cluster = Cluster::start(server.client(), scope, ProcessMode::Sidecar([127, 0, 0, 1].into()));
+    timeout(WAIT_LIMIT, cluster.synced(WAIT_LIMIT)).await.unwrap();
     let world = cluster.world();
     assert_eq!(world.problems, ["there is no TcpLoadBalancer shop/a: create it, with `placement: Sidecar`"]);
     server.put(LOAD_BALANCERS, plain("a"));

@@ -3,7 +3,7 @@ use std::{net::SocketAddr, sync::Arc};
 use jiff::Timestamp;
 use k8s_openapi::api::discovery::v1::Endpoint;
 
-use crate::model::{Distance, StableId, Unready};
+use crate::model::{Proximity, StableId, Unready};
 
 /// One address of a backend.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -11,7 +11,7 @@ pub struct BackendEndpoint {
     pub address: SocketAddr,
     pub uid: Option<Arc<str>>,
     pub stable_id: StableId,
-    pub distance: Distance,
+    pub proximity: Proximity,
     /// The reason why it does not serve. `None`: it serves.
     pub unready: Option<Unready>,
     /// True if it serves while it terminates, since no endpoint is ready.
@@ -35,7 +35,7 @@ impl BackendEndpoint {
             address,
             uid: target.and_then(|target| target.uid.as_deref()).map(Into::into),
             stable_id: stable_id.unwrap_or(StableId::Address(address)),
-            distance: Distance::Far,
+            proximity: Proximity::Remote,
             unready: None,
             last_resort: false,
             until: None,

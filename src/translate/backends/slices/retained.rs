@@ -17,7 +17,7 @@ use crate::{
     translate::{
         context::{
             expirations::{MAX_RETENTION, REPORT_DELAY, SETTLE_TIME},
-            pods::Target,
+            pods::AddressOwner,
         },
         declaration::Declaration,
     },
@@ -39,7 +39,7 @@ impl Retention {
 
 /// A retained endpoint.
 pub struct Retained<'a> {
-    pub endpoint: &'a model::Endpoint,
+    pub endpoint: &'a model::EndpointConfig,
     pub conditions: Conditions,
     pub until: Timestamp,
 }
@@ -51,7 +51,7 @@ impl Retained<'_> {
             address: *address,
             uid: uid.clone(),
             stable_id: self.endpoint.stable_id.clone(),
-            distance: self.endpoint.distance,
+            proximity: self.endpoint.proximity,
             unready: (!serves).then(|| self.conditions.unready()),
             last_resort,
             until: Some(self.until),
@@ -77,7 +77,7 @@ impl<'a> SliceMatch<'a> {
     /// The endpoints in `missing` that may stay. A pod in a matching slice is judged by that slice alone.
     pub fn retained<'b>(
         &self,
-        missing: &[&'b model::Endpoint],
+        missing: &[&'b model::EndpointConfig],
         last_resort: bool,
         declaration: &Declaration,
     ) -> Vec<Retained<'b>> {
@@ -109,10 +109,10 @@ impl<'a> SliceMatch<'a> {
 }
 
 /// Expiration of an unlisted endpoint. `None`: it may not stay.
-fn expiration(endpoint: &model::Endpoint, limit: SignedDuration, declaration: &Declaration) -> Option<Timestamp> {
+fn expiration(endpoint: &model::EndpointConfig, limit: SignedDuration, declaration: &Declaration) -> Option<Timestamp> {
     let Declaration { object, context, .. } = declaration;
     // Pods were allowed while they were listed. Other addresses must be allowed by themselves.
-    let target = if endpoint.key.uid.is_some() { Target::Pod } else { Target::Unknown };
+    let target = if endpoint.key.uid.is_some() { AddressOwner::Pod } else { AddressOwner::Unknown };
     let is_allowed = context.address_policy.refusal(endpoint.address(), target).is_none();
     let until = context.recorded_expiration(object, &endpoint.key, limit);
     let until = context.expires_at(object, endpoint).map_or(until, |then| then.min(until));

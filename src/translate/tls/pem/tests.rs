@@ -14,16 +14,17 @@ fn block(label: &str) -> String {
     format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }
 
-fn labels(text: impl AsRef<[u8]>) -> Vec<(Label, usize)> {
+fn labels(text: impl AsRef<[u8]>) -> Vec<(PemLabel, usize)> {
     let blocks = blocks(text.as_ref()).unwrap_or_else(|error| panic!("{}: {}", error.line, error.problem));
-    assert!(blocks.iter().all(|block| block.label == Label::EncryptedKey || block.der == der()));
+    assert!(blocks.iter().all(|block| block.label == PemLabel::EncryptedKey || block.der == der()));
     blocks.iter().map(|block| (block.label, block.line)).collect()
 }
 
 #[test]
 fn blocks_come_with_their_labels_and_lines() {
     let text = block("CERTIFICATE") + &block("EC PARAMETERS") + &block("PRIVATE KEY") + &block("X509 CRL");
-    let expected = [(Label::Certificate, 1), (Label::Parameters, 6), (Label::Pkcs8Key, 11), (Label::Crl, 16)];
+    let expected =
+        [(PemLabel::Certificate, 1), (PemLabel::Parameters, 6), (PemLabel::Pkcs8Key, 11), (PemLabel::Crl, 16)];
     assert_eq!(labels(&text), expected);
     for line_end in ["\r\n", "\r"] {
         assert_eq!(labels(text.replace('\n', line_end)), expected, "{line_end:?}");
@@ -35,7 +36,7 @@ fn blocks_come_with_their_labels_and_lines() {
     let encrypted = block("RSA PRIVATE KEY");
     let (begin, rest) = encrypted.split_once('\n').unwrap();
     let encrypted = format!("{begin}\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00FF\n\n{rest}");
-    assert_eq!(labels(encrypted), [(Label::EncryptedKey, 1)]);
+    assert_eq!(labels(encrypted), [(PemLabel::EncryptedKey, 1)]);
 }
 
 #[test]
@@ -58,7 +59,7 @@ fn explanations_between_blocks_are_passed_over() {
         assert_eq!(labels(&text).len(), 2, "{explanation}");
     }
     let latin_1 = [b"# Gesch\xe4ftskunden\n".as_slice(), block("CERTIFICATE").as_bytes()].concat();
-    assert_eq!(labels(latin_1), [(Label::Certificate, 2)]);
+    assert_eq!(labels(latin_1), [(PemLabel::Certificate, 2)]);
 }
 
 #[test]

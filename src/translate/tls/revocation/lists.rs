@@ -44,7 +44,7 @@ pub fn counting(lists: &[Der], now: Timestamp) -> impl Iterator<Item = &Der> {
 }
 
 /// A parsed list.
-pub struct List<'a> {
+pub struct RevocationList<'a> {
     pub der: &'a Der,
     pub crl: CertificateRevocationList<'a>,
 }
@@ -52,7 +52,7 @@ pub struct List<'a> {
 /// Order in which lists of one issuer replace each other: by time, complete lists last, and by number.
 type Age = (i64, bool, Option<(usize, Vec<u8>)>);
 
-impl<'a> List<'a> {
+impl<'a> RevocationList<'a> {
     /// Parses a list. `None`: it was refused before.
     pub fn read(der: &'a Der) -> Option<Self> {
         Some(Self { der, crl: CertificateRevocationList::from_der(der).ok()?.1 })
@@ -73,7 +73,7 @@ impl<'a> List<'a> {
 }
 
 /// Problem of two lists of which neither is newer.
-pub fn tie(lists: &[List<'_>]) -> Option<String> {
+pub fn tie(lists: &[RevocationList<'_>]) -> Option<String> {
     let mut known = BTreeMap::new();
     for list in lists {
         let key = (list.crl.issuer().as_raw(), list.part(), list.age());
@@ -93,7 +93,7 @@ pub fn tie(lists: &[List<'_>]) -> Option<String> {
 /// Effective lists, the latest first, since verifiers use the first list that covers a certificate. A list replaces all
 /// earlier ones of its issuer for the same certificates.
 fn newest<'a>(lists: impl IntoIterator<Item = &'a Der>) -> impl Iterator<Item = &'a Der> {
-    let mut lists: Vec<_> = lists.into_iter().filter_map(List::read).collect();
+    let mut lists: Vec<_> = lists.into_iter().filter_map(RevocationList::read).collect();
     lists.sort_by_cached_key(|list| Reverse(list.age()));
     let mut replaced = BTreeSet::new();
     lists.retain(|list| {

@@ -9,7 +9,7 @@ use rustls::{RootCertStore, pki_types::CertificateDer};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use super::{
-    lists::{List, tie},
+    lists::{RevocationList, tie},
     names,
 };
 use crate::model::{Authority, AuthorityReview, is_self_signed_authority};
@@ -32,7 +32,7 @@ impl<'a> Anchors<'a> {
             of_issuer.entry(certificate.raw_serial().to_vec()).or_default().push(position);
         }
         let mut revoked: BTreeSet<usize> = BTreeSet::new();
-        for list in authorities.iter().flat_map(|authority| &authority.revoked).filter_map(List::read) {
+        for list in authorities.iter().flat_map(|authority| &authority.revoked).filter_map(RevocationList::read) {
             let Some(of_issuer) = by_issuer.get(list.crl.issuer().as_raw()) else { continue };
             for entry in list.crl.iter_revoked_certificates() {
                 revoked.extend(of_issuer.get(entry.raw_serial()).into_iter().flatten());
@@ -63,7 +63,7 @@ impl<'a> Anchors<'a> {
 /// Problems that only show when all sources of a field are known.
 pub fn review(authorities: &[Arc<Authority>]) -> AuthorityReview {
     let lists = authorities.iter().flat_map(|authority| authority.revoked.iter().map(move |list| (authority, list)));
-    let lists: Vec<_> = lists.filter_map(|(authority, list)| Some((authority, List::read(list)?))).collect();
+    let lists: Vec<_> = lists.filter_map(|(authority, list)| Some((authority, RevocationList::read(list)?))).collect();
     if lists.is_empty() {
         return AuthorityReview::default();
     }

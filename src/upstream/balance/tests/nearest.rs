@@ -1,26 +1,26 @@
 use super::*;
 
-/// Candidates at these distances: `n` on this node, `z` in this zone, `f` elsewhere.
-fn at(distances: &str) -> Vec<Candidate> {
-    let mut candidates = candidates(&vec![1; distances.len()]);
-    for (candidate, letter) in candidates.iter_mut().zip(distances.chars()) {
-        candidate.distance = match letter {
-            'n' => Distance::Node,
-            'z' => Distance::Zone,
-            _ => Distance::Far,
+/// Candidates at these proximities: `n` on this node, `z` in this zone, `f` elsewhere.
+fn at(proximities: &str) -> Vec<Candidate> {
+    let mut candidates = candidates(&vec![1; proximities.len()]);
+    for (candidate, letter) in candidates.iter_mut().zip(proximities.chars()) {
+        candidate.proximity = match letter {
+            'n' => Proximity::SameNode,
+            'z' => Proximity::SameZone,
+            _ => Proximity::Remote,
         };
     }
     candidates
 }
 
 /// The letters of the picked endpoints, sorted.
-fn gets(algorithm: Algorithm, distances: &str, unusable: &[usize], picks: usize) -> String {
-    let candidates = at(distances);
+fn gets(algorithm: Algorithm, proximities: &str, unusable: &[usize], picks: usize) -> String {
+    let candidates = at(proximities);
     unusable.iter().for_each(|index| set_usable(&candidates[*index], false));
     let (balancer, turn) = (balancer(algorithm, &candidates), AtomicU64::new(0));
     let pick = |number| balancer.pick(client(number as u32), &Tried::default(), &turn).unwrap();
     let mut letters: Vec<_> =
-        (0..picks).map(|number| distances.as_bytes()[index_of(&candidates, pick(number))] as char).collect();
+        (0..picks).map(|number| proximities.as_bytes()[index_of(&candidates, pick(number))] as char).collect();
     letters.sort_unstable();
     letters.dedup();
     letters.into_iter().collect()
@@ -29,7 +29,7 @@ fn gets(algorithm: Algorithm, distances: &str, unusable: &[usize], picks: usize)
 #[test]
 fn the_nearest_usable_endpoints_get_all_connections() {
     for algorithm in ALGORITHMS.into_iter().filter(|algorithm| *algorithm != Algorithm::Maglev) {
-        for (distances, unusable, expected) in [
+        for (proximities, unusable, expected) in [
             ("fff", &[][..], "f"),
             ("zff", &[], "z"),
             ("zzff", &[0], "z"),
@@ -39,7 +39,11 @@ fn the_nearest_usable_endpoints_get_all_connections() {
             ("nzff", &[0, 1], "f"),
             ("nff", &[0], "f"),
         ] {
-            assert_eq!(gets(algorithm, distances, unusable, 50), expected, "{algorithm:?} {distances} {unusable:?}");
+            assert_eq!(
+                gets(algorithm, proximities, unusable, 50),
+                expected,
+                "{algorithm:?} {proximities} {unusable:?}"
+            );
         }
     }
     assert_eq!(gets(Algorithm::Maglev, "zff", &[], 200), "fz", "who is sticky is so everywhere");

@@ -2,7 +2,7 @@ use std::io;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::upstream::probe::connection::Connection;
+use crate::upstream::probe::connection::ProbeConnection;
 
 /// The first byte of a command.
 pub(super) const QUIT: u8 = 1;
@@ -13,14 +13,14 @@ pub(super) const QUERY: u8 = 3;
 pub(super) struct Packet(pub Vec<u8>);
 
 /// A connection of packets, each with its length and sequence number.
-pub(super) struct Packets {
-    pub connection: Connection,
+pub(super) struct PacketStream {
+    pub connection: ProbeConnection,
     /// The next sequence number.
     number: u8,
 }
 
-impl Packets {
-    pub fn new(connection: Connection) -> Self {
+impl PacketStream {
+    pub fn new(connection: ProbeConnection) -> Self {
         Self { connection, number: 0 }
     }
 

@@ -26,12 +26,12 @@ pub struct Setting {
     pub replicas: usize,
 }
 
-pub struct Scene {
+pub struct RebalanceSimulation {
     random: Rng,
     algorithm: Algorithm,
-    rebalancing: Rebalancing,
+    rebalancing: RebalancePolicy,
     weights: Vec<u64>,
-    replicas: Vec<Replica>,
+    replicas: Vec<SimulatedReplica>,
     clients: Vec<Client>,
     /// The clients that return in each step.
     away: VecDeque<Vec<usize>>,
@@ -43,7 +43,7 @@ pub struct Scene {
     pub closed: usize,
 }
 
-struct Replica {
+struct SimulatedReplica {
     rebalancer: Rebalancer,
     /// The open connections of each endpoint, in the order in which they were accepted.
     open: Vec<VecDeque<(Instant, usize)>>,
@@ -62,16 +62,16 @@ struct Client {
     closed: u32,
 }
 
-impl Scene {
+impl RebalanceSimulation {
     /// Connects the clients to the first `there` endpoints. The others have just joined.
     pub fn new(seed: u64, setting: &Setting, there: usize, clients: usize) -> Self {
         let Setting { algorithm, percent, most_per_minute, min_age, ref weights, replicas } = *setting;
         let max_closes_per_minute = NonZeroU32::new(most_per_minute).unwrap();
         let rebalance =
             model::Rebalance { max_imbalance_percent: percent, max_closes_per_minute, min_age, idle_only: false };
-        let rebalancing = Rebalancing { rebalance, tolerance: Tolerance::of(algorithm, percent).unwrap() };
+        let rebalancing = RebalancePolicy { rebalance, tolerance: Tolerance::of(algorithm, percent).unwrap() };
         let now = Instant::now();
-        let replica = || Replica {
+        let replica = || SimulatedReplica {
             rebalancer: Rebalancer::new(&rebalance, now),
             open: vec![VecDeque::new(); weights.len()],
             connections: vec![0; weights.len()],
@@ -156,7 +156,7 @@ impl Scene {
     }
 
     /// True if an endpoint of a replica has an excess now, without regard to closed connections.
-    pub fn somebody_has_too_many(&self) -> bool {
+    pub fn has_excess(&self) -> bool {
         let has_too_many = |at: usize| {
             let loads: Vec<Load> = self.endpoint(at).iter().map(|endpoint| endpoint.load).collect();
             excesses(&loads, 0, self.rebalancing.tolerance).iter().any(|count| *count > 0)

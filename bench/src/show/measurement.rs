@@ -2,13 +2,13 @@ use std::{fmt, ops::RangeInclusive};
 
 /// A measured value, and its permitted range. The range allows for other load on the machine.
 #[derive(Clone, Debug)]
-pub struct Figure {
+pub struct Measurement {
     pub what: String,
     pub value: f64,
     pub within: RangeInclusive<f64>,
 }
 
-impl Figure {
+impl Measurement {
     pub fn new(what: impl Into<String>, value: impl Into<f64>, within: RangeInclusive<f64>) -> Self {
         Self { what: what.into(), value: value.into(), within }
     }
@@ -18,7 +18,7 @@ impl Figure {
     }
 }
 
-impl fmt::Display for Figure {
+impl fmt::Display for Measurement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (least, most) = (self.within.start(), self.within.end());
         write!(f, "{}: {:.1} ({least:.1} to {most:.1} are right)", self.what, self.value)
@@ -31,7 +31,7 @@ mod tests {
 
     #[test]
     fn a_figure_says_where_it_ought_to_be() {
-        let figure = |value: f64| Figure::new("seconds", value, 19.0..=24.0);
+        let figure = |value: f64| Measurement::new("seconds", value, 19.0..=24.0);
         assert!(figure(19.0).is_kept() && figure(24.0).is_kept());
         assert!(!figure(18.9).is_kept() && !figure(24.1).is_kept() && !figure(f64::NAN).is_kept());
         assert_eq!(figure(30.0).to_string(), "seconds: 30.0 (19.0 to 24.0 are right)");

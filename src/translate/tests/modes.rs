@@ -11,9 +11,9 @@ fn load_balancer(name: &str, uid: &str, created: u8, listener: &str) -> String {
     )
 }
 
-fn cluster(site: &str, load_balancers: &[String]) -> World {
+fn cluster(mode: &str, load_balancers: &[String]) -> World {
     let service = "---\n{kind: Service, metadata: {name: pg}, spec: {selector: {a: b}, ports: [{port: 1}]}}\n";
-    world(&format!("{site}\n{service}{}", load_balancers.concat()))
+    world(&format!("{mode}\n{service}{}", load_balancers.concat()))
 }
 
 const RIGHT: &str = "{port: 5432}";
@@ -77,9 +77,9 @@ fn a_listener_of_a_gateway_waits_for_its_port() {
     let freed =
         "{kind: Gateway, ports: {20001: {uid: u-a, port: 5432, object: shop/a, freed: '2026-01-01T00:00:00Z'}}}";
     let of_another = "{kind: Gateway, ports: {20001: {uid: u-x, port: 5432, object: shop/a}}}";
-    for site in ["{kind: Gateway}", freed, of_another] {
-        let (snapshot, verdicts) = first(&cluster(site, &[load_balancer("a", "u-a", 0, RIGHT)]));
-        assert!(snapshot.listeners.is_empty() && snapshot.upstreams.is_empty(), "{site}");
+    for mode in ["{kind: Gateway}", freed, of_another] {
+        let (snapshot, verdicts) = first(&cluster(mode, &[load_balancer("a", "u-a", 0, RIGHT)]));
+        assert!(snapshot.listeners.is_empty() && snapshot.upstreams.is_empty(), "{mode}");
         let waits = "spec.listeners[0].port: waiting for a proxy port; until then the listener is not served";
         assert_eq!(said(&verdicts, "a"), [waits]);
         let verdict = &verdicts[&object("a")];
@@ -90,16 +90,16 @@ fn a_listener_of_a_gateway_waits_for_its_port() {
 #[test]
 fn a_listener_that_is_wrong_goes_on_only_at_a_port_that_is_still_its_own() {
     let (before, _) = first(&cluster(TWO_PORTS, &[load_balancer("a", "u-a", 0, RIGHT)]));
-    let with = |site: &str, uid: &str| {
-        let (snapshot, verdicts) = then(&cluster(site, &[load_balancer("a", uid, 0, WRONG)]), &before);
+    let with = |mode: &str, uid: &str| {
+        let (snapshot, verdicts) = then(&cluster(mode, &[load_balancer("a", uid, 0, WRONG)]), &before);
         assert!(verdicts[&object("a")].refuses());
         bound(&snapshot)
     };
     assert_eq!(with(TWO_PORTS, "u-a"), ["a [::]:20001"]);
     let given_away = "{kind: Gateway, ports: {20001: {uid: u-b, port: 5432, object: shop/b}}}";
     let moved = "{kind: Gateway, ports: {20003: {uid: u-a, port: 5432, object: shop/a}}}";
-    for site in ["{kind: Gateway}", given_away, moved] {
-        assert_eq!(with(site, "u-a"), Vec::<String>::new(), "{site}");
+    for mode in ["{kind: Gateway}", given_away, moved] {
+        assert_eq!(with(mode, "u-a"), Vec::<String>::new(), "{mode}");
     }
     // A recreated object has another uid, even if allocations still contain its predecessor.
     assert_eq!(with(TWO_PORTS, "u-new"), Vec::<String>::new());
@@ -109,27 +109,27 @@ fn a_listener_that_is_wrong_goes_on_only_at_a_port_that_is_still_its_own() {
 
 #[test]
 fn another_object_of_the_same_name_inherits_nothing() {
-    let site = "{kind: Host, tenancy: {hostPorts: [[1, 65535]]}}";
-    let (before, _) = first(&cluster(site, &[load_balancer("a", "u-a", 0, RIGHT)]));
-    let (after, _) = then(&cluster(site, &[load_balancer("a", "u-new", 9, WRONG)]), &before);
+    let mode = "{kind: Host, tenancy: {hostPorts: [[1, 65535]]}}";
+    let (before, _) = first(&cluster(mode, &[load_balancer("a", "u-a", 0, RIGHT)]));
+    let (after, _) = then(&cluster(mode, &[load_balancer("a", "u-new", 9, WRONG)]), &before);
     assert!(after.listeners.is_empty() && after.upstreams.is_empty());
-    let (after, _) = then(&cluster(site, &[load_balancer("a", "u-a", 0, WRONG)]), &before);
+    let (after, _) = then(&cluster(mode, &[load_balancer("a", "u-a", 0, WRONG)]), &before);
     assert!(after.configures_the_same(&before));
 }
 
 #[test]
 fn a_sidecar_binds_its_address_at_the_declared_port() {
     for (address, expected) in [("127.0.0.1", "a 127.0.0.1:5432"), ("'::ffff:10.0.0.1'", "a 10.0.0.1:5432")] {
-        let site = format!("{{kind: Sidecar, address: {address}}}");
-        assert_eq!(bound(&first(&cluster(&site, &[load_balancer("a", "u-a", 0, RIGHT)])).0), [expected]);
+        let mode = format!("{{kind: Sidecar, address: {address}}}");
+        assert_eq!(bound(&first(&cluster(&mode, &[load_balancer("a", "u-a", 0, RIGHT)])).0), [expected]);
     }
 }
 
 #[test]
 fn an_address_cannot_be_chosen_in_a_cluster() {
-    for site in [TWO_PORTS, "{kind: Sidecar, address: 127.0.0.1}", "{kind: Host, tenancy: {hostPorts: [[1, 65535]]}}"] {
+    for mode in [TWO_PORTS, "{kind: Sidecar, address: 127.0.0.1}", "{kind: Host, tenancy: {hostPorts: [[1, 65535]]}}"] {
         let addressed = load_balancer("a", "u-a", 0, "{port: 5432, address: 10.0.0.1}");
-        let (snapshot, verdicts) = first(&cluster(site, &[addressed]));
+        let (snapshot, verdicts) = first(&cluster(mode, &[addressed]));
         assert!(snapshot.listeners.is_empty());
         let expected =
             "spec.listeners[0].address: is not supported in a cluster: remove it; the listener is not served";
@@ -139,11 +139,11 @@ fn an_address_cannot_be_chosen_in_a_cluster() {
 
 #[test]
 fn the_older_object_has_a_port_of_the_nodes_whoever_served_it() {
-    let site = "{kind: Host, tenancy: {hostPorts: [[1, 65535]]}}";
+    let mode = "{kind: Host, tenancy: {hostPorts: [[1, 65535]]}}";
     let world = |a: (u8, &str), b: (u8, &str)| {
-        cluster(site, &[load_balancer("a", "u-a", a.0, a.1), load_balancer("b", "u-b", b.0, b.1)])
+        cluster(mode, &[load_balancer("a", "u-a", a.0, a.1), load_balancer("b", "u-b", b.0, b.1)])
     };
-    let alone = |name| first(&cluster(site, &[load_balancer(name, &format!("u-{name}"), 5, RIGHT)])).0;
+    let alone = |name| first(&cluster(mode, &[load_balancer(name, &format!("u-{name}"), 5, RIGHT)])).0;
     for (a, b, owner) in [
         ((5, RIGHT), (5, RIGHT), Some("a [::]:5432")),
         ((6, RIGHT), (5, RIGHT), Some("b [::]:5432")),

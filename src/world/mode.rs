@@ -6,7 +6,7 @@ use super::{allocations::Allocations, tenancy::Tenancy};
 
 /// The placement of the process. It determines the bind addresses of listeners and the permissions of load balancers.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub enum Site {
+pub enum ProcessMode {
     /// On a machine of its own. Listeners bind to their declared addresses, and backends may use any address.
     #[default]
     Standalone,
@@ -18,7 +18,7 @@ pub enum Site {
     Host(Arc<Tenancy>),
 }
 
-impl Site {
+impl ProcessMode {
     /// The administrator's rules, if several tenants share the process.
     pub fn tenancy(&self) -> Option<&Tenancy> {
         match self {
@@ -35,7 +35,7 @@ impl Site {
 
 /// The location of a process, as far as known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct ProcessLocality {
     pub node: Option<Arc<str>>,
     pub zone: Option<Arc<str>>,
 }
