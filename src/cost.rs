@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn growth_is_told_from_the_times_of_three_sizes() {
+    fn growth_is_estimated_from_the_times_of_three_sizes() {
         assert!(grows_no_faster_than_n_log_n(times(|_| 1.0)));
         assert!(grows_no_faster_than_n_log_n(times(|n| n)));
         assert!(grows_no_faster_than_n_log_n(times(|n| n * n.ln())));

@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_to_be_kept_stays_until_the_process_has_to_go() {
+    fn connections_without_a_drain_policy_stay_until_the_process_ends() {
         let schedule = DrainMode::AsDeclared.schedule(None, Duration::from_secs(10));
         assert_eq!(schedule.may_remain(7, Duration::from_millis(9_999)), 7);
         assert_eq!(schedule.may_remain(7, Duration::from_secs(10)), 0);

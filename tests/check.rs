@@ -287,7 +287,7 @@ fn a_node_port_belongs_to_one_load_balancer() {
 }
 
 #[test]
-fn what_only_standalone_has_is_refused_for_a_cluster() {
+fn standalone_settings_are_refused_for_a_cluster() {
     for (spec, field) in [
         (
             "listeners: [{port: 1, address: 127.0.0.1}], backends: [{addresses: ['192.0.2.7:1']}]",
@@ -309,7 +309,7 @@ fn what_only_standalone_has_is_refused_for_a_cluster() {
 }
 
 #[test]
-fn what_the_administrator_does_not_allow_is_refused() {
+fn settings_beyond_the_tenancy_rules_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| {
         let file = folder.path().join(name);
@@ -395,7 +395,7 @@ fn lists_are_read_with_what_the_api_server_leaves_out_in_them() {
 }
 
 #[test]
-fn other_kinds_are_counted_and_typing_mistakes_of_ours_get_a_hint() {
+fn other_kinds_are_counted_and_misspelled_kinds_get_a_hint() {
     let others = "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\n---\napiVersion: v1\nkind: Namespace\n\
                   metadata: {name: b}\n";
     let (code, told, _) = check(&["-"], &(first_manifest() + "\n" + others));
@@ -538,7 +538,7 @@ fn a_reader_that_has_seen_enough_is_no_error() {
 /// Objects that the API server refuses. `tcplb check` names the same field for those that are invalid outside of a
 /// cluster too.
 #[test]
-fn what_an_api_server_refuses_is_refused_here_too() {
+fn objects_that_an_api_server_refuses_are_refused() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/apiserver/objects/bad");
     let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();

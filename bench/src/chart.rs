@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_escaped() {
+    fn written_text_is_escaped() {
         let lines = vec![Line { name: "a<b".into(), colour: COLOURS[0], points: vec![(0.0, 0.0), (1.0, 2.0)] }];
         let panels = vec![Panel { unit: "a & b".into(), lines, limit: None }];
         let svg = Chart { title: "<".into(), seconds: 1.0, panels, events: vec![(0.5, "now".into())] }.svg();

@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_process_does_is_seen() {
+    fn the_activity_of_a_process_is_measured() {
         let this = ProcessTree { root: std::process::id() };
         let before = this.cpu().unwrap();
         let begun = Instant::now();

@@ -196,7 +196,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn one_who_asks_nothing_is_closed_before_a_question_in_the_midst_of_it_and_after_an_answer() {
+    async fn idle_admin_connections_time_out_in_every_phase() {
         for said in ["", "GET / HT", "GET / HTTP/1.1\r\nhost: a\r\n\r\n"] {
             let (mut client, server) = duplex(1000);
             let service = tower::service_fn(async |_| Ok::<_, Infallible>(Response::new(axum::body::Body::empty())));

@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_too_many_costs_those_who_have_the_most_their_oldest_connection() {
+    async fn beyond_the_limit_the_client_with_most_connections_loses_its_oldest() {
         let visitors = Visitors::new(MOST);
         // The first two clients have one connection each.
         let mut here: Vec<_> =
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_leaves_gives_its_place_back() {
+    async fn a_closed_connection_frees_its_place() {
         let visitors = Visitors::new(MOST);
         let staying = stay(&visitors, from(1));
         assert_eq!(visitors.present().visits.len(), 1);

@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_schemas_hash_is_of_what_the_server_does_and_not_of_what_it_says() {
+    fn the_schema_hash_ignores_descriptions() {
         let published = published();
         assert_eq!(crd().metadata.annotations.unwrap()[SCHEMA_HASH], schema_hash());
         let schema = "/spec/versions/0/schema/openAPIV3Schema/properties/spec";
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_published_says_nothing_of_line_breaks_and_formats_of_ours() {
+    fn the_published_schema_has_no_line_breaks_and_no_own_formats() {
         fn visit(value: &Value) {
             match value {
                 Value::Object(map) => {

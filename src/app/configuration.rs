@@ -264,7 +264,7 @@ mod tests {
     use crate::{model::EndpointKey, source::Files};
 
     #[test]
-    fn the_manifests_are_thought_over_when_an_endpoint_has_to_go() {
+    fn manifests_are_translated_again_when_an_endpoint_expires() {
         let now = Timestamp::UNIX_EPOCH;
         let in_seconds = |seconds| {
             let endpoint =
@@ -288,7 +288,7 @@ mod tests {
         db}}, addressType: IPv4, ports: [{port: 7}], endpoints: [{addresses: [10.0.0.1], targetRef: {uid: p}}]}";
 
     #[test]
-    fn comparing_many_problems_costs_as_much_as_there_are() {
+    fn comparing_problems_takes_linear_time() {
         let of = |range: std::ops::Range<usize>| Configuration {
             problems: range.map(|number| format!("{number}: is not YAML")).collect(),
             ..Configuration::default()
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn when_an_endpoint_has_to_go_is_remembered_though_nothing_else_changes() {
+    async fn expirations_of_endpoints_are_kept_without_other_changes() {
         let file = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
         let world = |text: &str| {
             fs::write(&file, text).unwrap();

@@ -446,7 +446,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_process_that_starts_waits_for_references_but_not_for_long() {
+    async fn a_starting_process_waits_for_references_for_a_limited_time() {
         for (first, second, expected) in [
             (None, None, 0),
             (Some(Reason::NoEndpoints), None, 0),

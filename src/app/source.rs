@@ -177,7 +177,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn what_cannot_be_read_is_tried_again_ever_more_seldom_but_once_a_minute() {
+    async fn unreadable_files_are_retried_with_delays_up_to_a_minute() {
         let (mut retry, start) = (Retry::default(), Instant::now());
         let mut pauses = Vec::new();
         for _ in 0..9 {

@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_or_missing_is_named() {
+    fn wrong_and_missing_variables_are_named() {
         for (pairs, named) in [
             (&[("LISTEN", "4000"), ("BACKENDS", "db")][..], "BACKENDS: `db` is not an address"),
             (&[("LISTEN", "all:4000")], "LISTEN: `all:4000` is not an address to listen on"),

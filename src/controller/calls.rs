@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_same_is_done_again_after_growing_pauses_and_something_else_at_once() {
+    async fn equal_calls_are_retried_after_growing_pauses_and_new_ones_made_at_once() {
         let mut calls = Calls::new();
         assert!(call(&mut calls, 1, Err("no".into())).await);
         assert_eq!(calls.problems().next(), Some((&"a", "no")));
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_call_about_a_thing_is_under_way_at_a_time() {
+    async fn calls_about_an_object_are_serialized() {
         let mut calls = Calls::new();
         calls.make(&"a", 1, || future::ready(Ok(1)));
         calls.make(&"a", 2, || future::ready(Ok(2)));

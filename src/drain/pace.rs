@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn the_parts_of_several_are_no_more_than_the_whole() {
+    fn the_shares_of_a_rate_never_exceed_the_rate() {
         let now = Instant::now();
         for (most, parts) in [(1, 4), (5, 2), (7, 3), (1000, 8)] {
             let share = Pace::shared_by(most, Duration::from_secs(1), parts, now);
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn who_closed_too_many_waits_for_no_longer_than_the_time_that_the_rate_is_for() {
+    fn the_pause_after_too_many_closes_is_at_most_one_rate_period() {
         let (now, per) = (Instant::now(), Duration::from_secs(1));
         let mut pace = Pace::new(10, per, now);
         pace.spend(1000, now);
@@ -115,7 +115,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_second_has_more_than_it_may(most in 1..500_usize, pauses in prop::collection::vec(1..400_u64, 1..400)) {
+        fn no_second_exceeds_the_rate(most in 1..500_usize, pauses in prop::collection::vec(1..400_u64, 1..400)) {
             let (now, per) = (Instant::now(), Duration::from_secs(1));
             let closings = closings(Pace::new(most, per, now), now, &pauses);
             for (start, _) in &closings {

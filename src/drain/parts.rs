@@ -22,7 +22,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_allowed_is_shared_out_whole(wanted in prop::collection::vec(0..1000_usize, 1..20), allowed in 0..20_000_usize) {
+        fn the_whole_allowance_is_distributed(wanted in prop::collection::vec(0..1000_usize, 1..20), allowed in 0..20_000_usize) {
             let parts = parts_of(allowed, &wanted);
             prop_assert_eq!(parts.iter().sum::<usize>(), allowed.min(wanted.iter().sum()));
             prop_assert!(parts.iter().zip(&wanted).all(|(part, wanted)| part <= wanted));

@@ -227,7 +227,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_may_be_a_password_is_in_no_text() {
+    fn possible_passwords_are_never_in_text() {
         let secret = "opensesame";
         let mut header = HeaderValue::from_static("opensesame");
         header.set_sensitive(true);

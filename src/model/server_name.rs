@@ -29,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_have_one_form_and_addresses_are_none() {
+    fn server_names_are_normalized_and_addresses_are_refused() {
         for (name, expected) in [
             ("db.example.com", Some("db.example.com")),
             ("DB.Example.COM", Some("db.example.com")),

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 #[test]
-fn what_is_not_visible_is_escaped() {
+fn invisible_characters_are_escaped() {
     for (text, expected) in [
         ("db.example.com: it's \"München\" \\ 東京", "db.example.com: it's \"München\" \\ 東京"),
         ("a\nb\r\tc\0", "a\\nb\\r\\tc\\0"),

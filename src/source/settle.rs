@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_due_is_not_put_off_by_another_change() {
+    async fn further_changes_do_not_delay_a_due_change() {
         let mut settle = Settle::default();
         settle.note();
         settle.note();

@@ -38,7 +38,7 @@ fn cause(error: TakeoverError) -> String {
 }
 
 #[test]
-fn the_exchange_has_one_deadline_however_often_the_other_process_says_something() {
+fn the_exchange_has_one_deadline_regardless_of_messages() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("takeover");
     let talking = offering(&path, |connection| {
@@ -98,7 +98,7 @@ fn only_listening_sockets_and_short_messages_are_taken() {
 }
 
 #[test]
-fn only_this_user_and_root_are_believed() {
+fn only_peers_of_this_user_and_root_are_accepted() {
     let own = rustix::process::geteuid();
     assert!(is_trusted(own) && is_trusted(Uid::ROOT));
     assert!(!is_trusted(Uid::from_raw(own.as_raw() + 1)));

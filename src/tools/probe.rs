@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_to_be_asked_is_read() {
+    fn urls_are_parsed() {
         let read = |text: &str| text.parse::<HttpUrl>().map(|target| target.to_string());
         assert_eq!(read("http://192.0.2.7:9900/readyz").unwrap(), "http://192.0.2.7:9900/readyz");
         assert_eq!(read("http://[2001:db8::7]:9900/").unwrap(), "http://[2001:db8::7]:9900/");
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_asks_until_the_answer_is_good_or_time_is_up() {
+    async fn requests_are_repeated_until_success_or_timeout() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let target: HttpUrl = format!("http://{}/readyz", listener.local_addr().unwrap()).parse().unwrap();
         tokio::spawn(async move {

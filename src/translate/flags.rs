@@ -21,7 +21,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_field_is_told_by_the_flag_it_comes_from() {
+    fn fields_are_named_by_their_flag() {
         for (field, expected) in [
             ("spec.listeners[0].tls.certificateRefs[0]", "--tls-certificate, --tls-key"),
             ("spec.listeners[0].port", "--listen or LISTEN"),

@@ -45,7 +45,7 @@ async fn each_good_object_is_taken() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_changed_is_not_and_the_rest_is() {
+async fn immutable_fields_cannot_be_changed_and_others_can() {
     let Some(server) = Server::with_the_crd().await else { return };
     let namespace = server.new_namespace().await;
     let mut wrong = Vec::new();

@@ -284,7 +284,7 @@ async fn a_service_follows_its_load_balancer_from_the_first_port_to_the_last() {
 }
 
 #[tokio::test]
-async fn what_was_deleted_while_nobody_led_is_removed_and_what_was_recreated_adopts() {
+async fn services_are_removed_or_adopted_after_changes_without_a_leader() {
     let Some(home) = Cell::new().await else { return };
     let controller = Controller::start(&home, "pod-a", "tcplb");
     for name in ["gone", "again"] {
@@ -388,7 +388,7 @@ async fn a_leader_that_is_gone_is_replaced_within_20_s_and_one_that_leaves_at_on
 
 /// Checks everything that is written: a Service may send clients only to ports that its own listener has or had.
 #[tokio::test]
-async fn two_leaders_at_once_never_send_clients_to_somebody_else() {
+async fn two_leaders_at_once_never_route_clients_to_another_tenant() {
     const OBJECTS: usize = 100;
     let Some(home) = Cell::new().await else { return };
     // Each has its own Lease: both lead, without knowledge of each other.

@@ -33,7 +33,7 @@ const NAMESPACE: &str = "source";
 const CLASS: &str = "source";
 
 #[tokio::test]
-async fn a_world_is_what_the_cluster_says() {
+async fn a_world_contains_the_objects_of_the_cluster() {
     if !harness::has_test_cluster() {
         return harness::skip(harness::NO_CLUSTER);
     }
@@ -137,7 +137,7 @@ async fn the_world_follows_an_api_server_that_dies_and_an_etcd_that_forgets() {
 }
 
 #[tokio::test]
-async fn an_object_that_an_older_schema_let_in_costs_only_itself() {
+async fn an_object_admitted_by_an_older_schema_affects_no_other() {
     let Some(alone) = Alone::start() else { return };
     let api = alone.api();
     api.ready().await;

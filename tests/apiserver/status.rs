@@ -237,7 +237,7 @@ fn spec() -> Value {
 }
 
 #[tokio::test]
-async fn a_status_says_what_is_true_and_events_tell_when_it_changes() {
+async fn statuses_are_current_and_events_report_transitions() {
     let Some(rig) = Rig::start("status-truth").await else { return };
     rig.declare("pg", spec()).await;
     rig.declare("other", spec()).await;

@@ -93,7 +93,7 @@ fn echo(config: &Arc<ServerConfig>) -> SocketAddr {
 const BOTH: [&rustls::SupportedProtocolVersion; 2] = [&TLS13, &TLS12];
 
 #[test]
-fn what_clients_send_in_the_clear_goes_on_encrypted() {
+fn plaintext_of_clients_is_encrypted_to_the_backend() {
     const LENGTH: usize = 2 << 20;
     let authority = Authority::new();
     for version in BOTH {
@@ -166,7 +166,7 @@ fn terminating(certificate: &Arc<tcplb::model::Certificate>, mode: TlsMode) -> O
 }
 
 #[test]
-fn tls_that_is_passed_through_stays_the_clients_own() {
+fn passthrough_keeps_the_tls_of_the_client() {
     let authority = Authority::new();
     let certificate = authority.certificate_for(&["db.example"]);
     let backend = echo(&server(&authority.issue("db.example"), None, &BOTH));
@@ -191,7 +191,7 @@ fn failure(rig: &Rig, backend: SocketAddr) -> String {
 }
 
 #[test]
-fn a_backend_that_is_not_who_it_should_be_gets_nothing() {
+fn a_backend_with_another_identity_gets_no_data() {
     let (authority, other) = (Authority::new(), Authority::new());
     for (issued, problem) in
         [(authority.issue("other.example"), "not valid for name"), (other.issue("db.example"), "UnknownIssuer")]
@@ -251,7 +251,7 @@ fn a_self_signed_certificate_that_is_configured_as_its_own_authority_is_accepted
 }
 
 #[test]
-fn a_self_signed_certificate_is_refused_for_all_that_others_are_refused_for() {
+fn a_self_signed_certificate_has_the_same_requirements_as_others() {
     let purposes = |purpose| move |params: &mut CertificateParams| params.extended_key_usages = vec![purpose];
     let long_ago = |params: &mut CertificateParams| params.not_after = rcgen::date_time_ymd(2000, 1, 1);
     let not_yet = |params: &mut CertificateParams| params.not_before = rcgen::date_time_ymd(4000, 1, 1);
@@ -333,7 +333,7 @@ fn any_certificate_is_taken_where_that_is_spelled_out() {
 }
 
 #[test]
-fn what_is_said_in_the_clear_comes_before_tls() {
+fn plaintext_of_a_start_tls_server_precedes_tls() {
     const ASK: &[u8] = b"\0\0\0\x08\x04\xd2\x16\x2f";
     let authority = Authority::new();
     let config = server(&authority.issue("db.example"), None, &BOTH);

@@ -56,7 +56,7 @@ fn endpoints_get_their_turn_whichever_worker_accepts() {
 }
 
 #[test]
-fn it_is_reported_that_an_endpoint_becomes_unusable() {
+fn an_unusable_endpoint_is_reported() {
     let (one, other) = (Backend::new(), Backend::new());
     let rig = Rig::with(&[one.address, other.address], |_, upstream| {
         backend_of(upstream).active_check = Some(quick_check().into());

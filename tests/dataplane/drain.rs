@@ -48,7 +48,7 @@ fn resets(clients: Vec<TcpStream>, started: Instant) -> Vec<Duration> {
 }
 
 #[test]
-fn connections_of_what_goes_are_kept_where_nothing_else_is_said() {
+fn connections_are_kept_without_a_drain_policy() {
     let mut rig = Rig::with(&[Backend::echo()], |_, _| {});
     let clients = clients(&rig, 3);
     let other = Backend::echo();
@@ -123,7 +123,7 @@ fn an_endpoint_that_comes_back_before_its_turn_keeps_its_connections() {
 }
 
 #[test]
-fn a_terminating_endpoint_has_its_own_way_and_then_that_of_a_removed_one() {
+fn a_terminating_endpoint_drains_by_its_policy_then_by_that_of_removal() {
     let at_once = Some(close(Duration::ZERO, Duration::ZERO));
     for (why, drain, reason) in [
         (
@@ -187,7 +187,7 @@ fn connections_of_an_unhealthy_endpoint_are_closed() {
 }
 
 #[test]
-fn connections_of_a_removed_listener_are_closed_as_it_said_last() {
+fn connections_of_a_removed_listener_drain_by_its_last_policy() {
     let mut rig = Rig::with(&[Backend::echo()], |listener, _| {
         listener.drain = ListenerDrain { removed: Some(close(Duration::ZERO, Duration::ZERO)), shutdown: None };
     });
@@ -201,7 +201,7 @@ fn connections_of_a_removed_listener_are_closed_as_it_said_last() {
 }
 
 #[test]
-fn what_was_being_drained_goes_on_when_its_load_balancer_is_gone() {
+fn a_drain_continues_after_its_load_balancer_is_removed() {
     const AFTER: Duration = Duration::from_millis(500);
     let mut rig = rig(Backend::echo(), removed(close(AFTER, Duration::ZERO)));
     let clients = clients(&rig, 3);
@@ -217,7 +217,7 @@ fn what_was_being_drained_goes_on_when_its_load_balancer_is_gone() {
 }
 
 #[test]
-fn connections_of_who_stood_in_are_closed_when_those_that_are_preferred_serve_again() {
+fn connections_of_standby_endpoints_drain_after_a_failback() {
     let (first, spare) = (Backend::echo(), Backend::echo());
     let stands_in = |upstream: &mut UpstreamConfig| {
         stand_by(upstream, spare);
@@ -237,7 +237,7 @@ fn connections_of_who_stood_in_are_closed_when_those_that_are_preferred_serve_ag
 }
 
 #[test]
-fn at_shutdown_connections_are_closed_as_it_is_declared_then_not_as_when_they_were_accepted() {
+fn shutdown_uses_the_declared_policy_rather_than_that_of_the_accept() {
     for goes in [false, true] {
         let mut rig = Rig::with(&[Backend::echo()], |_, _| {});
         let clients = clients(&rig, 3);
@@ -257,7 +257,7 @@ fn at_shutdown_connections_are_closed_as_it_is_declared_then_not_as_when_they_we
 }
 
 #[test]
-fn a_failback_that_is_over_closes_nothing_of_who_is_not_ready_meanwhile() {
+fn a_finished_failback_closes_no_connections_of_unready_endpoints() {
     let (first, spare, other) = (Backend::echo(), Backend::echo(), Backend::echo());
     let of_spare = |address| {
         let mut endpoint = endpoint(address);

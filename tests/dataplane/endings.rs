@@ -38,7 +38,7 @@ fn a_reset_by_the_backend_resets_the_client() {
 }
 
 #[test]
-fn a_reset_after_a_half_close_is_no_clean_end_either() {
+fn a_reset_after_a_half_close_is_not_a_clean_end() {
     let backend = Backend::new();
     let rig = Rig::new(&[backend.address]);
     let (client, served) = rig.connect_to(&backend);
@@ -124,7 +124,7 @@ fn a_reset_is_noticed_while_neither_side_reads() {
 }
 
 #[test]
-fn a_client_found_broken_by_writing_to_it_is_not_forgotten_behind_a_stalled_backend() {
+fn a_broken_client_of_a_stalled_backend_is_closed() {
     let backend = Backend::new();
     let rig = Rig::new(&[backend.address]);
     let (client, mut served) = rig.connect_to(&backend);
@@ -138,7 +138,7 @@ fn a_client_found_broken_by_writing_to_it_is_not_forgotten_behind_a_stalled_back
 }
 
 #[test]
-fn a_half_closed_client_behind_a_stalled_backend_is_not_taken_for_broken() {
+fn a_half_closed_client_of_a_stalled_backend_is_not_considered_broken() {
     let backend = Backend::new();
     let rig = Rig::new(&[backend.address]);
     let (client, served) = rig.connect_to(&backend);
@@ -153,7 +153,7 @@ fn a_half_closed_client_behind_a_stalled_backend_is_not_taken_for_broken() {
 }
 
 #[test]
-fn the_last_words_of_a_backend_that_breaks_off_an_upload_reach_the_client() {
+fn an_error_response_during_an_upload_reaches_the_client() {
     let backend = Backend::new();
     let rig = Rig::new(&[backend.address]);
     for words in [&b"ERROR: too big"[..], &[b'e'; 200_000]] {
@@ -184,7 +184,7 @@ fn the_last_words_of_a_backend_that_breaks_off_an_upload_reach_the_client() {
 }
 
 #[test]
-fn what_a_backend_said_before_it_reset_reaches_a_client_that_reads_slowly() {
+fn data_before_a_backend_reset_reaches_a_slow_client() {
     const LENGTH: usize = 300_000;
     let backend = Backend::new();
     let rig = Rig::new(&[backend.address]);
@@ -219,7 +219,7 @@ fn an_answer_that_ends_early_arrives_although_the_client_goes_on_sending() {
 }
 
 #[test]
-fn what_was_sent_before_a_clean_end_arrives_at_a_slow_reader() {
+fn data_before_a_clean_end_reaches_a_slow_reader() {
     const LENGTH: usize = 1 << 20;
     let backend = Backend::new();
     let rig = Rig::new(&[backend.address]);
@@ -234,7 +234,7 @@ fn what_was_sent_before_a_clean_end_arrives_at_a_slow_reader() {
 }
 
 #[test]
-fn a_client_that_leaves_before_it_is_connected_is_accounted_for() {
+fn a_client_that_leaves_before_the_connect_is_recorded() {
     let backend = Backend::new();
     let rig = Rig::new(&[backend.address]);
     for _ in 0..50 {

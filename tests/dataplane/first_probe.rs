@@ -42,7 +42,7 @@ impl Checked {
 }
 
 #[test]
-fn they_are_served_as_soon_as_the_first_probe_passes() {
+fn waiting_clients_are_served_when_the_first_probe_passes() {
     let checked = Checked::new(&[Backend::echo()], |_, _| {});
     let early = [checked.rig.connect(), checked.rig.connect()];
     wait_until("they are there", || checked.rig.active() == 2);
@@ -51,7 +51,7 @@ fn they_are_served_as_soon_as_the_first_probe_passes() {
 }
 
 #[test]
-fn they_are_refused_as_soon_as_the_first_probe_fails_and_later_ones_at_once() {
+fn waiting_clients_are_refused_when_the_first_probe_fails() {
     let checked = Checked::new(&[Backend::echo()], |_, _| {});
     let early = checked.rig.connect();
     wait_until("it is there", || checked.rig.active() == 1);
@@ -62,7 +62,7 @@ fn they_are_refused_as_soon_as_the_first_probe_fails_and_later_ones_at_once() {
 }
 
 #[test]
-fn they_wait_no_longer_than_until_the_deadline_of_connecting() {
+fn waiting_clients_are_refused_at_the_connect_deadline() {
     let checked = Checked::new(&[Backend::echo()], |_, upstream| {
         upstream.connect.deadline = Duration::from_millis(100);
     });
@@ -73,7 +73,7 @@ fn they_wait_no_longer_than_until_the_deadline_of_connecting() {
 }
 
 #[test]
-fn those_that_have_left_meanwhile_are_not_connected() {
+fn clients_that_left_before_the_first_probe_ended_are_not_connected() {
     let backend = Backend::echo();
     let checked = Checked::new(&[backend], |_, _| {});
     let (stays, mut leaves, resets) = (checked.rig.connect(), checked.rig.connect(), checked.rig.connect());
@@ -88,7 +88,7 @@ fn those_that_have_left_meanwhile_are_not_connected() {
 }
 
 #[test]
-fn their_tls_is_ended_meanwhile() {
+fn tls_handshakes_run_during_the_first_probe() {
     let authority = Authority::new();
     let certificate = authority.certificate_for(&["db.example"]);
     let checked = Checked::new(&[Backend::echo()], |listener, _| listener.tls = tls::tls(&certificate));
@@ -99,7 +99,7 @@ fn their_tls_is_ended_meanwhile() {
 }
 
 #[test]
-fn they_do_not_make_another_priority_serve() {
+fn waiting_clients_do_not_activate_another_priority() {
     let (first, spare) = (Backend::echo(), Backend::echo());
     let checked = Checked::new(&[first, spare], |_, upstream| {
         stand_by(upstream, spare);
@@ -115,7 +115,7 @@ fn they_do_not_make_another_priority_serve() {
 }
 
 #[test]
-fn another_priority_serves_them_if_the_first_cannot() {
+fn another_priority_serves_waiting_clients_if_the_first_cannot() {
     let (first, spare) = (Backend::echo(), Backend::echo());
     let checked = Checked::new(&[first, spare], |_, upstream| stand_by(upstream, spare));
     let early = checked.rig.connect();

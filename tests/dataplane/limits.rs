@@ -191,7 +191,7 @@ fn listening_sockets_have_no_more_than_half_of_the_descriptors() {
 }
 
 #[test]
-fn clients_get_no_descriptor_that_is_kept_spare() {
+fn clients_do_not_use_spare_descriptors() {
     let size = Size { spare_from: 0, ..Size::default() };
     let rig = Rig::sized(size, &[greeter()], |_, _| {});
     assert!(!greeted_or_reset(&rig.connect()));
@@ -199,7 +199,7 @@ fn clients_get_no_descriptor_that_is_kept_spare() {
 }
 
 #[test]
-fn who_is_not_allowed_is_reset_and_costs_neither_a_dial_nor_a_place() {
+fn refused_clients_are_reset_without_a_dial_or_a_place() {
     let backend = greeter();
     let mut rig = Rig::with(&[backend], |listener, _| {
         listener.access.allow = networks(&["127.0.2.0/24", "127.0.3.7/32"]);

@@ -87,7 +87,7 @@ fn echoed(config: &Arc<ClientConfig>, rig: &Rig) -> io::Result<HandshakeKind> {
 const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
 
 #[test]
-fn only_clients_with_a_certificate_of_the_authority_get_through() {
+fn only_clients_with_a_certificate_of_the_authority_are_served() {
     let (authority, other) = (Authority::new(), Authority::new());
     let presented = authority.issue("db.example");
     let rig = Rig::with(&[Backend::echo()], |listener, _| {
@@ -137,7 +137,7 @@ fn where_certificates_are_optional_a_wrong_one_is_still_refused() {
 }
 
 #[test]
-fn whoever_is_revoked_cannot_resume_a_session_from_before() {
+fn revoked_clients_cannot_resume_earlier_sessions() {
     let (authority, other) = (Authority::new(), Authority::new());
     let presented = authority.issue("db.example");
     let (alice, bob, carol) = (authority.issue("alice"), authority.issue("bob"), other.issue("carol"));
@@ -164,7 +164,7 @@ fn whoever_is_revoked_cannot_resume_a_session_from_before() {
 }
 
 #[test]
-fn of_an_issuer_whose_list_comes_in_parts_each_part_counts() {
+fn all_partial_lists_of_an_issuer_apply() {
     let authority = Authority::new();
     let presented = authority.issue("db.example");
     let part = |number: u8| CrlDistributionPoint { uris: vec![format!("http://crl.example/{number}")] };
@@ -186,7 +186,7 @@ fn of_an_issuer_whose_list_comes_in_parts_each_part_counts() {
 }
 
 #[test]
-fn a_whole_list_is_in_place_of_older_parts_and_newer_parts_count_before_it() {
+fn complete_lists_replace_older_deltas_and_newer_deltas_take_precedence() {
     let authority = Authority::new();
     let presented = authority.issue("db.example");
     let part = || CrlDistributionPoint { uris: vec!["http://crl.example/1".to_owned()] };
@@ -219,7 +219,7 @@ fn issue_until(end: SystemTime, name: &str, authority: &Authority) -> Issued {
 }
 
 #[test]
-fn whose_certificate_has_expired_cannot_resume_a_session_from_before() {
+fn clients_with_expired_certificates_cannot_resume_earlier_sessions() {
     let authority = Authority::new();
     let presented = authority.issue("db.example");
     let end = SystemTime::now() + Duration::from_secs(10);

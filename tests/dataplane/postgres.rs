@@ -90,7 +90,7 @@ fn is_echoing(stream: &mut (impl Read + Write)) {
 }
 
 #[test]
-fn a_backend_without_tls_is_no_silent_end() {
+fn a_backend_without_tls_gives_an_error_response() {
     let authority = Authority::new();
     let certificate = authority.certificate_for(&["db.example"]);
     let declines = Backend::serving(|mut stream| {
@@ -106,7 +106,7 @@ fn a_backend_without_tls_is_no_silent_end() {
 }
 
 #[test]
-fn whoever_does_not_ask_properly_is_refused() {
+fn malformed_startup_requests_are_refused() {
     let authority = Authority::new();
     let certificate = authority.certificate_for(&["db.example"]);
     let backend = Backend::new();
@@ -131,7 +131,7 @@ fn whoever_does_not_ask_properly_is_refused() {
 }
 
 #[test]
-fn a_flood_of_requests_to_cancel_keeps_out_nobody_elses() {
+fn a_flood_of_cancel_requests_does_not_block_others() {
     let certificate = Authority::new().certificate_for(&["db.example"]);
     // These servers accept requests, and do not end the connection as PostgreSQL does.
     let silent = || Backend::serving(|mut stream| drop(std::io::copy(&mut stream, &mut std::io::sink())));

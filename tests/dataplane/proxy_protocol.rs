@@ -81,7 +81,7 @@ fn a_header_may_come_in_pieces_of_any_size() {
 }
 
 #[test]
-fn who_is_let_in_by_mode_and_trust_and_what_comes_first() {
+fn mode_trust_and_first_bytes_decide_on_admission() {
     #[derive(Debug)]
     enum Outcome {
         Served,
@@ -214,7 +214,7 @@ fn a_trusted_peer_cannot_pass_on_the_header_that_its_client_sends() {
 }
 
 #[test]
-fn backends_are_told_who_the_client_is_and_where_it_connected_to() {
+fn headers_to_backends_have_the_client_and_the_destination() {
     for (version, length) in [(ProxyVersion::V1, None), (ProxyVersion::V2, Some(28))] {
         let backend = Backend::new();
         let rig = Rig::with(&[backend.address], |_, upstream| backend_of(upstream).proxy_protocol = Some(version));
@@ -233,7 +233,7 @@ fn backends_are_told_who_the_client_is_and_where_it_connected_to() {
 }
 
 #[test]
-fn whatever_a_client_sends_comes_behind_the_header() {
+fn client_data_follows_the_header() {
     const LENGTH: usize = 3 << 20;
     // With copies, and with pipes.
     for pipes in [0, 16] {
@@ -250,7 +250,7 @@ fn whatever_a_client_sends_comes_behind_the_header() {
 }
 
 #[test]
-fn what_a_trusted_peer_announced_is_what_backends_are_told() {
+fn backends_get_the_client_address_from_a_trusted_peer() {
     let backend = Backend::new();
     let rig = Rig::with(&[backend.address], |listener, upstream| {
         listener.proxy_protocol = Some(trusting(ProxyMode::Required));

@@ -77,7 +77,7 @@ impl Drop for Clients {
 }
 
 #[test]
-fn an_endpoint_that_joins_gets_its_share_of_the_connections_that_there_are() {
+fn a_joining_endpoint_gets_its_share_of_the_open_connections() {
     for algorithm in [Algorithm::LeastConnections, Algorithm::RoundRobin] {
         let backends: [SocketAddr; 3] = std::array::from_fn(|_| Backend::echo());
         let mut rig = rig(&backends, SHARE_OF_TEN_PERCENT_MORE, algorithm);
@@ -137,7 +137,7 @@ fn young_connections_stay() {
 }
 
 #[test]
-fn connections_that_wait_for_an_endpoint_that_does_not_answer_are_no_reason_to_close_what_it_has() {
+fn pending_connections_to_a_silent_endpoint_close_no_open_ones() {
     let (listening, address) = dead_address();
     // The kernel answers this many connections and drops the others, since none is accepted.
     const ANSWERED: usize = 10;

@@ -188,7 +188,7 @@ fn piece(most: usize) -> usize {
 }
 
 #[test]
-fn a_client_that_has_said_everything_still_gets_the_whole_answer() {
+fn a_half_closed_client_still_receives_the_whole_answer() {
     let backend = Backend::new();
     let rig = Rig::new(&[backend.address]);
     let (client, served) = rig.connect_to(&backend);
@@ -203,7 +203,7 @@ fn a_client_that_has_said_everything_still_gets_the_whole_answer() {
 }
 
 #[test]
-fn a_backend_that_has_said_everything_still_gets_all_that_the_client_sends() {
+fn a_half_closed_backend_still_receives_client_data() {
     let backend = Backend::new();
     let rig = Rig::new(&[backend.address]);
     let (client, served) = rig.connect_to(&backend);
@@ -218,7 +218,7 @@ fn a_backend_that_has_said_everything_still_gets_all_that_the_client_sends() {
 }
 
 #[test]
-fn one_that_saturates_its_worker_leaves_the_others_their_turn() {
+fn a_saturating_connection_does_not_starve_others() {
     let echo = Backend::echo();
     let rig = Rig::sized(Size { workers: 1, ..Size::default() }, &[echo], |_, _| {});
     let address = rig.address();

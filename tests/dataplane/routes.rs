@@ -41,7 +41,7 @@ fn encrypted_hello_config(public_name: &str) -> EchConfigListBytes<'static> {
 }
 
 #[test]
-fn of_an_encrypted_hello_the_outer_name_leads_the_way() {
+fn an_encrypted_client_hello_is_routed_by_its_outer_name() {
     let authority = Authority::new();
     let (outer, inner) = (Backend::new(), Backend::new());
     let to = |name: &str, backend| route(&[name], TlsMode::Passthrough, Some(&[backend]));
@@ -152,7 +152,7 @@ fn reached_name(rig: &Rig, config: &Arc<ClientConfig>, name: &str) -> String {
 }
 
 #[test]
-fn the_server_name_decides_and_what_is_passed_through_ends_at_the_backend() {
+fn the_server_name_selects_the_route_and_passthrough_tls_ends_at_the_backend() {
     use TlsMode::{Passthrough, Terminate};
     let authority = Authority::new();
     let ours = authority.certificate_for(&["terminated.example", "*.wild.example"]);
@@ -196,7 +196,7 @@ fn the_server_name_decides_and_what_is_passed_through_ends_at_the_backend() {
 }
 
 #[test]
-fn a_client_that_no_route_is_for_is_told_so() {
+fn a_client_without_a_matching_route_gets_an_alert() {
     let authority = Authority::new();
     let certificate = authority.certificate_for(&["db.example"]);
     let backend = ("db", says_over_tls("db", &certificate));
@@ -281,7 +281,7 @@ fn a_route_without_a_usable_endpoint_refuses_and_the_others_serve() {
 }
 
 #[test]
-fn what_is_passed_through_arrives_whole_both_ways() {
+fn passthrough_data_arrives_completely_in_both_directions() {
     const LENGTH: usize = 3 << 20;
     let authority = Authority::new();
     let certificate = authority.certificate_for(&["db.example"]);

@@ -282,7 +282,7 @@ fn is_cut_off(smuggled: &Smuggled, ours: &[u8]) {
 }
 
 #[test]
-fn a_second_header_never_reaches_a_backend_that_believes_ours() {
+fn a_second_header_never_reaches_a_backend_that_expects_one() {
     for version in [ProxyVersion::V1, ProxyVersion::V2] {
         let smuggled = Smuggled::new(ProxyMode::Required, version, None);
         let mut refused = 0;

@@ -130,7 +130,7 @@ fn snapshot_of(keys: &[ObjectKey], bind: SocketAddr, owner: &ObjectKey, backend:
 }
 
 /// Connects clients continuously while `change` runs; none of them may fail.
-fn nobody_is_refused_during(address: SocketAddr, change: impl FnOnce()) -> u64 {
+fn assert_no_client_refused_during(address: SocketAddr, change: impl FnOnce()) -> u64 {
     let (over, connected) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
         for _ in 0..2 {
@@ -158,11 +158,11 @@ impl Drop for Finished<'_> {
 }
 
 #[test]
-fn an_address_that_moves_to_another_load_balancer_and_back_refuses_nobody() {
+fn moving_an_address_between_load_balancers_refuses_no_client() {
     let (echo, keys) = (Backend::echo(), [ObjectKey::new("shop", "one"), ObjectKey::new("shop", "two")]);
     let bind = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let mut rig = Rig::start(Size::default(), snapshot_of(&keys, bind, &keys[0], echo));
-    let connected = nobody_is_refused_during(bind, || {
+    let connected = assert_no_client_refused_during(bind, || {
         for turn in 0..200 {
             rig.publish(|snapshot| {
                 let generation = snapshot.generation;
@@ -178,7 +178,7 @@ fn an_address_that_moves_to_another_load_balancer_and_back_refuses_nobody() {
 }
 
 #[test]
-fn an_address_that_becomes_a_wider_or_a_narrower_one_refuses_nobody() {
+fn widening_or_narrowing_an_address_refuses_no_client() {
     let (echo, keys) = (Backend::echo(), [ObjectKey::new("shop", "one")]);
     let key = ListenerKey { object: keys[0].clone(), port: 1 };
     for round in 0..20 {
@@ -187,7 +187,7 @@ fn an_address_that_becomes_a_wider_or_a_narrower_one_refuses_nobody() {
         let wide = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
         let turns = if round % 2 == 0 { [narrow, wide, narrow, wide] } else { [wide, narrow, wide, narrow] };
         let mut rig = Rig::start(Size::default(), snapshot_of(&keys, turns[0], &keys[0], echo));
-        let connected = nobody_is_refused_during(narrow, || {
+        let connected = assert_no_client_refused_during(narrow, || {
             for bind in turns {
                 rig.publish(|snapshot| {
                     let generation = snapshot.generation;
@@ -202,7 +202,7 @@ fn an_address_that_becomes_a_wider_or_a_narrower_one_refuses_nobody() {
 }
 
 #[test]
-fn a_process_that_takes_over_with_wider_or_narrower_addresses_refuses_nobody() {
+fn a_takeover_with_wider_or_narrower_addresses_refuses_no_client() {
     let (echo, keys) = (Backend::echo(), [ObjectKey::new("shop", "one")]);
     for round in 0..20 {
         let port = free_port();
@@ -211,7 +211,7 @@ fn a_process_that_takes_over_with_wider_or_narrower_addresses_refuses_nobody() {
         let (before, after) = if round % 2 == 0 { (narrow, wide) } else { (wide, narrow) };
         let old = Rig::start(Size::default(), snapshot_of(&keys, before, &keys[0], echo));
         let mut new = None;
-        let connected = nobody_is_refused_during(narrow, || {
+        let connected = assert_no_client_refused_during(narrow, || {
             let size = Size { workers: 3, ..Size::default() };
             new = Some(old.taken_over(size, snapshot_of(&keys, after, &keys[0], echo)));
             is_echoed(connect(narrow));

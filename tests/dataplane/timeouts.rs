@@ -13,7 +13,7 @@ use crate::rig::*;
 const SHORT: Duration = Duration::from_millis(600);
 
 #[test]
-fn silence_in_both_directions_ends_a_connection_by_a_reset_of_both_sides() {
+fn an_idle_connection_is_reset_on_both_sides() {
     let backend = Backend::new();
     let rig = Rig::with(&[backend.address], |listener, _| listener.timeouts.idle = Some(SHORT));
     let started = Instant::now();
@@ -26,7 +26,7 @@ fn silence_in_both_directions_ends_a_connection_by_a_reset_of_both_sides() {
 }
 
 #[test]
-fn a_half_that_remains_is_ended_when_it_is_silent() {
+fn an_idle_half_closed_connection_times_out() {
     let backend = Backend::new();
     let rig = Rig::with(&[backend.address], |listener, _| listener.timeouts.half_closed = Some(SHORT));
     for client_first in [true, false] {

@@ -132,7 +132,7 @@ pub fn end(mut client: Client) {
 }
 
 #[test]
-fn a_changed_certificate_is_used_by_the_next_handshake_and_disturbs_nobody() {
+fn a_changed_certificate_is_used_by_the_next_handshake_only() {
     let authority = Authority::new();
     let (old, new) = (authority.certificate("db.example"), authority.certificate("db.example"));
     let mut rig = Rig::with(&[Backend::echo()], |listener, _| listener.tls = tls(&old));
@@ -219,7 +219,7 @@ fn half_closes_are_kept_over_tls() {
 }
 
 #[test]
-fn a_client_that_leaves_without_close_notify_has_sent_what_it_sent_and_is_no_clean_end() {
+fn an_end_without_close_notify_delivers_the_data_and_is_not_clean() {
     const LENGTH: usize = 1 << 20;
     let authority = Authority::new();
     let certificate = authority.certificate("db.example");
@@ -257,7 +257,7 @@ fn a_backend_that_resets_is_no_clean_end_for_a_tls_client() {
 }
 
 #[test]
-fn clients_that_stall_their_handshakes_keep_nobody_waiting() {
+fn stalled_handshakes_delay_no_other_client() {
     let authority = Authority::new();
     let certificate = authority.certificate("db.example");
     let size = Size { workers: 1, ..Size::default() };
@@ -305,7 +305,7 @@ fn a_handshake_has_a_deadline() {
 }
 
 #[test]
-fn what_is_no_handshake_is_refused() {
+fn clients_without_a_tls_handshake_are_refused() {
     let authority = Authority::new();
     let certificate = authority.certificate("db.example");
     let backend = Backend::new();
@@ -365,7 +365,7 @@ fn the_log_says_why_a_handshake_failed() {
 }
 
 #[test]
-fn who_is_not_allowed_costs_no_handshake() {
+fn refused_clients_cost_no_handshake() {
     let authority = Authority::new();
     let certificate = authority.certificate("db.example");
     let rig = Rig::with(&[Backend::echo()], |listener, _| {

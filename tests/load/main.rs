@@ -30,7 +30,7 @@ macro_rules! figure {
 }
 
 #[test]
-fn a_backend_that_dies_and_comes_back_is_noticed_only_by_those_who_were_talking_to_it() {
+fn a_restarted_backend_affects_only_its_own_connections() {
     const TOTAL: u32 = 100_000;
     const CONCURRENCY: usize = 200;
     let _alone = alone();

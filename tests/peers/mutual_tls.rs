@@ -103,7 +103,7 @@ fn openssl_gets_through_with_a_certificate_that_is_not_revoked() {
 }
 
 #[test]
-fn an_openssl_server_is_shown_a_certificate_and_has_to_have_the_right_name() {
+fn an_openssl_server_gets_a_certificate_and_its_name_is_verified() {
     needs!("openssl");
     let files = Files::new();
     for name in ["back.example.test", "other.example.test", "tcplb"] {

@@ -11,7 +11,7 @@ fn connected(address: SocketAddr) -> Client {
 }
 
 #[test]
-fn what_is_drained_is_told_until_it_comes_back() {
+fn drains_are_shown_until_the_endpoint_returns() {
     const DRAIN: &str = "drain: {endpointRemoved: {policy: Close, after: 1h, spread: 1s}}";
     let (one, other) = (EchoServer::start(None), EchoServer::start(None));
     let (folder, address) = (Folder::new(), free_address());
@@ -40,7 +40,7 @@ fn what_is_drained_is_told_until_it_comes_back() {
 }
 
 #[test]
-fn a_manifest_that_is_deleted_takes_its_way_of_draining_with_it() {
+fn a_deleted_manifest_drains_by_its_last_policy() {
     let (server, folder, address) = (EchoServer::start(None), Folder::new(), free_address());
     let drain = "drain: {listenerRemoved: {policy: Close, after: 0s}}";
     folder.write("shop.yaml", &manifest("shop", address.port(), &[server.address], drain));

@@ -154,7 +154,7 @@ fn the_locality_example_prefers_its_zone() {
 }
 
 #[test]
-fn the_example_of_a_spare_site_stays_where_it_has_gone() {
+fn the_spare_site_example_does_not_fail_back() {
     let (mut backends, folder, address) = (Backends::start(), Folder::new(), free_address());
     let text = fs::read_to_string(Path::new(FOLDER).join("spare-site.yaml")).unwrap();
     let text = backends.instead(&text, (4000, address.port()));

@@ -129,7 +129,7 @@ fn full_pipe() -> (std::io::PipeReader, std::io::PipeWriter) {
 }
 
 #[test]
-fn a_second_signal_ends_the_process_though_nobody_reads_its_outputs() {
+fn a_second_signal_ends_the_process_with_unread_outputs() {
     for (blocked_output, blocked_log) in [(true, false), (false, true), (true, true)] {
         let (server, folder) = (EchoServer::start(None), Folder::new());
         let [address, admin] = std::array::from_fn(|_| free_address());
@@ -167,7 +167,7 @@ fn a_second_signal_ends_the_process_though_nobody_reads_its_outputs() {
 }
 
 #[test]
-fn a_process_that_cannot_start_ends_though_nobody_reads_its_log() {
+fn a_process_that_cannot_start_ends_with_an_unread_log() {
     for format in ["text", "json"] {
         let (_reader, writer) = full_pipe();
         let mut command = program();
@@ -183,7 +183,7 @@ fn a_process_that_cannot_start_ends_though_nobody_reads_its_log() {
 }
 
 #[test]
-fn nobody_reading_the_log_stops_nothing() {
+fn an_unread_log_stops_nothing() {
     for errors in ["/dev/full", "closed"] {
         let (server, folder) = (EchoServer::start(None), Folder::new());
         let [first, second, admin] = std::array::from_fn(|_| free_address());
@@ -249,7 +249,7 @@ fn a_named_pipe_in_a_folder_is_not_waited_for() {
 }
 
 #[test]
-fn connections_to_the_admin_pages_that_somebody_holds_keep_nobody_else_out() {
+fn held_admin_connections_do_not_exclude_other_clients() {
     let (server, address) = (EchoServer::start(None), free_address());
     let tcplb =
         Tcplb::standalone(&["--listen", &address.to_string(), "--backend", &server.address.to_string()]).ready();

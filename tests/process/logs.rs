@@ -15,7 +15,7 @@ fn pairs(line: &str) -> BTreeMap<&str, &str> {
 }
 
 #[test]
-fn an_access_log_line_tells_who_where_how_much_and_why() {
+fn access_log_lines_have_client_endpoint_bytes_and_reason() {
     let (server, address) = (EchoServer::start(None), free_address());
     let (listen, backend) = (address.to_string(), server.address.to_string());
     let mut tcplb = Tcplb::standalone(&["--listen", &listen, "--backend", &backend]).ready();

@@ -365,7 +365,7 @@ fn an_expired_certificate_is_served_with_a_warning() {
 }
 
 #[test]
-fn a_port_in_use_is_said_and_taken_when_it_is_free() {
+fn a_port_in_use_is_reported_and_bound_when_free() {
     let (backend, folder, good) = (EchoServer::start(None), Folder::new(), free_address());
     let held = TcpListener::bind(free_address()).unwrap();
     let taken = held.local_addr().unwrap();
@@ -391,7 +391,7 @@ fn a_port_in_use_is_said_and_taken_when_it_is_free() {
 }
 
 #[test]
-fn an_address_of_another_host_is_said() {
+fn an_address_of_another_host_is_reported() {
     let (backend, folder) = (EchoServer::start(None), Folder::new());
     let text = manifest("bad", free_address().port(), &[backend.address], "")
         .replace("address: 127.0.0.1", "address: 192.0.2.1");
@@ -404,7 +404,7 @@ fn an_address_of_another_host_is_said() {
 }
 
 #[test]
-fn a_port_without_permission_is_said() {
+fn a_port_without_permission_is_reported() {
     const PORT: u16 = 971;
     let first_free: u16 = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start")
         .ok()
@@ -440,7 +440,7 @@ pub fn without_capability(names: &str) -> Command {
 }
 
 #[test]
-fn of_very_many_mistakes_in_one_object_the_first_are_told() {
+fn the_first_of_very_many_mistakes_are_reported() {
     let folder = Folder::new();
     let (server, good) = (EchoServer::start(None), free_address());
     folder.write("good.yaml", &manifest("good", good.port(), &[server.address], ""));

@@ -79,7 +79,7 @@ fn the_demo_says_which_of_its_ports_is_in_use_and_how_to_choose_another() {
 }
 
 #[test]
-fn a_test_backend_says_its_name_and_greeting_waits_and_echoes() {
+fn a_test_backend_sends_name_and_greeting_then_echoes() {
     let address = free_address();
     let mut command = program();
     command.args(["backend", "--listen", &address.to_string(), "--name", "blue", "--greeting", "220 ready"]);
@@ -182,7 +182,7 @@ fn a_converted_golb_configuration_passes_the_check_and_runs() {
 }
 
 #[test]
-fn what_golb_has_and_this_has_not_is_a_warning_and_what_is_wrong_an_error() {
+fn unsupported_golb_settings_are_warnings_and_invalid_ones_errors() {
     let folder = Folder::new();
     let file = folder.write("config.json", r#"{"listen_addr": ":4000", "servers": [{"address": "127.0.0.1:1"}]}"#);
     let (code, manifest, warnings) = run(&["convert", "golb", &file]);

@@ -23,7 +23,7 @@ fn moved(from: SocketAddr, to: SocketAddr) {
 }
 
 #[test]
-fn a_file_is_read_again_when_it_is_replaced_written_in_place_or_touched_by_a_hangup() {
+fn a_file_is_read_again_after_replacement_writing_or_a_hangup() {
     let (server, folder) = (EchoServer::start(None), Folder::new());
     let ports: [SocketAddr; 4] = std::array::from_fn(|_| free_address());
     let file = folder.write("shop.yaml", &shop(ports[0], server.address));
@@ -151,7 +151,7 @@ fn an_object_that_becomes_wrong_keeps_serving_says_so_and_recovers() {
 }
 
 #[test]
-fn after_a_restart_what_is_wrong_is_not_served() {
+fn invalid_objects_are_not_served_after_a_restart() {
     let (server, folder) = (EchoServer::start(None), Folder::new());
     let (address, other) = (free_address(), free_address());
     let file = folder.write("shop.yaml", &shop(address, server.address));
@@ -374,7 +374,7 @@ fn a_folder_that_is_replaced_as_a_whole_is_followed() {
 }
 
 #[test]
-fn an_address_that_changes_hands_refuses_nobody() {
+fn moving_an_address_to_another_object_refuses_no_client() {
     let servers = [EchoServer::start(None), EchoServer::start(None)];
     let [one, two] = servers.each_ref().map(|server| server.address);
     let (folder, address, other) = (Folder::new(), free_address(), free_address());

@@ -35,7 +35,7 @@ fn ends(output: &str, reason: &str) -> usize {
 }
 
 #[test]
-fn load_balancers_in_front_learn_of_it_first_then_accepting_ends_then_connections_drain() {
+fn shutdown_turns_unready_then_stops_accepting_then_drains() {
     let (mut tcplb, address, _server, _folder) = start("drain: {shutdown: {after: 1h}}", &["--shutdown-delay", "3s"]);
     let mut open = connected(address);
     tcplb.signal("TERM");
@@ -134,7 +134,7 @@ fn the_process_caps_the_drain() {
 }
 
 #[test]
-fn what_is_to_be_kept_stays_for_as_long_as_the_process_may_drain() {
+fn connections_without_a_policy_stay_until_the_drain_deadline() {
     let (mut tcplb, address, ..) = start("drain: {shutdown: {policy: Keep}}", &["--max-drain", "1500ms"]);
     let _open: Vec<_> = (0..4).map(|_| connected(address)).collect();
     let begun = Instant::now();

@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_start_costs_cancels_out() {
+    fn the_cost_of_a_start_cancels_out() {
         let tally = |pairs: &[(&str, u64)]| pairs.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
         let once = tally(&[("execve", 1), ("read", 130), ("write", 100), ("futex", 3)]);
         let twice = tally(&[("execve", 1), ("read", 230), ("write", 200), ("futex", 4)]);

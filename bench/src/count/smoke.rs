@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_costs_more_than_the_tolerance_is_named() {
+    fn costs_beyond_the_tolerance_are_named() {
         let expected = baseline(10_000.0, 23.0);
         assert!(baseline(10_900.0, 23.1).compare(&expected).is_empty());
         assert!(baseline(5_000.0, 20.0).compare(&expected).is_empty(), "better is not worse");

@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn calls_are_found_beside_errors_and_totals() {
+    fn calls_are_parsed_despite_errors_and_totals() {
         let text = "\
 % time     seconds  usecs/call     calls    errors syscall
 ------ ----------- ----------- --------- --------- ----------------

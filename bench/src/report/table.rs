@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_has_medians_their_spread_and_what_the_goal_is() {
+    fn a_row_has_medians_their_spread_and_the_goal() {
         let row = row(vec![entry("tcplb", 40.0, Some(0.8)), entry("nginx", 50.0, Some(1.0))]);
         let text = peer_comparison(&[&row]);
         assert_eq!(

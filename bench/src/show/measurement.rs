@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_figure_says_where_it_ought_to_be() {
+    fn a_measurement_outside_its_range_names_the_range() {
         let figure = |value: f64| Measurement::new("seconds", value, 19.0..=24.0);
         assert!(figure(19.0).is_kept() && figure(24.0).is_kept());
         assert!(!figure(18.9).is_kept() && !figure(24.1).is_kept() && !figure(f64::NAN).is_kept());

@@ -118,7 +118,7 @@ fn spec(port: u16) -> serde_json::Value {
 }
 
 #[tokio::test]
-async fn what_is_served_is_told_of_objects_that_the_api_server_knows() {
+async fn only_objects_of_the_api_server_are_reported() {
     let mut rig = Rig::start();
     let (open, taken) = (free_port(), std::net::TcpListener::bind("127.0.0.1:0").unwrap());
     let taken = taken.local_addr().map(|address| (address.port(), taken)).unwrap();
@@ -137,7 +137,7 @@ async fn what_is_served_is_told_of_objects_that_the_api_server_knows() {
 }
 
 #[tokio::test]
-async fn a_generation_is_told_only_when_it_is_applied_and_whole_only_when_nothing_was_refused() {
+async fn the_generation_is_reported_once_applied_and_as_whole_if_nothing_is_refused() {
     let mut rig = Rig::start();
     let (first, second) = (free_port(), free_port());
     rig.declare("a", Some(("uid", 1)), spec(first));
@@ -162,7 +162,7 @@ async fn a_generation_is_told_only_when_it_is_applied_and_whole_only_when_nothin
 }
 
 #[tokio::test]
-async fn one_who_waits_is_told_as_soon_as_something_changes() {
+async fn long_polls_are_answered_at_the_next_change() {
     let mut rig = Rig::start();
     rig.declare("a", Some(("uid", 1)), spec(free_port()));
     rig.apply().await;
@@ -186,7 +186,7 @@ async fn one_who_waits_is_told_as_soon_as_something_changes() {
 }
 
 #[tokio::test]
-async fn one_who_waits_is_let_go_after_a_while_and_when_the_pages_end() {
+async fn long_polls_end_at_their_timeout_and_at_shutdown() {
     let mut rig = Rig::start();
     rig.declare("a", Some(("uid", 1)), spec(free_port()));
     rig.apply().await;
@@ -202,7 +202,7 @@ async fn one_who_waits_is_let_go_after_a_while_and_when_the_pages_end() {
 }
 
 #[tokio::test]
-async fn the_latest_failure_of_a_backend_is_told() {
+async fn the_latest_failure_of_a_backend_is_reported() {
     let mut rig = Rig::start();
     rig.declare("a", Some(("uid", 1)), spec(free_port()));
     rig.apply().await;
@@ -215,7 +215,7 @@ async fn the_latest_failure_of_a_backend_is_told() {
 }
 
 #[tokio::test]
-async fn a_route_that_fails_over_is_told_though_another_one_does_not() {
+async fn a_failover_of_one_route_is_reported() {
     let mut rig = Rig::start();
     let listener = json!({
         "port": free_port(), "address": "127.0.0.1", "tls": {"mode": "Passthrough"}, "routes": [
@@ -244,7 +244,7 @@ async fn a_route_that_fails_over_is_told_though_another_one_does_not() {
 }
 
 #[tokio::test]
-async fn the_end_of_a_certificate_that_backends_are_shown_is_told() {
+async fn the_expiry_of_client_certificates_for_backends_is_reported() {
     let mut rig = Rig::start();
     let pair = cert::generate(&["proxy.example.com".to_owned()], Timestamp::now()).unwrap();
     let data = [("tls.crt", pair.certificate), ("tls.key", pair.key)];
@@ -264,7 +264,7 @@ async fn the_end_of_a_certificate_that_backends_are_shown_is_told() {
 }
 
 #[tokio::test]
-async fn connections_that_are_to_be_closed_are_counted_though_their_endpoint_is_gone() {
+async fn draining_connections_of_removed_endpoints_are_counted() {
     let mut rig = Rig::start();
     let (port, backend) = (free_port(), TcpListener::bind("127.0.0.1:0").await.unwrap());
     let declared = |addresses: &str| {
@@ -293,7 +293,7 @@ async fn connections_that_are_to_be_closed_are_counted_though_their_endpoint_is_
 }
 
 #[tokio::test]
-async fn a_process_that_does_not_know_its_place_tells_so_itself() {
+async fn a_process_without_a_known_locality_reports_it() {
     let mut rig = Rig::start();
     let mut spec = spec(free_port());
     spec["backends"] = json!([{"service": {"name": "db", "port": 1}}]);
@@ -306,7 +306,7 @@ async fn a_process_that_does_not_know_its_place_tells_so_itself() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_the_proxy_leaves_out_as_its_own_listener_is_told() {
+async fn an_endpoint_dropped_as_a_loop_is_reported() {
     let mut rig = Rig::start();
     let port = free_port();
     rig.declare("a", Some(("uid", 1)), spec(port));
@@ -330,7 +330,7 @@ async fn an_endpoint_that_the_proxy_leaves_out_as_its_own_listener_is_told() {
 }
 
 #[tokio::test]
-async fn who_sums_up_all_replicas_is_answered() {
+async fn the_aggregating_leader_gets_a_report() {
     let mut rig = Rig::start();
     rig.declare("a", Some(("uid", 1)), spec(free_port()));
     rig.apply().await;

@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn the_values_that_are_known_are_those_of_the_chart() {
+    fn the_known_values_are_those_of_the_chart() {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/tcplb/values.schema.json");
         let schema: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
         let names = |schema: &Value| schema["properties"].as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_chart_would_not_take_is_refused() {
+    fn values_that_the_chart_rejects_are_refused() {
         for (text, sentence) in [
             ("tenancy: {allowedServiceType: [NodePort]}", "tenancy.allowedServiceType: unknown field"),
             ("tenancy: {allowedServiceTypes: [ExternalName]}", "tenancy.allowedServiceTypes[0]: unknown variant"),

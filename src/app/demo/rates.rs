@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_steady_rate_is_shown_however_often_it_is_looked_at() {
+    async fn a_steady_rate_does_not_depend_on_the_sampling_interval() {
         for milliseconds in [1, 10, 500, 2_999, 3_001, 5_000, 60_000] {
             let (mut rates, mut accepted) = (Rates::since(sample(0)), 0);
             assert_eq!(rates.observe(sample(0)), Throughput::default(), "the first tick comes at once");
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_pause_does_not_distort_what_is_shown_after_it() {
+    async fn a_pause_does_not_distort_later_rates() {
         let mut rates = Rates::since(sample(0));
         advance(Duration::from_millis(500)).await;
         assert_eq!(rates.observe(sample(50)).accepted, 100.0);

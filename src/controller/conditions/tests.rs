@@ -194,7 +194,7 @@ fn said(conditions: &[Condition], type_: &str) -> (String, String) {
 }
 
 #[test]
-fn all_is_well() {
+fn a_served_object_has_good_conditions() {
     let status = Case::default().status();
     let conditions: Vec<String> = status
         .conditions
@@ -251,7 +251,7 @@ fn a_refused_declaration_names_the_last_fully_applied_generation() {
 }
 
 #[test]
-fn references_are_told_apart_from_the_rest() {
+fn problems_of_references_are_separate_from_others() {
     for (reason, expected) in
         [(Reason::RefNotFound, "False/RefNotFound"), (Reason::InvalidCertificateRef, "False/InvalidCertificateRef")]
     {
@@ -648,7 +648,7 @@ fn objects_of_other_classes_and_placements_get_no_status() {
 }
 
 #[test]
-fn one_that_could_never_be_read_says_so() {
+fn an_object_that_was_never_readable_is_reported() {
     let problems = vec![problem(Severity::Refused, Reason::Invalid, "", "spec.listeners: missing; it is not served")];
     let nothing = || Some(Served { listeners: BTreeMap::new(), backends: BTreeMap::new(), ..served() });
     let case = Case { spec: None, service: None, problems, served: vec![("a", nothing())], ..Case::default() };

@@ -130,7 +130,7 @@ fn json_is_read_from_files_called_so() {
 }
 
 #[test]
-fn what_is_not_yaml_is_told_with_its_place() {
+fn invalid_yaml_is_reported_with_its_position() {
     for (text, words) in [
         ("a: [1\n", "unclosed bracket '[' at line 1, column 4"),
         ("a: 1\n b: 2\n", "at line 2, column 3"),
@@ -145,7 +145,7 @@ fn what_is_not_yaml_is_told_with_its_place() {
 }
 
 #[test]
-fn documents_of_which_nobody_can_say_what_they_are_get_a_sentence() {
+fn documents_of_unknown_kind_get_a_message() {
     for (text, words) in [
         ("just text", "is not a Kubernetes object: start it with `apiVersion: tcplb.io/v1alpha1`"),
         ("[1, 2]", "is not a Kubernetes object"),
@@ -182,7 +182,7 @@ fn documents_of_which_nobody_can_say_what_they_are_get_a_sentence() {
 }
 
 #[test]
-fn objects_of_other_groups_are_none_of_our_business() {
+fn objects_of_other_groups_are_ignored() {
     for text in [
         "{apiVersion: serving.knative.dev/v1, kind: Service}",
         "{apiVersion: example.com/v1, kind: TcpLoadBalancer}",
@@ -270,7 +270,7 @@ stringData: {tls.key: new}
 }
 
 #[test]
-fn what_is_said_about_a_secret_gives_none_of_it_away() {
+fn messages_about_a_secret_do_not_quote_it() {
     for (fields, words) in [
         ("data: {tls.key: hunter2!}", "data.tls.key: is not base64: encode it"),
         ("stringData: {password: 4711}", "stringData.password: must be text: write it with quotes"),
@@ -301,7 +301,7 @@ fn a_service_or_slice_that_cannot_be_read_names_the_field() {
 }
 
 #[test]
-fn a_mistyped_field_of_a_kubernetes_object_is_remarked_upon_and_costs_nothing_else() {
+fn a_mistyped_field_of_a_kubernetes_object_is_only_a_warning() {
     let documents = read(
         "
 {apiVersion: v1, kind: Service, metadata: {name: a, creationTimestamp: null}, spec: {ports: [{port: 1, protcol: UDP}]}, status: {loadBalancer: {}}}
@@ -327,7 +327,7 @@ fn a_mistyped_field_of_a_kubernetes_object_is_remarked_upon_and_costs_nothing_el
 }
 
 #[test]
-fn a_broken_document_takes_none_of_the_others_with_it() {
+fn a_broken_document_does_not_affect_others() {
     let service = |name: &str| format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\n");
     for (broken, words) in [
         ("kind: [\n", "unclosed bracket '[' at line 5, column 7"),
@@ -364,7 +364,7 @@ fn only_a_line_of_its_own_separates_documents() {
 
 proptest! {
     #[test]
-    fn no_text_brings_the_reader_down(text in "\\PC{0,80}", mangled in 0..LOAD_BALANCER.len(), with in "[-\\[\\]{}:,&*!|>'\"%@ \t\n#?0a]{0,3}") {
+    fn no_text_makes_the_reader_panic(text in "\\PC{0,80}", mangled in 0..LOAD_BALANCER.len(), with in "[-\\[\\]{}:,&*!|>'\"%@ \t\n#?0a]{0,3}") {
         let _ = Documents::read(Path::new("a.yaml"), &text, "default");
         let _ = Documents::read(Path::new("a.json"), &text, "default");
         let mut near = LOAD_BALANCER.to_owned();
@@ -408,7 +408,7 @@ fn reading_many_documents_costs_as_much_as_their_text() {
 }
 
 #[test]
-fn what_is_said_of_a_file_is_bounded() {
+fn messages_about_a_file_are_bounded() {
     let size = |documents: &Documents| -> usize {
         let objects = told(documents).into_iter().map(|(name, problems)| name.len() + problems.concat().len());
         messages(&documents.problems).concat().len()
@@ -438,7 +438,7 @@ fn what_is_said_of_a_file_is_bounded() {
 }
 
 #[test]
-fn a_file_has_so_many_objects_at_most() {
+fn the_number_of_objects_in_a_file_is_limited() {
     let text = "{\"kind\": \"Service\", \"apiVersion\": \"v1\", \"metadata\": {\"name\": \"a\"}}\n".repeat(10_001);
     let documents = Documents::read(Path::new("a.json"), &text, "default");
     assert_eq!(documents.objects.len(), 10_000);
@@ -474,7 +474,7 @@ fn a_number_that_is_octal_for_kubectl_is_refused() {
 }
 
 #[test]
-fn a_list_that_is_not_read_is_no_object_of_another_kind() {
+fn an_unsupported_list_is_not_counted_as_another_kind() {
     let object = "{apiVersion: tcplb.io/v1alpha1, kind: TcpLoadBalancer, metadata: {name: a}, spec: {}}";
     for list in [
         format!("{{apiVersion: v1, kind: list, items: [{object}]}}"),

@@ -19,7 +19,7 @@ fn set(paths: &[&str]) -> BTreeSet<PathBuf> {
 }
 
 #[test]
-fn what_is_watched_are_the_folders_of_all_that_leads_to_a_file() {
+fn all_folders_on_the_way_to_a_file_are_watched() {
     use FileType::{File, Folder};
     for (what, paths, there, entries, watched) in [
         ("a file", &["/e/a.yaml"][..], &[("/e", Folder), ("/e/a.yaml", File)][..], &["/e/a.yaml"][..], &["/e"][..]),
@@ -63,7 +63,7 @@ fn what_is_watched_are_the_folders_of_all_that_leads_to_a_file() {
 }
 
 #[test]
-fn only_events_that_matter_are_told() {
+fn only_relevant_events_are_reported() {
     let interest = interest(&["/e", "/f/a.txt"], &[("/e", FileType::Folder), ("/f", FileType::Folder)]);
     for (path, matters) in [
         ("/e/new.yaml", true),
@@ -81,7 +81,7 @@ fn only_events_that_matter_are_told() {
 }
 
 #[tokio::test]
-async fn a_rescan_is_told_whatever_it_is_about() {
+async fn every_rescan_is_reported() {
     let watch = FileWatch::start();
     watch.shared.take(Ok(Event::new(EventKind::Other).set_flag(notify::event::Flag::Rescan)));
     watch.changed().await;
@@ -167,7 +167,7 @@ async fn files_are_seen_to_come_change_and_go() {
 }
 
 #[tokio::test]
-async fn a_replaced_folder_is_followed_again() {
+async fn a_replaced_folder_is_watched_again() {
     let fill = |folder: &Path| {
         fs::create_dir_all(folder.join("e/f")).unwrap();
         fs::write(folder.join("e/f/a.yaml"), "1").unwrap();
@@ -185,7 +185,7 @@ async fn a_replaced_folder_is_followed_again() {
 }
 
 #[tokio::test]
-async fn a_folder_replaced_at_one_blow_is_followed_again() {
+async fn an_atomically_replaced_folder_is_watched_again() {
     let fill = |folder: &Path| {
         fs::create_dir_all(folder.join("e/f")).unwrap();
         fs::write(folder.join("e/f/a.yaml"), "1").unwrap();
@@ -203,7 +203,7 @@ async fn a_folder_replaced_at_one_blow_is_followed_again() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_being_written_is_told_when_it_is_whole() {
+async fn a_written_file_is_reported_when_it_is_closed() {
     use std::io::Write;
     let mut followed = WatchedFolder::new("", |_| {}).await;
     let path = followed.folder.path().join("a.yaml");
@@ -244,7 +244,7 @@ async fn a_file_is_noted_as_unfinished_from_its_first_byte_until_it_is_closed() 
 }
 
 #[tokio::test]
-async fn a_file_that_is_never_closed_is_told_when_its_patience_ends() {
+async fn a_file_that_is_never_closed_is_reported_after_the_timeout() {
     let (unfinished, mut watch) = (Unfinished::default(), FileWatch::start());
     watch.follow(WatchedPaths::default().noting(unfinished.clone()));
     let long_ago = Instant::now().checked_sub(Unfinished::WRITE_TIMEOUT).unwrap();

@@ -136,7 +136,7 @@ fn a_file_that_is_being_written_counts_as_it_was_before() {
 }
 
 #[test]
-fn what_is_wrong_from_the_start_has_no_spec() {
+fn an_object_invalid_from_the_start_has_no_spec() {
     let mut folder = Folder::new();
     folder.write("a.yaml", lb("a", 0) + &lb("b", 2));
     let world = folder.read();
@@ -175,7 +175,7 @@ fn a_file_that_cannot_be_read_keeps_all_it_declared() {
 }
 
 #[test]
-fn a_broken_document_keeps_what_it_may_have_been_and_the_others_change() {
+fn a_broken_document_keeps_the_objects_it_may_declare() {
     let mut folder = Folder::new();
     folder.write("a.yaml", lb("a", 1) + &lb("b", 2) + &secret("s", "stringData: {x: text}")).read();
     folder.write("a.yaml", lb("a", 3) + "---\nkind: [\n" + &lb("c", 4));
@@ -207,7 +207,7 @@ fn an_object_that_was_wrong_stays_wrong_while_its_file_cannot_be_read() {
 }
 
 #[test]
-fn a_document_that_lost_its_name_takes_nothing_out() {
+fn a_document_without_its_name_deletes_nothing() {
     let mut folder = Folder::new();
     folder.write("a.yaml", lb("a", 1) + &lb("b", 2)).read();
     folder.write("a.yaml", lb("a", 1).replace("name: a", "") + &lb("b", 3));
@@ -218,7 +218,7 @@ fn a_document_that_lost_its_name_takes_nothing_out() {
 }
 
 #[test]
-fn an_object_taken_out_of_its_file_is_deleted_and_so_is_one_whose_file_is() {
+fn objects_removed_from_a_file_or_with_it_are_deleted() {
     let mut folder = Folder::new();
     folder.write("a.yaml", lb("a", 1) + &lb("b", 2)).write("c.yaml", lb("c", 3)).read();
     folder.write("a.yaml", lb("a", 1)).remove("c.yaml");
@@ -282,7 +282,7 @@ fn a_path_that_was_named_and_is_gone_keeps_what_it_declared() {
 }
 
 #[test]
-fn what_is_missing_at_the_start_is_told() {
+fn files_missing_at_the_start_are_reported() {
     let world = Files::new(vec!["/nowhere/a.yaml".into()]).read();
     assert_eq!(world.problems, ["/nowhere/a.yaml: no such file or folder: create it, or correct the path"]);
     let mut folder = Folder::new();
@@ -319,7 +319,7 @@ fn a_file_named_twice_is_read_once() {
 }
 
 #[test]
-fn what_a_folder_does_not_tell_of_itself_is_watched_too() {
+fn link_targets_outside_a_folder_are_watched() {
     let mut folder = Folder::new();
     fs::create_dir(folder.path("elsewhere")).unwrap();
     let tls = "tls: {certificateRefs: [{files: {certificate: tls.crt, key: tls.key}}]}";
@@ -369,7 +369,7 @@ fn an_object_that_could_never_be_read_is_known_to_be_there() {
 }
 
 #[test]
-fn a_field_that_does_not_exist_is_told_and_the_rest_counts() {
+fn an_unknown_field_is_reported_and_the_rest_applies() {
     let mut folder = Folder::new();
     folder.write("a.yaml", secret("s", "stringdata: {x: text}"));
     let world = folder.read();
@@ -449,7 +449,7 @@ fn a_byte_order_mark_at_the_beginning_means_nothing() {
 }
 
 #[test]
-fn a_text_in_another_encoding_is_told_and_keeps_what_it_declared() {
+fn a_text_in_another_encoding_is_reported_and_keeps_its_objects() {
     let mut folder = Folder::new();
     let text = lb("a", 1);
     let utf_16 = |mark: &[u8]| mark.iter().copied().chain(text.encode_utf16().flat_map(u16::to_le_bytes)).collect();
@@ -469,7 +469,7 @@ fn a_text_in_another_encoding_is_told_and_keeps_what_it_declared() {
 }
 
 #[test]
-fn a_file_that_is_too_large_is_told() {
+fn a_file_that_is_too_large_is_reported() {
     let mut folder = Folder::new();
     folder.write("a.yaml", lb("a", 1)).read();
     fs::File::create(folder.path("a.yaml")).unwrap().set_len(MAX_FILE + 1).unwrap();
@@ -482,7 +482,7 @@ fn a_file_that_is_too_large_is_told() {
 }
 
 #[test]
-fn what_cannot_be_read_is_to_be_read_again() {
+fn unreadable_files_are_read_again() {
     let mut folder = Folder::new();
     folder.write("a.yaml", lb("a", 1)).read();
     assert!(!folder.files.is_incomplete());
@@ -506,7 +506,7 @@ fn what_cannot_be_read_is_to_be_read_again() {
 }
 
 #[test]
-fn replacing_many_objects_of_a_file_costs_as_much_as_there_are() {
+fn replacing_the_objects_of_a_file_takes_linear_time() {
     let texts = |count: usize, from: usize| {
         (from..from + count).map(|number| secret(&format!("s{number}"), "")).collect::<String>()
     };

@@ -131,7 +131,7 @@ async fn first_answers_are_waited_for_but_not_for_ever() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_change_is_told_once_and_the_same_answer_is_none() {
+async fn a_changed_answer_is_reported_once() {
     let resolver = ScriptedResolver::default();
     resolver.answer("db", Ok(addresses(&[1])));
     resolver.answer("db", Ok(addresses(&[1])));
@@ -181,7 +181,7 @@ async fn a_name_no_longer_wanted_is_forgotten_and_the_others_stay_as_they_are() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_resolver_that_hangs_is_told_and_not_asked_again_until_it_answers() {
+async fn a_hanging_resolver_is_reported_and_not_asked_again_until_it_answers() {
     let resolver = ScriptedResolver::default();
     resolver.takes(Duration::from_secs(20));
     resolver.answer("db", Ok(addresses(&[1])));
@@ -201,7 +201,7 @@ async fn a_resolver_that_hangs_is_told_and_not_asked_again_until_it_answers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_resolver_that_hangs_and_then_fails_is_told_once() {
+async fn a_resolver_that_hangs_and_then_fails_is_reported_once() {
     let resolver = ScriptedResolver::default();
     resolver.takes(Duration::from_secs(20));
     for _ in 0..10 {
@@ -347,7 +347,7 @@ fn the_cost_of_turns_is_that_of_the_number_of_load_balancers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn names_that_come_and_go_start_no_more_lookups_than_may_be_under_way() {
+async fn changing_names_do_not_exceed_the_limit_of_pending_lookups() {
     let (mut names, under_way) = start_with_names_that_hang();
     for round in 0..100 {
         names.want(BTreeMap::from([of_object("evil", &format!("hangs-{round}"), 1)]));

@@ -215,7 +215,7 @@ fn nothing_that_may_be_a_password_is_quoted_wherever_it_is_written() {
 }
 
 #[test]
-fn all_mistyped_texts_are_told_at_once() {
+fn all_mistyped_texts_are_reported_at_once() {
     let problems = problems(
         "listeners: [{port: 1, name: A, address: x, access: {allow: [a, b]}, tls: {certificateRefs: [{name: _}]}}]\n\
          backends: [{addresses: [db, 'db:0']}, {service: {name: S, port: P}}]\n\
@@ -265,7 +265,7 @@ fn every_text_with_a_rule_is_checked_here_too() {
 }
 
 #[test]
-fn all_mistakes_that_the_schema_finds_are_told_at_once() {
+fn all_schema_mistakes_are_reported_at_once() {
     let problems = problems("listeners: [{port: 0}, {port: 1, x: 1}]\nbackends: []\nfoo: 1");
     assert_eq!(problems.len(), 4, "{problems:?}");
 }
@@ -278,7 +278,7 @@ fn a_long_list_says_how_long_it_may_be() {
 }
 
 #[test]
-fn a_document_without_a_spec_is_told_what_a_spec_is() {
+fn a_document_without_a_spec_gets_a_message_about_it() {
     let mut bare = document(json!(null));
     assert!(load_balancer(bare.clone()).unwrap_err()[0].starts_with("spec: is missing: write `spec:`"));
     bare["specs"] = json!({});
@@ -382,13 +382,13 @@ fn any_value() -> impl Strategy<Value = Value> {
 
 proptest! {
     #[test]
-    fn no_document_brings_the_check_down(value in any_value()) {
+    fn no_document_makes_the_check_panic(value in any_value()) {
         let _ = load_balancer(value.clone());
         let _ = load_balancer(document(value));
     }
 
     #[test]
-    fn what_is_read_is_read_again_from_what_it_is_written_as(port in 1_u16.., weight in 1_u16..=1000, idle in 0_u32..90_000) {
+    fn specs_survive_a_round_trip(port in 1_u16.., weight in 1_u16..=1000, idle in 0_u32..90_000) {
         let spec = json!({
             "listeners": [{"port": port}],
             "backends": [{"addresses": ["192.0.2.7:5432"], "weight": weight}],

@@ -45,7 +45,7 @@ async fn everything_is_echoed_before_it_closes() {
 }
 
 #[tokio::test]
-async fn it_speaks_first_its_name_and_then_the_greeting() {
+async fn the_backend_sends_its_name_then_the_greeting() {
     for (name, greeting, said) in [
         (None, None, ""),
         (Some("blue"), None, "hello from blue\n"),

@@ -74,7 +74,7 @@ fn the_first_name_is_the_common_name_unless_it_is_too_long() {
 }
 
 #[test]
-fn what_is_not_a_name_is_refused_with_a_sentence() {
+fn invalid_names_are_refused_with_a_message() {
     for name in ["", "*", "a b", "*.*.example.com", "a.*.example.com", "*.127.0.0.1", "../../etc/passwd", "dé.fr"] {
         let sentence = pair(&[name]).unwrap_err().to_string();
         assert!(sentence.starts_with(&format!("`{name}` is neither a DNS name nor an IP address")), "{sentence}");

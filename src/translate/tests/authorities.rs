@@ -190,7 +190,7 @@ KvPxcbUqAhjgYHo34svaGKKLY3o=
 ";
 
 #[test]
-fn authorities_that_cannot_be_read_are_left_out_and_told() {
+fn unreadable_authorities_are_dropped_and_reported() {
     let ca = Ca::new();
     let (pem, list) = (ca.pem(), ca.list());
     let nonsense = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
@@ -241,7 +241,7 @@ fn authorities_that_cannot_be_read_are_left_out_and_told() {
 }
 
 #[test]
-fn lists_that_are_not_of_the_one_authority_of_their_name_are_refused() {
+fn revocation_lists_of_another_authority_are_refused() {
     let (old, new) = (Ca::new(), Ca::new());
     let said = |of_old: &[(&str, &str)], of_new: &[(&str, &str)]| {
         let mut world = validating("{name: old}, {name: new}");
@@ -275,7 +275,7 @@ fn lists_that_are_not_of_the_one_authority_of_their_name_are_refused() {
 }
 
 #[test]
-fn what_is_too_old_is_remarked_upon_and_still_counts() {
+fn outdated_revocation_lists_get_a_warning_and_still_apply() {
     let (old, fresh) = (Ca::until(2025), Ca::new());
     let both = fresh.list_of(2024) + &fresh.list_of(2025);
     let told = |texts: &[(&str, &str)]| {
@@ -309,7 +309,7 @@ fn what_is_too_old_is_remarked_upon_and_still_counts() {
 }
 
 #[test]
-fn a_listener_without_any_authority_is_not_served_to_everybody() {
+fn a_listener_without_an_authority_is_not_served() {
     for (references, expected) in [
         ("", "caRefs: must not be empty: write the name of a ConfigMap or Secret with the key ca.crt, or a file"),
         ("{}", "caRefs[0]: neither name nor files is set: write the name of a ConfigMap or Secret, or a file"),
@@ -330,7 +330,7 @@ fn a_listener_without_any_authority_is_not_served_to_everybody() {
 }
 
 #[test]
-fn what_becomes_wrong_stays_as_it_was() {
+fn newly_invalid_client_validation_keeps_the_last_good_one() {
     let ca = Ca::new();
     let mut world = validating("{name: a}");
     store(&mut world, "a", &[("ca.crt", &ca.pem()), ("ca.crl", &ca.list())]);
@@ -347,7 +347,7 @@ fn what_becomes_wrong_stays_as_it_was() {
 }
 
 #[test]
-fn a_mistake_in_tls_towards_a_backend_costs_that_backend() {
+fn invalid_backend_tls_drops_that_backend() {
     let ca = Ca::new();
     for (tls, expected) in [
         ("{caRefs: [{name: ca}]}", "serverName: is missing: write a name in the backend's certificate"),
@@ -384,7 +384,7 @@ fn a_mistake_in_tls_towards_a_backend_costs_that_backend() {
 }
 
 #[test]
-fn skipping_verification_is_remarked_upon() {
+fn skipping_verification_gets_a_warning() {
     let (snapshot, verdicts) = first(&encrypting("{insecureSkipVerify: true}"));
     let said = sentences(&verdicts, "pg");
     assert!(said.len() == 1 && said[0].starts_with("spec.backends[0].tls.insecureSkipVerify: any certificate is"));
@@ -393,7 +393,7 @@ fn skipping_verification_is_remarked_upon() {
 }
 
 #[test]
-fn a_backend_whose_tls_becomes_wrong_goes_on_with_it_as_it_was() {
+fn a_backend_with_newly_invalid_tls_keeps_the_last_good_one() {
     let ca = Ca::new();
     let tls = "{serverName: db.example.com, caRefs: [{name: ca}], certificateRef: {name: own}, startTls: Postgres}";
     let mut world = encrypting(tls);
@@ -415,7 +415,7 @@ fn a_backend_whose_tls_becomes_wrong_goes_on_with_it_as_it_was() {
 }
 
 #[test]
-fn nothing_is_asked_of_clients_whose_tls_is_passed_through() {
+fn passthrough_listeners_ask_for_no_client_certificate() {
     let ca = Ca::new();
     let mut world = declaring("mode: Passthrough, clientValidation: {caRefs: [{name: a}]}", "");
     store(&mut world, "a", &[("ca.crt", &ca.pem())]);
@@ -426,7 +426,7 @@ fn nothing_is_asked_of_clients_whose_tls_is_passed_through() {
 }
 
 #[test]
-fn config_maps_count_among_what_a_namespace_may_have_read() {
+fn config_maps_count_against_the_quota_of_references() {
     let mut world = validating("{name: a}");
     world.beyond_quota.insert(ObjectRef { kind: RefKind::ConfigMap, key: object("a") });
     let (_, verdicts) = first(&world);
@@ -436,7 +436,7 @@ fn config_maps_count_among_what_a_namespace_may_have_read() {
 }
 
 #[test]
-fn what_is_to_be_encrypted_or_proved_from_now_on_is_not_kept_without() {
+fn no_fallback_removes_newly_required_encryption_or_validation() {
     let mut open = declaring("minVersion: TLS1.3", "");
     let (before, verdicts) = first(&open);
     assert_eq!(sentences(&verdicts, "pg"), Vec::<String>::new());
@@ -456,7 +456,7 @@ fn what_is_to_be_encrypted_or_proved_from_now_on_is_not_kept_without() {
 }
 
 #[test]
-fn a_list_that_is_no_text_is_not_passed_over() {
+fn a_revocation_list_that_is_not_text_is_refused() {
     let ca = Ca::new();
     let mut world = validating("{name: a}");
     store(&mut world, "a", &[("ca.crt", &ca.pem())]);

@@ -78,7 +78,7 @@ fn the_common_name_counts_only_without_alternative_names() {
 }
 
 #[test]
-fn the_common_name_counts_unless_another_name_says_which_service_it_is() {
+fn the_common_name_counts_without_alternative_names_of_services() {
     let common = |name: &'static str, alternative: Option<SanType>| {
         issue_with(&[], move |params| {
             params.distinguished_name.push(DnType::CommonName, name);
@@ -107,7 +107,7 @@ fn the_common_name_counts_unless_another_name_says_which_service_it_is() {
 }
 
 #[test]
-fn whatever_is_in_a_text_beside_certificate_and_key_is_harmless_or_refused() {
+fn other_content_of_a_pem_text_is_ignored_or_refused() {
     let (pair, other) = (issue(&["pg.example.com"]), issue(&["other.example.com"]));
     let parameters = "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n";
     let list = "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n";
@@ -164,7 +164,7 @@ fn files_are_read_too() {
 }
 
 #[test]
-fn a_broken_certificate_is_left_out_and_the_others_are_presented() {
+fn a_broken_certificate_is_dropped_and_the_others_are_presented() {
     let (good, other) = (issue(&["good.example.com"]), issue(&["other.example.com"]));
     let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
     let nonsense = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
@@ -219,7 +219,7 @@ YthI913DTMK+zQKR26/EwMkeY5s=
 ";
 
 #[test]
-fn a_certificate_of_an_old_version_is_told_what_it_lacks() {
+fn a_version_1_certificate_gets_a_message() {
     let mut world = presenting("{name: old}");
     store(&mut world, "old", VERSION_1, &issue(&[]).key);
     assert_eq!(
@@ -250,7 +250,7 @@ fn a_certificate_that_is_listed_twice_is_presented_once() {
 }
 
 #[test]
-fn a_secret_that_cannot_be_read_is_not_told_to_be_missing() {
+fn an_unreadable_secret_is_not_reported_as_missing() {
     let mut world = presenting("{name: a}");
     world.unreadable.insert(("Secret", object("a")), "data.x: is not base64".into());
     assert_eq!(
@@ -278,7 +278,7 @@ fn no_message_quotes_a_key() {
 }
 
 #[test]
-fn a_certificate_that_breaks_or_disappears_is_presented_as_it_was() {
+fn a_broken_or_missing_certificate_stays_as_it_was() {
     let (old, new) = (issue(&["pg.example.com"]), issue(&["pg.example.com"]));
     let mut world = presenting("{name: a}");
     store(&mut world, "a", &old.certificate, &old.key);
@@ -319,7 +319,7 @@ fn a_listener_that_is_left_without_certificates_keeps_serving_with_the_one_it_ha
 }
 
 #[test]
-fn certificates_out_of_their_time_are_presented_with_a_warning() {
+fn expired_and_future_certificates_are_presented_with_a_warning() {
     let expired = issue_with(&["a.example.com"], |params| params.not_after = date_time_ymd(2025, 12, 31));
     let early = issue_with(&["b.example.com"], |params| params.not_before = date_time_ymd(2026, 1, 2));
     let endless = issue_with(&["c.example.com"], |params| params.not_after = date_time_ymd(9999, 12, 31));
@@ -379,7 +379,7 @@ fn said_of_certificates(verdicts: &Verdicts) -> Vec<(Severity, Reason, String)> 
 }
 
 #[test]
-fn a_secret_that_is_one_too_many_costs_its_certificate_only() {
+fn a_secret_beyond_the_quota_drops_only_its_certificate() {
     let mode =
         "{kind: Gateway, tenancy: {secretsPerNamespace: 1}, ports: {20001: {uid: u-a, port: 1, object: shop/a}}}";
     let mut world = in_a_cluster(mode, "Gateway");
@@ -407,7 +407,7 @@ fn a_secret_that_is_one_too_many_costs_its_certificate_only() {
 }
 
 #[test]
-fn nothing_is_said_of_secrets_that_are_not_read_because_their_listener_is_too_much() {
+fn unread_secrets_of_a_listener_beyond_quota_are_not_reported() {
     for (cap, said) in [("loadBalancersPerNamespace", "load balancers"), ("listenersPerNamespace", "listeners")] {
         let mut world = in_a_cluster(&format!("{{kind: Gateway, tenancy: {{{cap}: 0}}}}"), "Gateway");
         world.secrets.clear();
@@ -419,7 +419,7 @@ fn nothing_is_said_of_secrets_that_are_not_read_because_their_listener_is_too_mu
 }
 
 #[test]
-fn what_sidecars_serve_is_not_refused_for_secrets_that_only_they_read() {
+fn secrets_that_only_sidecars_read_are_not_required_here() {
     let mut world = in_a_cluster("{kind: Gateway, tenancy: {secretsPerNamespace: 0}}", "Sidecar");
     world.secrets.clear();
     world.beyond_quota = [secret("one"), secret("two")].into();

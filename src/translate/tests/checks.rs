@@ -29,7 +29,7 @@ fn probe(check: &str) -> Probe {
 }
 
 #[test]
-fn what_is_declared_is_what_is_asked() {
+fn checks_are_translated_as_declared() {
     let Probe::Exchange(exchange) = probe("{type: Exchange, exchange: {send: {hex: 50494e47}, expect: {text: +PONG}}}")
     else {
         panic!()
@@ -70,7 +70,7 @@ fn paces_and_ports_have_their_defaults() {
 }
 
 #[test]
-fn a_backend_has_a_check_of_its_own_or_that_of_all() {
+fn a_backend_has_its_own_check_or_the_common_one() {
     let spec = "{listeners: [{port: 1}], healthCheck: {active: {interval: 9s}}, backends: [\
                 {name: a, addresses: ['10.0.0.1:1'], healthCheck: {active: {type: Redis}}}, \
                 {name: b, addresses: ['10.0.0.2:1']}, \
@@ -84,7 +84,7 @@ fn a_backend_has_a_check_of_its_own_or_that_of_all() {
 }
 
 #[test]
-fn a_mistake_in_a_check_has_its_sentence() {
+fn mistakes_in_checks_get_a_message() {
     for (mistake, expected) in [
         ("{http: {}}", ".http: requires type HTTP: write `type: HTTP`, or remove it"),
         ("{type: HTTP, redis: {}}", ".redis: requires type Redis: write `type: Redis`, or remove it"),
@@ -155,7 +155,7 @@ fn a_mistake_in_a_check_has_its_sentence() {
 }
 
 #[test]
-fn a_check_that_is_wrong_stays_as_it_was() {
+fn an_invalid_check_keeps_the_last_good_one() {
     let good = "{type: Redis, redis: {role: Primary, passwordRef: {name: monitor}}}";
     let before = first(&checked(good)).0;
     let mut without_secret = checked(good);
@@ -205,7 +205,7 @@ fn a_handshake_is_verified_as_connections_are_on_another_port_too() {
 }
 
 #[test]
-fn passwords_that_editors_have_marked_are_refused() {
+fn passwords_with_a_byte_order_mark_are_refused() {
     for (text, expected) in [
         (&b"\xef\xbb\xbfsesame\n"[..], "has a byte order mark, which would be part of the password: save it without"),
         (b"\xff\xfes\0e\0s\0", "is UTF-16 or not text: save it as UTF-8"),

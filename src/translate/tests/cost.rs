@@ -77,7 +77,7 @@ fn many_load_balancers_that_want_the_same_port() {
 }
 
 #[test]
-fn many_load_balancers_one_behind_the_other() {
+fn many_chained_load_balancers() {
     let one = |index: usize| {
         world(&format!(
             "{{kind: TcpLoadBalancer, apiVersion: tcplb.io/v1alpha1, metadata: {{name: l{index}}}, spec: {{listeners: \
@@ -100,7 +100,7 @@ fn many_load_balancers_with_mistakes() {
 }
 
 #[test]
-fn what_is_said_of_one_object_is_bounded() {
+fn messages_about_an_object_are_bounded() {
     let long = "x".repeat(5000);
     let names: Vec<_> = (0..60).map(|number| format!("n{number}")).collect();
     let route = |number: usize| format!("{{serverNames: [r{number}.example], backends: [{}]}}", names.join(", "));

@@ -147,7 +147,7 @@ fn a_text_that_cannot_be_read_leaves_its_last_good_version_serving() {
 }
 
 #[test]
-fn names_stand_for_all_their_addresses_and_the_last_good_answer_counts() {
+fn names_resolve_to_all_their_addresses_and_keep_the_last_good_answer() {
     let mut world = load_balancer(
         "pg",
         "{listeners: [{port: 1}], backends: [{addresses: ['db.example.com:1', 'DB.example.com:2', '10.0.0.1:1']}]}",
@@ -188,7 +188,7 @@ fn names_stand_for_all_their_addresses_and_the_last_good_answer_counts() {
 }
 
 #[test]
-fn an_address_belongs_to_who_serves_it_else_to_who_sorts_first() {
+fn an_address_belongs_to_its_server_or_the_first_in_order() {
     let on = |name: &str, address: &str| {
         let address = if address.is_empty() { String::new() } else { format!(", address: '{address}'") };
         load_balancer(
@@ -524,7 +524,7 @@ proptest! {
 
     /// The history of a replica may affect whether a listener is served, never the owner of a node port.
     #[test]
-    fn replicas_agree_on_whose_a_port_of_the_nodes_is(
+    fn replicas_agree_on_the_owner_of_a_node_port(
         tenancy in any_tenancy(), one in any_worlds(), other in any_worlds(), now in any_world(),
     ) {
         // A text that was never read is only known to replicas that could read it before.

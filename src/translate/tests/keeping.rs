@@ -60,7 +60,7 @@ const PODS: &[(&str, &str)] = &[("p1", "10.0.0.1"), ("p2", "10.0.0.2")];
 const BOTH: [&str; 2] = ["10.0.0.1:7", "10.0.0.2:7"];
 
 #[test]
-fn pods_are_kept_for_five_minutes_after_what_they_came_from_is_gone() {
+fn pods_are_retained_for_five_minutes_without_their_service() {
     let external = "{kind: Service, metadata: {name: db}, spec: {type: ExternalName, externalName: x}}";
     let (keeps, goes) = ("the previous endpoints stay in use", "connections go to the previous endpoints");
     for (backends, service, meanwhile) in [
@@ -96,7 +96,7 @@ fn pods_are_kept_for_five_minutes_after_what_they_came_from_is_gone() {
 }
 
 #[test]
-fn all_that_is_kept_of_an_unreadable_load_balancer_is_kept_no_longer() {
+fn endpoints_of_an_unreadable_load_balancer_expire() {
     let mut world = all(&[GATEWAY, &a(DB)]);
     world.load_balancers.get_mut(&object("a")).unwrap().spec = None;
     let (kept, _) = then(&world, &serving());
@@ -105,7 +105,7 @@ fn all_that_is_kept_of_an_unreadable_load_balancer_is_kept_no_longer() {
 }
 
 #[test]
-fn a_pod_that_is_still_listed_is_kept_without_a_limit() {
+fn a_listed_pod_is_retained_without_a_limit() {
     // The declared port is not a port of the Service. One of its pods is deleted, and later the other one.
     let wrong = a("{name: db, service: {name: db, port: 2}}");
     let world = |pods| all(&[GATEWAY, &wrong, &service("shop", "db", pods)]);
@@ -120,7 +120,7 @@ fn a_pod_that_is_still_listed_is_kept_without_a_limit() {
 }
 
 #[test]
-fn only_kubernetes_is_believed_that_a_pod_is_still_there_or_gone() {
+fn only_slices_of_kubernetes_tell_whether_a_pod_exists() {
     // A user lists a deleted pod, or another one at its address, in a slice.
     let gone = a("{name: db, service: {name: typo, port: 1}}");
     for uid in ["p1", "other"] {
@@ -131,7 +131,7 @@ fn only_kubernetes_is_believed_that_a_pod_is_still_there_or_gone() {
 }
 
 #[test]
-fn an_address_that_another_pod_has_got_is_not_kept_at_all() {
+fn an_address_reused_by_another_pod_is_not_retained() {
     let reused = service("games", "lobby", &[("other", "10.0.0.1")]);
     let (kept, _) = then(&all(&[GATEWAY, &a(DB), &reused]), &serving());
     assert_eq!(addresses(&kept), [BOTH[1]]);
@@ -143,7 +143,7 @@ fn an_address_that_another_pod_has_got_is_not_kept_at_all() {
 }
 
 #[test]
-fn what_comes_back_is_confirmed_and_has_all_its_time_again() {
+fn an_endpoint_that_returns_gets_the_whole_retention_again() {
     let (gone, back) = (all(&[GATEWAY, &a(DB)]), all(&[GATEWAY, &a(DB), &service("shop", "db", PODS)]));
     let (kept, _) = then(&gone, &serving());
     let (confirmed, verdicts) = translate(&back, &kept, after(SignedDuration::from_mins(4)));
@@ -154,7 +154,7 @@ fn what_comes_back_is_confirmed_and_has_all_its_time_again() {
 }
 
 #[test]
-fn a_clock_that_is_put_back_prolongs_nothing() {
+fn a_clock_set_back_does_not_extend_retention() {
     let gone = all(&[GATEWAY, &a(DB)]);
     let (kept, _) = then(&gone, &serving());
     let long_ago = after(SignedDuration::from_hours(-1));
@@ -163,7 +163,7 @@ fn a_clock_that_is_put_back_prolongs_nothing() {
 }
 
 #[test]
-fn addresses_that_somebody_wrote_are_kept_without_a_limit() {
+fn declared_addresses_are_retained_without_a_limit() {
     let gateway = GATEWAY.replacen("{kind", "{tenancy: {backendNetworks: [10.0.0.0/8]}, kind", 1);
     let written = a("{name: db, addresses: ['10.0.0.1:7', '10.0.0.2:7']}");
     // A slice of a user, which names no pod.

@@ -33,7 +33,7 @@ fn proximities(world: &World) -> String {
 }
 
 #[test]
-fn endpoints_are_as_near_as_the_preference_and_their_slices_say() {
+fn proximity_follows_the_preference_and_the_slices() {
     const HINTED: &str = "zone: there, hints: {forZones: [{name: there}, {name: here}]}";
     const BY_NODE: &str = "hints: {forNodes: [{name: this}], forZones: [{name: here}]}";
     const ELSEWHERE: &str = "zone: here, hints: {forZones: [{name: there}], forNodes: [{name: that}]}";
@@ -55,7 +55,7 @@ fn endpoints_are_as_near_as_the_preference_and_their_slices_say() {
 }
 
 #[test]
-fn a_process_that_does_not_know_its_place_says_so() {
+fn a_process_without_a_known_locality_warns() {
     for (prefer, node, zone, expected) in [
         ("SameZone", Some("this"), Some("here"), None),
         ("SameNode", Some("this"), None, None),
@@ -74,7 +74,7 @@ fn a_process_that_does_not_know_its_place_says_so() {
 }
 
 #[test]
-fn a_zone_that_no_endpoint_is_in_is_told_of() {
+fn a_zone_without_endpoints_gets_a_warning() {
     const ELSEWHERE: &str = "spec.loadBalancing.locality: no endpoint is in zone `here`, where this process runs: check its \
          --zone and the zones of the endpoints";
     for (endpoints, expected) in [
@@ -93,7 +93,7 @@ fn a_zone_that_no_endpoint_is_in_is_told_of() {
 }
 
 #[test]
-fn the_zone_is_that_of_a_pod_on_the_same_node_which_only_kubernetes_is_believed() {
+fn the_zone_is_taken_from_a_pod_of_the_same_node_in_kubernetes_slices() {
     let mut told = seen("prefer: SameZone", &["zone: here, nodeName: that", "zone: there, nodeName: other"]);
     told.locality = Some(ProcessLocality { node: Some("this".into()), zone: None });
     assert_eq!(proximities(&told), "ff");
@@ -117,7 +117,7 @@ fn the_zone_is_that_of_a_pod_on_the_same_node_which_only_kubernetes_is_believed(
 }
 
 #[test]
-fn addresses_have_no_place() {
+fn declared_addresses_have_no_locality() {
     let world = load_balancer(
         "pg",
         "{listeners: [{port: 1}], loadBalancing: {locality: {prefer: SameZone}}, backends: [{addresses: ['10.0.0.1:1']}]}",

@@ -26,7 +26,7 @@ fn is_left_out(bind: &str, backend: &str) -> bool {
 }
 
 #[test]
-fn a_backend_that_is_the_listener_itself_is_left_out_however_it_is_written() {
+fn a_backend_that_is_the_listener_itself_is_dropped_in_any_spelling() {
     for (bind, backend) in [
         ("address: 127.0.0.1", "127.0.0.1:5432"),
         ("address: 127.0.0.1", "[::ffff:127.0.0.1]:5432"),
@@ -74,7 +74,7 @@ fn chain(ways: &[(&str, u16, u16)]) -> World {
 }
 
 #[test]
-fn load_balancers_that_lead_to_one_another_in_a_circle_are_told() {
+fn loops_of_several_load_balancers_are_reported() {
     let (snapshot, verdicts) = first(&chain(&[("a", 1000, 2000), ("b", 2000, 3000), ("c", 3000, 1000)]));
     for (name, next) in [("a", "2000 of shop/b"), ("b", "3000 of shop/c"), ("c", "1000 of shop/a")] {
         assert!(sentences(&verdicts, name)[0].contains(&format!("is the listener {next}")), "{verdicts:?}");
@@ -88,7 +88,7 @@ fn load_balancers_that_lead_to_one_another_in_a_circle_are_told() {
 }
 
 #[test]
-fn a_listener_whose_routes_lead_to_another_of_the_same_load_balancer_is_no_circle() {
+fn routes_between_listeners_of_a_load_balancer_are_no_loop() {
     let routed = |second: &str| {
         let spec = format!(
             "{{listeners: [{{name: outer, port: 1000, tls: {{mode: Passthrough}}, routes: [{{backends: [inner]}}]}}, {{name: \

@@ -13,7 +13,7 @@ fn a_correct_load_balancer_has_a_verdict_without_problems() {
 }
 
 #[test]
-fn a_mistake_in_a_listener_is_told_and_costs_that_listener() {
+fn an_invalid_listener_is_reported_and_dropped() {
     for (mistake, expected) in [
         ("port: 0", "port: 0 is out of range: write 1 to 65535"),
         ("tls: {}", "tls.certificateRefs: must not be empty: write the name of a Secret"),
@@ -79,7 +79,7 @@ fn a_mistake_in_a_listener_is_told_and_costs_that_listener() {
 }
 
 #[test]
-fn a_mistake_in_what_is_shared_costs_all_listeners_at_first_sight() {
+fn invalid_common_settings_of_a_new_object_drop_all_listeners() {
     for (mistake, expected) in [
         ("timeouts: {handshake: 0s}", "timeouts.handshake: 0s is out of range: write at least 1ms"),
         ("timeouts: {jitterPercent: 101}", "timeouts.jitterPercent: 101 is out of range: write 0 to 100"),
@@ -175,7 +175,7 @@ fn a_mistake_in_what_is_shared_costs_all_listeners_at_first_sight() {
 }
 
 #[test]
-fn a_mistake_in_failover_costs_all_at_first_sight() {
+fn invalid_failover_of_a_new_object_refuses_it() {
     for (mistake, expected) in [
         ("minUsablePercent: 101", "minUsablePercent: 101 is out of range: write 0 to 100"),
         ("failback: {after: 24h1s}", "failback.after: 24h1s is out of range: write at most 24h"),
@@ -198,7 +198,7 @@ fn a_mistake_in_failover_costs_all_at_first_sight() {
 }
 
 #[test]
-fn a_drain_of_failbacks_that_never_come_is_remarked_upon() {
+fn a_drain_for_failbacks_that_are_disabled_gets_a_warning() {
     let declared = |priority: u8| {
         load_balancer(
             "pg",
@@ -218,7 +218,7 @@ fn a_drain_of_failbacks_that_never_come_is_remarked_upon() {
 }
 
 #[test]
-fn a_mistake_in_a_backend_costs_that_backend() {
+fn an_invalid_backend_is_dropped() {
     for (mistake, expected) in [
         ("name: b", "the backend has neither service nor addresses: set one of them"),
         (
@@ -251,7 +251,7 @@ fn a_mistake_in_a_backend_costs_that_backend() {
 }
 
 #[test]
-fn what_would_serve_nobody_or_trust_everybody_is_served_with_a_warning() {
+fn settings_that_refuse_all_or_trust_all_get_a_warning() {
     for (listener_part, expected) in [
         (
             "proxyProtocol: {mode: Optional, trustedNetworks: [0.0.0.0/0]}",
@@ -306,7 +306,7 @@ fn names_and_ports_that_are_used_twice_are_refused_wherever_they_are() {
 }
 
 #[test]
-fn a_mistake_on_the_command_line_is_told_by_its_flag() {
+fn a_mistake_on_the_command_line_is_named_by_its_flag() {
     let mut world = load_balancer(
         "pg",
         "{listeners: [{port: 1, tls: {certificateRefs: [{files: {certificate: a, key: b}}]}}], \
@@ -317,7 +317,7 @@ fn a_mistake_on_the_command_line_is_told_by_its_flag() {
 }
 
 #[test]
-fn nothing_to_listen_on_and_nowhere_to_go_are_refused() {
+fn objects_without_listeners_or_backends_are_refused() {
     let world = load_balancer("pg", "{listeners: [], backends: []}");
     let (snapshot, verdicts) = first(&world);
     told(&verdicts, "spec.listeners: must not be empty: write at least one port; none of its listeners is served");
@@ -348,7 +348,7 @@ fn a_default_gives_way_to_what_is_declared() {
 }
 
 #[test]
-fn what_can_be_turned_off_is_off() {
+fn settings_can_be_disabled() {
     let world = load_balancer(
         "pg",
         "{listeners: [{port: 1}], backends: [{addresses: ['10.0.0.1:1']}], tcpKeepalive: {idle: 0s}, \
@@ -373,7 +373,7 @@ fn addresses(snapshot: &Snapshot, name: &str) -> Vec<String> {
 }
 
 #[test]
-fn an_address_that_leads_nowhere_is_left_out_with_its_field() {
+fn unconnectable_declared_addresses_are_dropped_with_their_field() {
     for (address, kind) in [
         ("0.0.0.0", "an unspecified address"),
         ("[::]", "an unspecified address"),
@@ -397,7 +397,7 @@ fn an_address_that_leads_nowhere_is_left_out_with_its_field() {
 }
 
 #[test]
-fn an_address_of_a_name_or_a_slice_that_leads_nowhere_is_left_out_with_a_warning() {
+fn unconnectable_addresses_of_names_and_slices_are_dropped_with_a_warning() {
     let mut by_name = load_balancer("pg", "{listeners: [{port: 1}], backends: [{addresses: ['db.example:2']}]}");
     let addresses = ["10.0.0.1", "0.0.0.0", "::ffff:0.0.0.0", "ff02::1"].map(|address| address.parse().unwrap());
     let lookup = crate::world::Lookup { addresses: addresses.into(), problem: None };

@@ -41,7 +41,7 @@ fn a_gateway_binds_the_ports_that_are_allocated() {
 }
 
 #[test]
-fn a_gateway_judges_what_sidecars_serve_by_their_rules_and_serves_none_of_it() {
+fn a_gateway_validates_load_balancers_of_sidecars_without_serving_them() {
     let in_pods = load_balancer("a", "u-a", 0, RIGHT).replace("listeners:", "placement: Sidecar, listeners:");
     let wrong = load_balancer("c", "u-c", 0, WRONG).replace("listeners:", "placement: Sidecar, listeners:");
     let none_allowed = TWO_PORTS.replacen("{kind", "{tenancy: {loadBalancersPerNamespace: 1}, kind", 1);
@@ -53,7 +53,7 @@ fn a_gateway_judges_what_sidecars_serve_by_their_rules_and_serves_none_of_it() {
 }
 
 #[test]
-fn sidecars_may_have_the_same_port_since_each_is_in_a_pod_of_its_own() {
+fn sidecars_may_use_the_same_port() {
     let sidecar = |name: &str, backend: &str| {
         format!(
             "---\n{{kind: TcpLoadBalancer, apiVersion: tcplb.io/v1alpha1, metadata: {{namespace: {name}, name: {name}, uid: {name}}}, spec: {{placement: Sidecar, \
@@ -88,7 +88,7 @@ fn a_listener_of_a_gateway_waits_for_its_port() {
 }
 
 #[test]
-fn a_listener_that_is_wrong_goes_on_only_at_a_port_that_is_still_its_own() {
+fn an_invalid_listener_keeps_serving_only_on_its_own_port() {
     let (before, _) = first(&cluster(TWO_PORTS, &[load_balancer("a", "u-a", 0, RIGHT)]));
     let with = |mode: &str, uid: &str| {
         let (snapshot, verdicts) = then(&cluster(mode, &[load_balancer("a", uid, 0, WRONG)]), &before);
@@ -138,7 +138,7 @@ fn an_address_cannot_be_chosen_in_a_cluster() {
 }
 
 #[test]
-fn the_older_object_has_a_port_of_the_nodes_whoever_served_it() {
+fn a_node_port_belongs_to_the_older_object() {
     let mode = "{kind: Host, tenancy: {hostPorts: [[1, 65535]]}}";
     let world = |a: (u8, &str), b: (u8, &str)| {
         cluster(mode, &[load_balancer("a", "u-a", a.0, a.1), load_balancer("b", "u-b", b.0, b.1)])

@@ -184,7 +184,7 @@ fn a_list_with_its_authority_s_name_written_in_another_way_is_refused() {
 }
 
 #[test]
-fn a_list_of_an_authority_that_is_not_configured_is_remarked_upon() {
+fn a_list_of_an_unconfigured_authority_gets_a_warning() {
     let ca = Ca::named("root");
     let intermediate = ca.intermediate("intermediate", 9);
     let (snapshot, verdicts) = first(&of_sources(&[(&ca.pem(), &intermediate.list())]));
@@ -240,7 +240,7 @@ fn a_list_of_the_future_does_not_replace_the_current_one_before_its_time() {
 }
 
 #[test]
-fn an_authority_that_a_list_revokes_is_left_out() {
+fn a_revoked_authority_is_dropped() {
     let root = Ca::named("root");
     let (revoked, other) = (root.intermediate("revoked", 5), root.intermediate("other", 6));
     let (root_pem, revoked_pem, both) = (root.pem(), revoked.pem(), revoked.pem() + &other.pem());
@@ -263,7 +263,7 @@ fn an_authority_that_a_list_revokes_is_left_out() {
 }
 
 #[test]
-fn lists_in_parts_without_a_complete_one_are_remarked_upon() {
+fn partial_lists_without_a_complete_one_get_a_warning() {
     let ca = Ca::named("root");
     let part = |uri: &str| {
         let distribution_point = CrlDistributionPoint { uris: vec![uri.to_owned()] };

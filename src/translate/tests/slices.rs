@@ -90,7 +90,7 @@ fn terminating_endpoints_serve_only_while_no_slice_has_a_ready_one() {
 }
 
 #[test]
-fn of_what_served_before_it_is_known_why_it_does_not_while_it_is_listed() {
+fn former_endpoints_that_are_listed_are_unready_with_a_reason() {
     let slice = |endpoints: &[(u8, &str)]| {
         let endpoint = |(number, conditions): &(u8, &str)| {
             format!(
@@ -248,7 +248,7 @@ fn a_pod_of_a_stateful_set_keeps_its_identity_over_addresses() {
 }
 
 #[test]
-fn what_cannot_be_followed_is_told_and_costs_nothing_else() {
+fn unusable_slices_are_reported_and_affect_nothing_else() {
     let v4 = "addressType: IPv4, ports: [{name: sql, port: 1}], endpoints: [{addresses: [10.0.0.1]}]";
     let fqdn = "addressType: FQDN, ports: [{name: sql, port: 1}], endpoints: [{addresses: [db.example.com]}]";
     let broken = "addressType: IPv4, ports: [{name: sql, port: 1}], endpoints: [{addresses: [ten]}]";
@@ -278,7 +278,7 @@ fn a_service_without_ready_endpoints_is_served_with_a_warning() {
 }
 
 #[test]
-fn pods_that_are_not_ready_are_told_from_none() {
+fn unready_pods_differ_from_no_pods() {
     let slice = |conditions: &str| {
         let endpoint = |ip| format!("{{addresses: [{ip}], conditions: {{{conditions}}}}}");
         let endpoints = ["10.0.0.1", "10.0.0.2"].map(endpoint).join(", ");

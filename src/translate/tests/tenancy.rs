@@ -64,7 +64,7 @@ fn not_permitted(verdicts: &Verdicts) -> bool {
 }
 
 #[test]
-fn what_a_service_may_ask_for_is_up_to_the_administrator() {
+fn tenancy_limits_the_settings_of_services() {
     let meanwhile = "; its Service is not created or changed";
     for (tenancy, service, expected) in [
         ("", "{}", ""),
@@ -174,7 +174,7 @@ fn ports_of_the_nodes_are_chosen_only_where_that_is_allowed_and_means_something(
 }
 
 #[test]
-fn clients_addresses_are_not_looked_at_where_nodes_hide_them_by_default() {
+fn access_lists_need_client_addresses_that_nodes_do_not_hide() {
     let spec = |service: &str, listener: &str, rest: &str| {
         format!(
             "service: {service}, listeners: [{{port: 5432, {listener}}}], backends: [{{service: {{name: pg, port: 1}}}}], {rest}"
@@ -293,7 +293,7 @@ fn pods_of_the_own_namespace_are_reached_as_kubernetes_itself_names_them() {
 }
 
 #[test]
-fn a_slice_that_poses_as_kubernetes_own_is_believed_while_kubernetes_lets_it() {
+fn a_forged_slice_is_trusted_until_kubernetes_removes_it() {
     let service = SERVICE.replace("name: pg", "name: pg, uid: u-pg");
     let owned_by = |uid: &str| {
         let owner = format!("ownerReferences: [{{apiVersion: v1, kind: Service, name: pg, uid: {uid}}}]");
@@ -311,7 +311,7 @@ fn a_slice_that_poses_as_kubernetes_own_is_believed_while_kubernetes_lets_it() {
 }
 
 #[test]
-fn an_address_that_is_refused_costs_itself_only() {
+fn a_refused_address_affects_no_other() {
     let forged = slice("pg-2", "me", POD, &["10.9.0.1", "10.9.0.2", "169.254.169.254"]);
     let world = all(&[&gateway(""), SERVICE, &pods(&["10.0.0.1"]), &forged, &load_balancer("a", 0, GOOD)]);
     let (snapshot, verdicts) = first(&world);
@@ -390,7 +390,7 @@ const FORGED: &str = "{kind: EndpointSlice, metadata: {namespace: default, name:
                       endpoints: [{addresses: [10.0.0.1]}]}";
 
 #[test]
-fn the_proxies_and_the_api_server_are_reached_by_nobody() {
+fn addresses_of_the_proxies_and_the_api_server_are_refused() {
     let tenancy = "backendNetworks: [0.0.0.0/0, '::/0'], replicas: replicas, ownAddresses: [10.0.5.3, 'fd00::3']";
     for (address, reached) in [
         ("10.0.0.1", true),
@@ -421,7 +421,7 @@ fn the_proxies_and_the_api_server_are_reached_by_nobody() {
 }
 
 #[test]
-fn a_pod_that_shares_its_address_with_a_proxy_is_reached_where_the_proxy_does_not_listen_and_a_service_never() {
+fn pods_on_the_host_of_a_proxy_are_permitted_on_other_ports_and_services_never() {
     let host =
         "{kind: Host, tenancy: {hostPorts: [[1, 65535]], adminPort: 9900, ownAddresses: [10.0.0.1], replicas: r}}";
     for (address, port, reached) in [
@@ -457,7 +457,7 @@ fn a_pod_that_shares_its_address_with_a_proxy_is_reached_where_the_proxy_does_no
 }
 
 #[test]
-fn what_is_kept_loses_what_no_backend_may_have_any_more() {
+fn retained_endpoints_lose_addresses_that_are_no_longer_permitted() {
     let tenancy = "backendNetworks: [10.0.0.0/8], replicas: replicas, adminPort: 5";
     let spec = "listeners: [{port: 5432}], backends: [{addresses: ['10.0.5.1:5', '10.0.9.9:5']}]";
     let (before, _) = first(&all(&[&gateway(tenancy), &load_balancer("a", 0, spec)]));
@@ -481,7 +481,7 @@ fn files_are_not_read_in_a_cluster() {
 }
 
 #[test]
-fn a_cluster_probes_only_where_somebody_wants_it() {
+fn a_cluster_probes_only_on_request() {
     let checks = |mode: &str, check: &str| {
         let spec = format!("{GOOD}, healthCheck: {check}");
         let (snapshot, _) = first(&all(&[mode, SERVICE, &load_balancer("a", 0, &spec)]));

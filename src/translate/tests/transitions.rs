@@ -160,7 +160,7 @@ fn endpoints_stay_until_matching_slices_arrive_or_the_time_is_over() {
 }
 
 #[test]
-fn what_slices_say_counts_at_once_even_while_they_do_not_match() {
+fn non_matching_slices_still_remove_their_endpoints_at_once() {
     let renamed = Db { port: "web", ..DB };
     for (stale, expected) in [
         ([(1, ""), (2, "ready: false")], &["10.0.0.1:7"][..]),
@@ -226,7 +226,7 @@ fn a_slice_without_endpoints_says_that_there_are_none() {
 
 /// A finalizer may retain a slice that Kubernetes deletes.
 #[test]
-fn a_slice_that_is_being_deleted_is_reported_beside_matching_ones() {
+fn a_slice_being_deleted_is_reported_despite_matching_ones() {
     let mut world = before();
     let served = first(&world).0;
     let mut deleting = EndpointSlice::clone(&DB.slice(7, &[(9, "")]));

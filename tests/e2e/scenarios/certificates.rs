@@ -153,7 +153,7 @@ spec:
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_and_backends_show_certificates_and_a_changed_authority_is_believed_at_once() {
+async fn mutual_tls_works_and_a_changed_authority_applies_at_once() {
     scenario("mutual", Isolation::Shared, async |scenario| {
         let [front, back, proxy, alice, bob] =
             ["front.example.com", "back.example.com", "proxy.example.com", "alice.example.com", "bob.example.com"]

@@ -80,7 +80,7 @@ async fn a_pod_that_terminates_gracefully_keeps_its_clients_and_gets_no_new_ones
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_backends_clients_are_refused_and_told_why() {
+async fn without_backends_clients_are_refused_with_a_reason() {
     scenario("nobody", Isolation::Shared, async |scenario| {
         scenario.backends("echo", 0).await;
         scenario.apply(&load_balancer("nobody", 5432, "echo")).await;

@@ -87,7 +87,7 @@ async fn an_application_that_is_applied_at_once_gets_no_warning_in_any_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_stays_missing_is_pending_first_and_then_a_warning() {
+async fn missing_references_are_pending_first_and_then_a_warning() {
     scenario("missing", Isolation::Shared, async |scenario| {
         scenario.apply(&load_balancer("missing", 5432, "nowhere")).await;
         let pending = |status: &_| is_not(status, "ResolvedRefs", "Pending");

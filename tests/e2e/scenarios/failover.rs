@@ -80,7 +80,7 @@ fn backend<'a>(status: &'a TcpLoadBalancerStatus, name: &str) -> &'a BackendStat
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pods_that_are_replaced_lose_their_connections_while_they_still_serve_and_nobody_is_refused() {
+async fn replaced_pods_are_drained_before_they_stop_and_no_client_is_refused() {
     scenario("draining", Isolation::Shared, async |scenario| {
         // The pods could keep their connections for longer than the drain takes.
         scenario.deploy("echo", 2, &echo_pod(60)).await;

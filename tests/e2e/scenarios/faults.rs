@@ -84,7 +84,7 @@ async fn a_lost_node_costs_what_ran_there_and_the_status_follows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_the_api_server_everything_serves_on_and_afterwards_it_is_caught_up_with() {
+async fn serving_continues_without_the_api_server_and_catches_up_later() {
     scenario("outage", Isolation::Exclusive, async |scenario| {
         scenario.backends("echo", 3).await;
         scenario.apply(&load_balancer("outage", 5432, "echo")).await;

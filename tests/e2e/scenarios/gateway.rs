@@ -118,7 +118,7 @@ async fn a_deleted_object_leaves_nothing_and_disturbs_no_neighbour() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_deleted_while_no_controller_ran_goes_when_one_does() {
+async fn objects_deleted_without_a_controller_are_cleaned_up_later() {
     scenario("absent", Isolation::Shared, async |scenario| {
         let own = scenario.install_own(json!({"maxDrainSeconds": 1, "shutdownDelaySeconds": 0})).await;
         scenario.backends("echo", 1).await;

@@ -14,7 +14,7 @@ use crate::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_older_load_balancer_has_the_nodes_port_and_the_younger_is_told_whose_it_is() {
+async fn the_older_load_balancer_has_the_node_port_and_the_younger_names_it() {
     scenario("host", Isolation::Shared, async |scenario| {
         let host = json!({"enabled": true, "allowedPorts": ["15432-15439"], "adminPort": 19901});
         scenario.install_own(json!({"kind": "None", "host": host})).await;

@@ -8,7 +8,7 @@ use crate::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_object_is_told_what_it_lacks_and_its_neighbour_serves() {
+async fn an_invalid_object_is_reported_and_its_neighbour_serves() {
     scenario("neighbours", Isolation::Shared, async |scenario| {
         scenario.backends("echo", 2).await;
         scenario.apply(&load_balancer("lost", 5432, "nowhere")).await;

@@ -28,7 +28,7 @@ spec:
 /// The program is static and alone in its image, so its resolver is part of it. A cluster without DNS has /etc/hosts,
 /// which the program must use.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_leads_where_it_resolves_to_and_nowhere_that_is_refused() {
+async fn a_name_leads_to_its_permitted_addresses_only() {
     scenario("names", Isolation::Shared, async |scenario| {
         scenario.backends("echo", 1).await;
         let pod = scenario.pods_of("echo").await.remove(0);

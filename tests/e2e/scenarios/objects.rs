@@ -63,7 +63,7 @@ async fn nothing_is_left(services: &Api<Service>, maps: &Api<ConfigMap>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_deleted_of_the_release_is_restored_or_reported_and_costs_no_connection() {
+async fn deleted_objects_of_the_release_are_restored_or_reported() {
     scenario("objects", Isolation::Shared, async |scenario| {
         let quick = json!({"maxDrainSeconds": 1, "shutdownDelaySeconds": 0});
         let own = scenario.install_own(quick.clone()).await;

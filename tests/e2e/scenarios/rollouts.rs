@@ -17,7 +17,7 @@ use crate::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rollout_refuses_nobody_and_long_connections_end_at_the_drain_deadline() {
+async fn a_rollout_refuses_no_client_and_drains_long_connections() {
     scenario("rollout", Isolation::Shared, async |scenario| {
         let (delay, drain) = (10, 20);
         let own = scenario.install_own(json!({"shutdownDelaySeconds": delay, "maxDrainSeconds": drain})).await;
@@ -25,12 +25,12 @@ async fn a_rollout_refuses_nobody_and_long_connections_end_at_the_drain_deadline
         scenario.apply(&load_balancer("rollout", 5432, "echo")).await;
         let address = scenario.programmed("rollout").await;
         served(address).await;
-        nobody_is_refused_and_long_connections_drain(scenario, &own, address, (delay, drain)).await;
+        assert_no_refusal_and_long_connections_drain(scenario, &own, address, (delay, drain)).await;
     })
     .await;
 }
 
-async fn nobody_is_refused_and_long_connections_drain(
+async fn assert_no_refusal_and_long_connections_drain(
     scenario: &Scenario,
     own: &Installation,
     address: SocketAddr,
@@ -55,7 +55,7 @@ async fn nobody_is_refused_and_long_connections_drain(
 const ALL_TYPES: [&str; 3] = ["ClusterIP", "NodePort", "LoadBalancer"];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rollout_behind_an_external_address_that_only_nodes_with_a_proxy_serve_refuses_nobody() {
+async fn a_rollout_behind_a_local_external_address_refuses_no_client() {
     scenario("local", Isolation::Shared, async |scenario| {
         let (delay, drain) = (10, 20);
         let own = scenario
@@ -67,13 +67,13 @@ async fn a_rollout_behind_an_external_address_that_only_nodes_with_a_proxy_serve
             .await;
         scenario.backends("echo", 2).await;
         let address = scenario.local_address("local").await;
-        nobody_is_refused_and_long_connections_drain(scenario, &own, address, (delay, drain)).await;
+        assert_no_refusal_and_long_connections_drain(scenario, &own, address, (delay, drain)).await;
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_only_proxy_is_replaced_on_its_node_and_nobody_is_refused() {
+async fn replacing_the_only_proxy_on_its_node_refuses_no_client() {
     scenario("only", Isolation::Shared, async |scenario| {
         let nodes = nodes(&scenario.client).await;
         let (name, ip) = nodes.last().unwrap();

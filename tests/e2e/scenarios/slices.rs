@@ -57,7 +57,7 @@ endpoints: [{{addresses: [\"{ip}\"], conditions: {{ready: true}}}}]
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn slices_written_by_hand_lead_nowhere_that_their_author_may_not_go() {
+async fn slices_written_by_hand_do_not_bypass_the_address_policy() {
     scenario("slices", Isolation::Shared, async |scenario| {
         scenario.install_own(json!({})).await;
         let other = scenario.another_namespace().await;

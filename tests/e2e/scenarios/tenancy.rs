@@ -86,7 +86,7 @@ async fn wishes_are_refused(scenario: &Scenario) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_administrator_does_not_allow_is_refused_with_a_sentence() {
+async fn settings_beyond_the_tenancy_rules_are_refused_with_a_message() {
     scenario("refusals", Isolation::Shared, async |scenario| {
         scenario.install_own(json!({"tenancy": caps()})).await;
         wishes_are_refused(scenario).await;
@@ -181,7 +181,7 @@ async fn addresses_are_refused_unless_they_are_allowed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_nobody_may_reach_is_refused_even_where_everything_is_allowed() {
+async fn internal_addresses_are_refused_even_if_all_networks_are_allowed() {
     scenario("open", Isolation::Shared, async |scenario| {
         scenario.install_own(json!({"tenancy": {"allowedBackendNetworks": ["0.0.0.0/0", "::/0"]}})).await;
         scenario.backends("echo", 1).await;

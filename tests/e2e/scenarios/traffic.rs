@@ -37,7 +37,7 @@ pub async fn reached(address: SocketAddr, pods: usize) -> BTreeSet<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn six_lines_give_an_address_that_reaches_every_pod() {
+async fn a_minimal_load_balancer_reaches_every_pod() {
     scenario("plain", Isolation::Shared, async |scenario| {
         scenario.backends("echo", 3).await;
         scenario.apply(&load_balancer("plain", 5432, "echo")).await;
@@ -143,7 +143,7 @@ fn backends_of(status: &TcpLoadBalancerStatus) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sticky_client_meets_one_pod_whichever_proxy_takes_it() {
+async fn a_sticky_client_has_the_same_pod_through_every_proxy() {
     scenario("sticky", Isolation::Shared, async |scenario| {
         scenario.backends("echo", 4).await;
         // Over an external address, which preserves client addresses. kube-proxy replaces the addresses of other

@@ -46,7 +46,7 @@ fn writes_follow_the_primary_when_a_postgresql_replica_is_promoted() {
 }
 
 #[test]
-fn a_postgresql_that_knows_nobody_is_seen_to_be_up_and_logs_nothing() {
+fn a_postgresql_without_accounts_is_healthy_and_logs_nothing() {
     needs!("psql", "initdb", "postgres");
     let folder = Folder::new();
     assert_eq!(run(&["cert", "db.example.test", "--out", folder.path()]).0, 0);

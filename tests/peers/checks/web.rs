@@ -12,7 +12,7 @@ use crate::{
 
 /// Like Patroni next to PostgreSQL: the status shows the leader.
 #[test]
-fn an_http_server_beside_each_endpoint_says_which_one_leads() {
+fn an_http_sidecar_of_each_endpoint_reports_the_leader() {
     needs!("nginx");
     let (port, database) = (free_address().port(), free_address().port());
     let folder = Folder::new();

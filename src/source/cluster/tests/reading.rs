@@ -43,7 +43,7 @@ fn a_load_balancer_is_read_with_its_identity_and_status() {
 }
 
 #[test]
-fn a_wrong_spec_is_told_with_its_field_and_the_last_good_one_stays() {
+fn an_invalid_spec_is_reported_with_its_field_and_the_last_good_one_stays() {
     let good = read(load_balancer("pg", "u1", 1, &good_spec(5432)), None);
     let cases = [
         (json!({"listeners": [{"port": "x"}], "backends": []}), "spec.listeners[0].port: invalid type: string \"x\""),
@@ -74,7 +74,7 @@ fn a_wrong_value_is_quoted_in_part() {
 }
 
 #[test]
-fn fields_of_a_newer_schema_and_a_status_that_is_not_ours_are_no_mistake() {
+fn unknown_fields_and_foreign_statuses_are_accepted() {
     let mut value = load_balancer("pg", "u1", 1, &good_spec(5432));
     value["spec"]["listeners"][0]["novelty"] = json!({"deep": [1]});
     value["status"] = json!({"conditions": "all well"});
@@ -84,7 +84,7 @@ fn fields_of_a_newer_schema_and_a_status_that_is_not_ours_are_no_mistake() {
 }
 
 #[test]
-fn what_has_not_changed_stays_where_it_is() {
+fn unchanged_objects_keep_their_allocation() {
     let before = read(load_balancer("pg", "u1", 1, &good_spec(5432)), None);
     let mut value = load_balancer("pg", "u1", 1, &good_spec(5432));
     value["status"] = json!({"summary": {}});
@@ -94,7 +94,7 @@ fn what_has_not_changed_stays_where_it_is() {
 }
 
 #[test]
-fn only_what_is_needed_is_kept() {
+fn unneeded_fields_are_dropped() {
     let secret = CachedObject::<Secret>::read(
         object(json!({
             "metadata": {"name": "tls", "namespace": "shop", "labels": {"a": "b"}, "annotations": {"c": "d"}},
@@ -125,7 +125,7 @@ fn only_what_is_needed_is_kept() {
 }
 
 #[test]
-fn an_object_that_cannot_be_read_is_told_and_the_last_good_one_stays() {
+fn an_unreadable_object_is_reported_and_its_last_good_version_stays() {
     let service = |ports: Value| object(json!({"metadata": {"name": "pg", "uid": "u1"}, "spec": {"ports": ports}}));
     let good = CachedObject::<Service>::read(service(json!([{"port": 1}])), None);
     let wrong = CachedObject::<Service>::read(service(json!([{"port": "x"}])), Some(&good));
@@ -138,7 +138,7 @@ fn an_object_that_cannot_be_read_is_told_and_the_last_good_one_stays() {
 }
 
 #[test]
-fn what_is_said_of_a_secret_holds_nothing_of_it() {
+fn messages_about_a_secret_do_not_contain_its_data() {
     for data in [json!({"tls.key": "hunter2 is no base64"}), json!({"tls.key": ["hunter2"]}), json!("hunter2")] {
         let secret = CachedObject::<Secret>::read(object(json!({"metadata": {"name": "tls"}, "data": data})), None);
         let problem = secret.problem.unwrap();
@@ -147,7 +147,7 @@ fn what_is_said_of_a_secret_holds_nothing_of_it() {
 }
 
 #[test]
-fn the_ports_are_read_with_what_is_wrong_with_them() {
+fn allocations_are_read_with_their_problems() {
     let map = json!({"metadata": {"name": "ports"}, "data": {
         "20000": r#"{"uid": "u1", "port": 5432, "object": "shop/pg"}"#, "tea": "{}",
     }});
@@ -213,7 +213,7 @@ fn changes_and_deletions_count_at_once() {
 }
 
 #[test]
-fn a_status_is_told_from_all_else() {
+fn status_changes_differ_from_content_changes() {
     let object = |generation, port, status: &str| {
         let mut object = load_balancer("a", "u1", generation, &good_spec(port));
         object["status"] = json!({"summary": {"status": status}});
@@ -249,7 +249,7 @@ fn a_good_text_is_remembered_over_a_new_listing() {
 }
 
 #[test]
-fn a_change_of_what_nobody_refers_to_is_none() {
+fn changes_of_unreferenced_objects_are_ignored() {
     let slice = |name: &str, service: &str, address: &str| {
         object(json!({
             "metadata": {"namespace": "shop", "name": name, "labels": {"kubernetes.io/service-name": service}},

@@ -87,7 +87,7 @@ fn referred(name: &str) -> ObjectRef {
 }
 
 #[tokio::test]
-async fn objects_of_another_class_or_placement_are_left_out_but_those_of_sidecars_are_judged() {
+async fn objects_of_other_classes_are_ignored_and_those_of_sidecars_validated() {
     let server = ApiServer::start();
     server.put(LOAD_BALANCERS, plain("ours"));
     for (field, value) in [("className", "other"), ("placement", "Host"), ("placement", "Sidecar")] {
@@ -123,7 +123,7 @@ async fn a_written_status_is_not_a_new_world() {
 }
 
 #[tokio::test]
-async fn a_watch_that_is_too_old_or_breaks_is_begun_anew() {
+async fn an_expired_or_broken_watch_is_restarted() {
     let server = ApiServer::start();
     server.put(LOAD_BALANCERS, plain("a"));
     let mut cluster = synced(&server).await;
@@ -255,7 +255,7 @@ async fn secrets_beyond_the_quota_are_not_watched_and_hold_nothing_up() {
 }
 
 #[tokio::test]
-async fn a_secret_that_may_not_be_read_is_told_until_it_may() {
+async fn a_forbidden_secret_is_reported_until_it_is_permitted() {
     let server = ApiServer::start();
     server.put("secrets", secret("tls"));
     server.refuse("secrets");
@@ -281,7 +281,7 @@ async fn a_secret_that_may_not_be_read_is_told_until_it_may() {
 }
 
 #[tokio::test]
-async fn services_and_slices_that_a_sidecar_may_not_read_are_not_told_to_be_missing() {
+async fn services_and_slices_forbidden_to_a_sidecar_are_not_reported_as_missing() {
     let server = ApiServer::start();
     let spec = json!({
         "placement": "Sidecar", "listeners": [{"port": 1}], "backends": [{"service": {"name": "pg", "port": 5432}}],
@@ -314,7 +314,7 @@ async fn services_and_slices_that_a_sidecar_may_not_read_are_not_told_to_be_miss
 }
 
 #[tokio::test]
-async fn authorities_that_were_refused_and_then_cannot_be_asked_for_are_nobody_elses_to_judge() {
+async fn authorities_refused_before_an_outage_stay_unread() {
     let server = ApiServer::start();
     let mut cluster = synced(&server).await;
     server.refuse("configmaps");
@@ -351,7 +351,7 @@ async fn the_api_servers_addresses_are_known_whatever_namespaces_are_watched() {
 }
 
 #[tokio::test]
-async fn that_the_api_servers_addresses_may_not_be_read_is_told_and_holds_nothing_up() {
+async fn forbidden_api_server_addresses_are_reported_and_delay_nothing() {
     let server = ApiServer::start();
     server.refuse_in("default", "services");
     server.refuse_in("default", "endpointslices");
@@ -368,7 +368,7 @@ async fn that_the_api_servers_addresses_may_not_be_read_is_told_and_holds_nothin
 }
 
 #[tokio::test]
-async fn what_is_refused_for_long_is_told_and_not_waited_for() {
+async fn lasting_refusals_are_reported_and_not_waited_for() {
     let server = ApiServer::start();
     server.put(LOAD_BALANCERS, plain("a"));
     server.refuse_in("other", LOAD_BALANCERS);
@@ -383,7 +383,7 @@ async fn what_is_refused_for_long_is_told_and_not_waited_for() {
 }
 
 #[tokio::test]
-async fn without_a_kind_of_objects_there_is_no_world() {
+async fn a_world_requires_all_kinds_of_objects() {
     let without = async |plural: &str| {
         let server = ApiServer::start();
         server.put(LOAD_BALANCERS, plain("a"));
@@ -465,7 +465,7 @@ async fn ports_stay_as_they_were_when_their_config_map_is_gone() {
 }
 
 #[tokio::test]
-async fn services_show_whose_ports_are_where_it_is_not_written_or_otherwise() {
+async fn services_take_precedence_over_stored_allocations() {
     let owner = |world: &World| match &world.mode {
         ProcessMode::Gateway(allocations, _) => allocations.0.get(&20000).map(|allocation| allocation.uid.to_string()),
         _ => None,

@@ -124,7 +124,7 @@ fn listen_addr_is_understood_as_go_does() {
 }
 
 #[test]
-fn what_is_not_set_gets_golbs_default_and_a_warning() {
+fn unset_settings_get_golbs_default_and_a_warning() {
     let (spec, warnings) = converted(r#"{"servers": [{"address": "127.0.0.1:9001"}], "request_timeout": 0}"#);
     assert_eq!(
         warnings,
@@ -142,7 +142,7 @@ fn what_is_not_set_gets_golbs_default_and_a_warning() {
 }
 
 #[test]
-fn the_filter_admits_whom_golb_admits() {
+fn the_filter_admits_the_same_clients_as_golb() {
     let access = |mode: &str, list: Value| {
         let mut config = plain();
         config["ip_filter_mode"] = json!(mode);
@@ -170,7 +170,7 @@ fn the_filter_admits_whom_golb_admits() {
 }
 
 #[test]
-fn what_has_no_counterpart_is_warned_of_and_not_dropped_in_silence() {
+fn settings_without_a_counterpart_get_a_warning() {
     for (field, value, warning) in [
         ("max_retries", json!(3), "max_retries is not a field of GoLB and was ignored"),
         ("evil\nspec: {}", json!(3), "evil\nspec: {} is not a field of GoLB and was ignored"),
@@ -219,7 +219,7 @@ fn names_of_fields_are_read_in_any_case() {
 }
 
 #[test]
-fn what_cannot_be_converted_is_refused_with_the_fields_name() {
+fn unconvertible_fields_are_refused_by_name() {
     for (field, value, problem) in [
         (
             "health_check_interval",
@@ -248,6 +248,6 @@ fn what_cannot_be_converted_is_refused_with_the_fields_name() {
 }
 
 #[test]
-fn all_problems_are_told_at_once() {
+fn all_problems_are_reported_at_once() {
     assert_eq!(problems(r#"{"listen_addr": "x", "request_timeout": true, "servers": []}"#).len(), 3);
 }

@@ -65,7 +65,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
-    fn nobody_shares_and_nobody_who_served_stops(history in prop::collection::vec(wanted(), 1..6)) {
+    fn addresses_are_never_shared_and_serving_listeners_keep_theirs(history in prop::collection::vec(wanted(), 1..6)) {
         let mut previous = Listeners::new();
         for wanted in history {
             let (served, problems) = settle(requests(&wanted, &previous));
@@ -115,7 +115,7 @@ proptest! {
 }
 
 #[test]
-fn many_listeners_of_one_port_number_are_settled_in_the_time_that_sorting_takes() {
+fn settling_listeners_of_one_port_takes_the_time_of_sorting() {
     let requests = |count: usize| -> BTreeMap<ListenerKey, ListenerRequest> {
         let request = |number: usize| {
             let key = ListenerKey { object: ObjectKey::new("shop", &number.to_string()), port: 1 };

@@ -40,7 +40,7 @@ fn blocks_come_with_their_labels_and_lines() {
 }
 
 #[test]
-fn explanations_between_blocks_are_passed_over() {
+fn text_between_blocks_is_ignored() {
     // As `openssl x509 -text`, `openssl pkcs12`, `openssl s_client -showcerts` and bundles of authorities write them.
     for explanation in [
         "Certificate:\n    Data:\n        Version: 3 (0x2)\n        Serial Number:\n            4e:f0:9a\n",
@@ -63,7 +63,7 @@ fn explanations_between_blocks_are_passed_over() {
 }
 
 #[test]
-fn whatever_is_not_understood_is_refused_with_its_line() {
+fn unknown_content_is_refused_with_its_line() {
     let (one, two) = (block("CERTIFICATE"), block("CERTIFICATE"));
     let indented: String = two.lines().map(|line| format!(" {line}\n")).collect();
     let body = two.lines().nth(1).unwrap();
