@@ -30,6 +30,6 @@ impl Machine {
 pub fn revision() -> String {
     let output =
         Command::new("git").args(["describe", "--always", "--dirty"]).current_dir(env!("CARGO_MANIFEST_DIR")).output();
-    let said = output.ok().filter(|output| output.status.success());
-    said.map_or_else(|| "unknown".into(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    let success = output.ok().filter(|output| output.status.success());
+    success.map_or_else(|| "unknown".into(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

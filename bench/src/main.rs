@@ -181,9 +181,9 @@ fn chosen_axes(names: &[String]) -> Result<Vec<&'static str>> {
 }
 
 fn chosen_contenders(names: &[String]) -> Result<Vec<String>> {
-    let known: Vec<_> = Program::ALL.iter().map(|program| program.name().to_lowercase()).collect();
-    match names.iter().find(|name| !known.contains(&name.to_lowercase())) {
-        Some(unknown) => bail!("there is no contender `{unknown}`: they are {}", known.join(", ")),
+    let programs: Vec<_> = Program::ALL.iter().map(|program| program.name().to_lowercase()).collect();
+    match names.iter().find(|name| !programs.contains(&name.to_lowercase())) {
+        Some(unknown) => bail!("there is no contender `{unknown}`: they are {}", programs.join(", ")),
         None => Ok(names.iter().map(|name| name.to_lowercase()).collect()),
     }
 }

@@ -77,9 +77,9 @@ impl Reports {
         loop {
             configurations.mark_unchanged();
             reports.mark_unchanged();
-            let told = self.rendered().await;
-            if told.tag != unless {
-                return Some(told);
+            let report = self.rendered().await;
+            if report.tag != unless {
+                return Some(report);
             }
             tokio::select! {
                 Ok(()) = configurations.changed() => {}

@@ -126,14 +126,14 @@ fn look_up_names(parts: &mut [CompilationUnit]) -> anyhow::Result<()> {
     if wanted.is_empty() {
         return Ok(());
     }
-    let known = on_control_runtime(async {
+    let answers = on_control_runtime(async {
         let mut names = Names::start(resolve);
         names.want(wanted);
         names.first_answers(DNS_TIMEOUT).await;
         Ok(names.known())
     })?;
     for part in parts {
-        part.world.names.clone_from(&known);
+        part.world.names.clone_from(&answers);
     }
     Ok(())
 }

@@ -112,13 +112,13 @@ pub(super) async fn client() -> anyhow::Result<Client> {
 /// Logs a warning if the installed schema is not that of this version. The API server then silently drops unknown
 /// fields, such as `access`.
 async fn compare_schemas(client: Client) {
-    let mut said = None;
+    let mut reported = None;
     loop {
         let found = match installed_schema(client.clone(), CRD, api::SCHEMA_HASH).await {
             Ok(installed) => Ok(installed == Some(api::schema_hash())),
             Err(error) => Err(error.to_string()),
         };
-        if said.as_ref() != Some(&found) {
+        if reported.as_ref() != Some(&found) {
             match &found {
                 Ok(true) => {}
                 Ok(false) => warn!(
@@ -127,7 +127,7 @@ async fn compare_schemas(client: Client) {
                 ),
                 Err(error) => warn!(%error, "cannot compare the installed CustomResourceDefinition with this version"),
             }
-            said = Some(found);
+            reported = Some(found);
         }
         sleep(COMPARE_AGAIN).await;
     }

@@ -164,15 +164,15 @@ fn publish(proxy: &Proxy, snapshot: Arc<Snapshot>) {
 /// Logs the listeners that cannot be opened, each once, with the origin of their declaration.
 pub fn tell_of_unbound(mut reports: watch::Receiver<Arc<Report>>, state: Arc<ReadinessState>) -> AbortOnDropHandle<()> {
     AbortOnDropHandle::new(tokio::spawn(async move {
-        let mut said = BTreeMap::new();
+        let mut reported = BTreeMap::new();
         loop {
             let report = reports.borrow_and_update().clone();
             let now: BTreeMap<_, _> = report.unbound().map(|(key, why)| (key.clone(), why.clone())).collect();
-            for (listener, why) in now.iter().filter(|(listener, why)| said.get(*listener) != Some(*why)) {
+            for (listener, why) in now.iter().filter(|(listener, why)| reported.get(*listener) != Some(*why)) {
                 let origin = state.configuration().origin_of(&listener.object);
                 error!(load_balancer = %listener.object, %origin, "{}", unbound(listener, why));
             }
-            said = now;
+            reported = now;
             if reports.changed().await.is_err() {
                 return;
             }

@@ -85,8 +85,8 @@ pub struct Leading {
 
 /// The location of the process. Empty environment variables count as absent.
 fn locality(run: &RunArgs) -> ProcessLocality {
-    let known = |name: &Option<String>| name.as_deref().filter(|name| !name.is_empty()).map(Into::into);
-    ProcessLocality { node: known(&run.node), zone: known(&run.zone) }
+    let non_empty = |name: &Option<String>| name.as_deref().filter(|name| !name.is_empty()).map(Into::into);
+    ProcessLocality { node: non_empty(&run.node), zone: non_empty(&run.zone) }
 }
 
 /// Serves until a signal or a successor ends it.

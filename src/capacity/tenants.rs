@@ -63,22 +63,22 @@ impl TenantPlaces {
     pub fn divide<'a>(self: &Arc<Self>, namespaces: impl IntoIterator<Item = &'a Arc<str>>) {
         let mut queues = self.lock();
         let Queues { holders, former } = mem::take(&mut *queues);
-        let mut known = former;
-        known.extend(holders);
+        let mut queues_before = former;
+        queues_before.extend(holders);
         for namespace in namespaces {
             if !queues.holders.contains_key(namespace) {
-                let queue = known.remove(namespace).unwrap_or_else(|| self.new_queue(namespace));
+                let queue = queues_before.remove(namespace).unwrap_or_else(|| self.new_queue(namespace));
                 queues.holders.insert(namespace.clone(), queue);
             }
         }
         let total = self.places.total();
         let share = |queue: &'_ Arc<TenantQueue>| queue.share.clone();
         let holders: Vec<_> = queues.holders.values().map(share).collect();
-        let former: Vec<_> = known.values().map(share).collect();
+        let former: Vec<_> = queues_before.values().map(share).collect();
         self.places.divide(total, holders.iter().map(|share| &**share), former.iter().map(|share| &**share));
         let has_guaranteed = holders.iter().all(|share| share.guaranteed() > 0);
         self.most_of_one.store(if has_guaranteed { total } else { total.div_ceil(2) }, Relaxed);
-        queues.former = known.into_iter().filter(|(_, queue)| queue.share.in_use() > 0).collect();
+        queues.former = queues_before.into_iter().filter(|(_, queue)| queue.share.in_use() > 0).collect();
         for queue in queues.holders.values().chain(queues.former.values()) {
             queue.changed.notify_one();
         }

@@ -98,8 +98,8 @@ pub(super) fn transitions(before: &[Condition], now: &[Condition]) -> Vec<Event>
         None => is_fault(condition) || (condition.type_ == PROGRAMMED && condition.status == "True"),
     };
     // A condition that waits becomes true, or gets a reason that has an Event.
-    let told = now.iter().filter(|condition| !is_waiting(condition) && !is_summary(&condition.type_));
-    told.filter(news).map(event).collect()
+    let reported = now.iter().filter(|condition| !is_waiting(condition) && !is_summary(&condition.type_));
+    reported.filter(news).map(event).collect()
 }
 
 /// The client address is a choice of the user, not a fault.

@@ -171,10 +171,10 @@ fn described(metadata: ObjectMeta, description: &str, settings: &Settings, owner
         labels.entry(key.clone()).or_insert_with(|| value.clone());
     }
     metadata.annotations.get_or_insert_with(BTreeMap::new).insert(DESCRIPTION.into(), description.into());
-    let known = metadata.owner_references.get_or_insert_with(Vec::new);
-    let new = owners.iter().filter(|owner| known.iter().all(|known| known.uid != owner.uid)).cloned();
+    let references = metadata.owner_references.get_or_insert_with(Vec::new);
+    let new = owners.iter().filter(|owner| references.iter().all(|reference| reference.uid != owner.uid)).cloned();
     let new: Vec<_> = new.collect();
-    known.extend(new);
+    references.extend(new);
     metadata
 }
 
@@ -220,10 +220,10 @@ mod tests {
     #[test]
     fn an_owner_that_cannot_be_read_stays_what_it_was() {
         let anchor = OwnerReference { kind: "ConfigMap".into(), uid: "1".into(), ..OwnerReference::default() };
-        let known = Owners { references: vec![anchor.clone()], ..Owners::default() };
+        let previous = Owners { references: vec![anchor.clone()], ..Owners::default() };
         let why = Some("forbidden".to_owned());
-        assert_eq!(known.or_as_before(Err("forbidden".into()), &["ConfigMap"]), (Some(anchor), why.clone()));
-        assert_eq!(known.or_as_before(Err("forbidden".into()), &["Deployment"]), (None, why));
-        assert_eq!(known.or_as_before(Ok(None), &["ConfigMap"]), (None, None), "it is gone");
+        assert_eq!(previous.or_as_before(Err("forbidden".into()), &["ConfigMap"]), (Some(anchor), why.clone()));
+        assert_eq!(previous.or_as_before(Err("forbidden".into()), &["Deployment"]), (None, why));
+        assert_eq!(previous.or_as_before(Ok(None), &["ConfigMap"]), (None, None), "it is gone");
     }
 }

@@ -178,7 +178,7 @@ impl LookingUp {
             Ok(answer) => {
                 let answer = answer.unwrap_or_else(|fault| Err(io::Error::other(fault)));
                 let answered = answer.is_ok();
-                known.observe(name, answer.map_err(|error| said(&error)));
+                known.observe(name, answer.map_err(|error| description(&error)));
                 answered
             }
             Err(_) => {
@@ -202,7 +202,7 @@ fn waits(objects: &[ObjectKey]) -> String {
 }
 
 /// A resolver's error without the common prefix.
-fn said(error: &io::Error) -> String {
+fn description(error: &io::Error) -> String {
     let text = error.to_string();
     text.strip_prefix("failed to lookup address information: ").unwrap_or(&text).to_owned()
 }

@@ -64,8 +64,8 @@ pub(super) fn metadata(metadata: &Value) -> Vec<String> {
     for (field, is_label) in [("labels", true), ("annotations", false)] {
         for (key, value) in metadata[field].as_object().into_iter().flatten() {
             // The API server compares the keys of annotations in lower case.
-            let known = if is_label { key.clone() } else { key.to_lowercase() };
-            if let Some(Err(sentence)) = api::format("QualifiedName").map(|check| check(&known)) {
+            let compared = if is_label { key.clone() } else { key.to_lowercase() };
+            if let Some(Err(sentence)) = api::format("QualifiedName").map(|check| check(&compared)) {
                 problems.add(&format!("metadata.{field}"), sentence);
             }
             if let Some(value) = value.as_str().filter(|value| is_label && !is_label_value(value)) {

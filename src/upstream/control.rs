@@ -176,10 +176,10 @@ impl UpstreamControl {
         self.protect_subsets();
         let open = self.open_subsets();
         // The result is the same for all endpoints of a backend.
-        let mut known: BTreeMap<(Arc<str>, Priority), bool> = BTreeMap::new();
+        let mut by_backend: BTreeMap<(Arc<str>, Priority), bool> = BTreeMap::new();
         let mut gives_way = |endpoint: &&Arc<Endpoint>| {
             let of_backend = (endpoint.key().backend.clone(), endpoint.backend().priority);
-            *known.entry(of_backend).or_insert_with(|| {
+            *by_backend.entry(of_backend).or_insert_with(|| {
                 let given_way = || open.iter().filter_map(|subset| subset.prefers_others_to(endpoint));
                 given_way().next().is_some() && given_way().all(|gives_way| gives_way)
             })
@@ -352,10 +352,10 @@ impl UpstreamControl {
     fn update_standby(&mut self) {
         let open = self.open_subsets();
         // The result is the same for all endpoints of a backend.
-        let mut known: BTreeMap<(Arc<str>, Priority), bool> = BTreeMap::new();
+        let mut by_backend: BTreeMap<(Arc<str>, Priority), bool> = BTreeMap::new();
         for endpoint in self.endpoint_set.endpoints() {
             let of_backend = (endpoint.key().backend.clone(), endpoint.backend().priority);
-            let is_standby = *known.entry(of_backend).or_insert_with(|| {
+            let is_standby = *by_backend.entry(of_backend).or_insert_with(|| {
                 let served = || open.iter().filter_map(|subset| subset.is_served_by(endpoint));
                 served().next().is_some() && !served().any(|serves| serves)
             });

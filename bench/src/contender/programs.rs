@@ -65,9 +65,9 @@ impl Program {
     fn version(self, path: &Path) -> Result<String> {
         let flag = if matches!(self, Self::Haproxy | Self::Nginx) { "-v" } else { "--version" };
         let output = Command::new(path).arg(flag).output().with_context(|| format!("{} cannot run", path.display()))?;
-        let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{} {flag}: {said}", path.display());
-        Ok(version_in(&said).unwrap_or_else(|| said.trim().to_owned()))
+        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{} {flag}: {text}", path.display());
+        Ok(version_in(&text).unwrap_or_else(|| text.trim().to_owned()))
     }
 }
 

@@ -27,20 +27,20 @@ const PROCESS_TIMEOUT: Duration = Duration::from_secs(180);
 pub struct Running {
     pub name: &'static str,
     child: Child,
-    said: PathBuf,
+    error_log: PathBuf,
 }
 
 impl Running {
     /// Starts a program in a folder, which also gets its output, and in its own process group, so that an interrupt of
     /// the benchmark reaches it only through this type.
     pub fn start(name: &'static str, command: &[OsString], folder: &Path, on: &[usize]) -> Result<Self> {
-        let said = folder.join("stderr.log");
-        let (output, errors) = (File::create(folder.join("stdout.log"))?, File::create(&said)?);
+        let error_log = folder.join("stderr.log");
+        let (output, errors) = (File::create(folder.join("stdout.log"))?, File::create(&error_log)?);
         let mut prepared = Command::new(&command[0]);
         prepared.args(&command[1..]).current_dir(folder).process_group(0);
         prepared.stdin(Stdio::null()).stdout(output).stderr(errors);
         let child = cores::on(on, || prepared.spawn()).with_context(|| format!("{name} cannot be started"))?;
-        Ok(Self { name, child, said })
+        Ok(Self { name, child, error_log })
     }
 
     pub fn processes(&self) -> ProcessTree {
@@ -53,7 +53,7 @@ impl Running {
         while client.connect_and_echo().await.is_err() {
             self.still_runs()?;
             if Instant::now() > deadline {
-                bail!("{} does not serve {}: {}", self.name, client.server, self.said());
+                bail!("{} does not serve {}: {}", self.name, client.server, self.errors());
             }
             sleep(Duration::from_millis(10)).await;
         }
@@ -64,7 +64,7 @@ impl Running {
     pub fn still_runs(&mut self) -> Result<()> {
         match self.child.try_wait()? {
             None => Ok(()),
-            Some(status) => bail!("{} ended with {status}: {}", self.name, self.said()),
+            Some(status) => bail!("{} ended with {status}: {}", self.name, self.errors()),
         }
     }
 
@@ -86,8 +86,8 @@ impl Running {
         Ok(())
     }
 
-    fn said(&self) -> String {
-        fs::read_to_string(&self.said).unwrap_or_default().trim().to_owned()
+    fn errors(&self) -> String {
+        fs::read_to_string(&self.error_log).unwrap_or_default().trim().to_owned()
     }
 }
 

@@ -28,7 +28,7 @@ fn colour(program: Program) -> &'static str {
 }
 
 pub fn draw(rows: &[Row]) -> String {
-    let rows: Vec<&Row> = rows.iter().filter(|row| row.compares_everybody() && row.base.is_some()).collect();
+    let rows: Vec<&Row> = rows.iter().filter(|row| row.compares_all_programs() && row.base.is_some()).collect();
     let (mut groups, mut top) = (String::new(), TOP);
     for row in &rows {
         top = draw_group(&mut groups, row, top);

@@ -28,7 +28,7 @@ impl Row {
         self.entries.iter().find(|entry| entry.name == name)
     }
 
-    pub fn compares_everybody(&self) -> bool {
+    pub fn compares_all_programs(&self) -> bool {
         self.axis.field == Field::Everybody
     }
 }

@@ -12,7 +12,7 @@ use crate::{
 };
 
 pub fn render(results: &Results, rows: &[Row]) -> String {
-    let (peers, own): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.compares_everybody());
+    let (peers, own): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.compares_all_programs());
     let counts = results.counts.as_ref().map(counted).unwrap_or_default();
     let parts = [peer_comparison(&peers), own_ways(&own), counts, errors(rows), origins(results)];
     parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n")
@@ -85,11 +85,11 @@ fn counted(counts: &OperationCounts) -> String {
 
 fn errors(rows: &[Row]) -> String {
     let mut text = String::new();
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     for (row, entry) in rows.iter().flat_map(|row| row.entries.iter().map(move |entry| (row, entry))) {
         // Once for all figures of an axis.
-        if entry.errors > 0 && !told.contains(&(row.axis.name, entry.name)) {
-            told.push((row.axis.name, entry.name));
+        if entry.errors > 0 && !reported.contains(&(row.axis.name, entry.name)) {
+            reported.push((row.axis.name, entry.name));
             let first = one_line(entry.first_error.as_deref().unwrap_or("unknown"));
             writeln!(
                 text,

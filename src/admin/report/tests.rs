@@ -169,7 +169,7 @@ async fn long_polls_are_answered_at_the_next_change() {
     let tag = rig.tag().await;
     assert!(rig.reports.next(Some("another")).await.is_some());
     rig.declare("a", Some(("uid", 2)), spec(free_port()));
-    let (told, ()) =
+    let (report, ()) =
         tokio::join!(timeout(Duration::from_secs(5), async { rig.reports.next(Some(&tag)).await }), async {
             // Nothing is applied: only the verdicts change.
             let (_, verdicts) = translate(&rig.world, &rig.last, Timestamp::now());
@@ -181,8 +181,8 @@ async fn long_polls_are_answered_at_the_next_change() {
                 problems: Vec::new(),
             });
         });
-    let told: ReplicaReport = serde_json::from_str(&told.unwrap().unwrap().text).unwrap();
-    assert_eq!(told.load_balancers["uid"].generation, 2);
+    let report: ReplicaReport = serde_json::from_str(&report.unwrap().unwrap().text).unwrap();
+    assert_eq!(report.load_balancers["uid"].generation, 2);
 }
 
 #[tokio::test]
@@ -237,9 +237,9 @@ async fn a_failover_of_one_route_is_reported() {
     assert!(rig.now().await.load_balancers["uid"].failed_over.is_empty());
     let tag = rig.tag().await;
     rig.proxy.monitor().view().upstreams[0].1.endpoints()[0].connect_failed(&io::Error::other("away"));
-    let told = timeout(Duration::from_secs(5), rig.reports.next(Some(&tag))).await.unwrap().unwrap();
-    let mut told: ReplicaReport = serde_json::from_str(&told.text).unwrap();
-    let served = told.load_balancers.remove("uid").unwrap();
+    let report = timeout(Duration::from_secs(5), rig.reports.next(Some(&tag))).await.unwrap().unwrap();
+    let mut report: ReplicaReport = serde_json::from_str(&report.text).unwrap();
+    let served = report.load_balancers.remove("uid").unwrap();
     assert_eq!(served.failed_over, [FailedOver { backends: vec!["eu".into(), "spare".into()], priority: 1 }].into());
 }
 
@@ -281,15 +281,15 @@ async fn draining_connections_of_removed_endpoints_are_counted() {
     rig.declare("a", Some(("uid", 2)), declared("127.0.0.1:2"));
     rig.apply().await;
     let draining = async || {
-        let mut told = rig.now().await.load_balancers.remove("uid").unwrap();
-        ["db", "other"].map(|name| told.backends.remove(name).unwrap().draining)
+        let mut report = rig.now().await.load_balancers.remove("uid").unwrap();
+        ["db", "other"].map(|name| report.backends.remove(name).unwrap().draining)
     };
-    let told = async {
+    let drained = async {
         while draining().await != [1, 0] {
             sleep(Duration::from_millis(10)).await
         }
     };
-    timeout(Duration::from_secs(5), told).await.unwrap();
+    timeout(Duration::from_secs(5), drained).await.unwrap();
 }
 
 #[tokio::test]
@@ -343,11 +343,11 @@ async fn the_aggregating_leader_gets_a_report() {
         connections: 10,
     };
     let serving = AbortOnDropHandle::new(tokio::spawn(server.serve(pages, rig.stop.clone())));
-    let (tell, mut told) = unbounded_channel();
-    let following = AbortOnDropHandle::new(tokio::spawn(follow("pod-0".into(), address, tell)));
+    let (sender, mut updates) = unbounded_channel();
+    let following = AbortOnDropHandle::new(tokio::spawn(follow("pod-0".into(), address, sender)));
     let mut generation = async || {
-        let told = timeout(Duration::from_secs(30), told.recv()).await.expect("in time").unwrap();
-        told.report.expect("a report").load_balancers["uid"].generation
+        let update = timeout(Duration::from_secs(30), updates.recv()).await.expect("in time").unwrap();
+        update.report.expect("a report").load_balancers["uid"].generation
     };
     assert_eq!(generation().await, 1);
     rig.declare("a", Some(("uid", 2)), spec(free_port()));

@@ -167,8 +167,8 @@ mod tests {
             ("localhost", NOT_A_NETWORK),
             ("", NOT_A_NETWORK),
         ] {
-            let told = text.parse::<Network>().unwrap_err();
-            assert!(told.starts_with(&format!("`{text}` ")) && told.ends_with(instead), "{told}");
+            let message = text.parse::<Network>().unwrap_err();
+            assert!(message.starts_with(&format!("`{text}` ")) && message.ends_with(instead), "{message}");
         }
     }
 }

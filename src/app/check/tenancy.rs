@@ -354,8 +354,8 @@ mod tests {
             ("database: {host: x}", "database: unknown chart value"),
             ("a: {tenancy: {}}\nb: {tenancy: {}}", "several sections contain values of the chart (a, b)"),
         ] {
-            let told = read(text).unwrap_err();
-            assert!(told.contains("values.yaml: ") && told.contains(sentence), "{told}");
+            let error = read(text).unwrap_err();
+            assert!(error.contains("values.yaml: ") && error.contains(sentence), "{error}");
         }
         assert!(of_values(&["/nowhere/values.yaml".into()]).is_err());
     }

@@ -141,8 +141,8 @@ impl Case {
         let replica = |(index, (pod, served)): (usize, &(&str, Option<Served>))| {
             let report = served.clone().map(|served| {
                 // A replica that reports and does not know the load balancer yet.
-                let known = served != Served::default();
-                let load_balancers = known.then(|| (UID.to_owned(), served)).into_iter().collect();
+                let is_reported = served != Served::default();
+                let load_balancers = is_reported.then(|| (UID.to_owned(), served)).into_iter().collect();
                 Arc::new(ReplicaReport { load_balancers })
             });
             let address = format!("10.99.0.{}:9900", index + 2).parse().unwrap();

@@ -131,9 +131,9 @@ impl Record {
         // One or two changes may be manual edits.
         const ALWAYS: u32 = 3;
         let (count, _) = &mut self.overwritten;
-        let told = *count == ALWAYS;
-        *count = count.saturating_add(told.into());
-        told
+        let is_due = *count == ALWAYS;
+        *count = count.saturating_add(is_due.into());
+        is_due
     }
 
     /// Records a failed write. Returns true if the failure must be reported.

@@ -273,9 +273,9 @@ mod tests {
         assert_eq!(poll_fn(|cx| pipe.poll_fill(cx, &from)).await.unwrap(), 3);
         let drained = poll_fn(|cx| pipe.poll_drain(cx, &to)).await.unwrap();
         assert!(matches!(drained, PipeOutput::Bytes(3)));
-        let mut said = [0; 3];
-        server.read_exact(&mut said).await.unwrap();
-        assert_eq!(&said, b"new");
+        let mut received = [0; 3];
+        server.read_exact(&mut received).await.unwrap();
+        assert_eq!(&received, b"new");
         assert!(pipe.is_empty());
         drop(pipe);
         assert_eq!(POOL.with_borrow(|pool| (pool.idle.len(), pool.may_open)), (1, 0), "an empty one is used again");

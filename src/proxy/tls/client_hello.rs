@@ -134,8 +134,8 @@ impl Records {
                 return Err(HelloError::Invalid);
             }
             let Some(fragment) = rest.get(..length) else { return Ok(()) };
-            let known = self.length.min(MESSAGE_HEADER);
-            self.header[known..].iter_mut().zip(fragment).for_each(|(byte, new)| *byte = *new);
+            let received = self.length.min(MESSAGE_HEADER);
+            self.header[received..].iter_mut().zip(fragment).for_each(|(byte, new)| *byte = *new);
             self.length += length;
             self.taken += RECORD_HEADER + length;
             if self.body_length()?.is_some_and(|body| self.length >= MESSAGE_HEADER + body) {

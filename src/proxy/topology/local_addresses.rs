@@ -18,8 +18,8 @@ impl LocalAddresses {
         if ip.is_loopback() || ip.is_unspecified() {
             return true;
         }
-        let known = || previous.0.get(&ip).copied();
-        *self.0.entry(ip).or_insert_with(|| known().unwrap_or_else(|| is_local(ip).unwrap_or(false)))
+        let previous_answer = || previous.0.get(&ip).copied();
+        *self.0.entry(ip).or_insert_with(|| previous_answer().unwrap_or_else(|| is_local(ip).unwrap_or(false)))
     }
 
     /// Refreshes all answers. True if one has changed.

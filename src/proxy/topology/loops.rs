@@ -26,8 +26,9 @@ pub struct LoopGuard {
 impl LoopGuard {
     /// The upstreams without endpoints through which connections would loop.
     pub fn without_loops<'a>(&mut self, snapshot: &'a Snapshot) -> Cow<'a, BTreeMap<UpstreamKey, Arc<UpstreamConfig>>> {
-        let known = mem::take(&mut self.addresses);
-        let found = loops(&snapshot.listeners, &snapshot.upstreams, |ip| self.addresses.contain(ip, &known));
+        let previous_addresses = mem::take(&mut self.addresses);
+        let found =
+            loops(&snapshot.listeners, &snapshot.upstreams, |ip| self.addresses.contain(ip, &previous_addresses));
         let mut upstreams = Cow::Borrowed(&snapshot.upstreams);
         for (key, endpoints) in &found {
             let Some(upstream) = upstreams.to_mut().get_mut(key) else { continue };

@@ -168,12 +168,12 @@ mod tests {
         let status = Status { code: 401, message: "Unauthorized".into(), ..Status::default() };
         let watch_error = WatchError::answered(&status).unwrap();
         assert!(matches!(&watch_error, WatchError::Denied(_)), "{watch_error}");
-        let said = watch_error.to_string();
-        assert!(said.starts_with("Unauthorized: ") && said.contains("ServiceAccount"), "{said}");
+        let message = watch_error.to_string();
+        assert!(message.starts_with("Unauthorized: ") && message.contains("ServiceAccount"), "{message}");
         let forbidden = Status { code: 403, message: "no".into(), ..Status::default() };
         assert_eq!(WatchError::answered(&forbidden), Some(WatchError::Denied("no: allow get, list and watch".into())));
         let unknown_kind = Status { code: 404, message: "page not found".into(), ..Status::default() };
-        let said = WatchError::answered(&unknown_kind).unwrap().to_string();
-        assert!(said.contains("CustomResourceDefinition") && !said.contains("allow"), "{said}");
+        let message = WatchError::answered(&unknown_kind).unwrap().to_string();
+        assert!(message.contains("CustomResourceDefinition") && !message.contains("allow"), "{message}");
     }
 }

@@ -20,9 +20,9 @@ impl ListKind {
     pub fn of(api_version: &str, kind: &str) -> Option<Self> {
         let listed = kind.strip_suffix("List")?;
         let ours = (&*format!("{GROUP}/{VERSION}") == api_version && listed == KIND).then_some(KIND);
-        let known = KUBERNETES.iter().find(|known| **known == (api_version, listed)).map(|(_, kind)| *kind);
+        let kubernetes = KUBERNETES.iter().find(|entry| **entry == (api_version, listed)).map(|(_, kind)| *kind);
         let any = (api_version == "v1" && listed.is_empty()).then_some(Self::Any);
-        any.or_else(|| ours.or(known).map(Self::Of))
+        any.or_else(|| ours.or(kubernetes).map(Self::Of))
     }
 
     /// The objects of the list, each with its kind.
@@ -62,8 +62,8 @@ pub fn is_mistyped(object: &Value) -> bool {
     let Some(listed) = lower.strip_suffix("lists").or_else(|| lower.strip_suffix("list")) else { return false };
     let group = api_version.split_once('/').map_or("", |(group, _)| group);
     let is_known_group = group == GROUP || !group.contains('.') || group.ends_with(".k8s.io");
-    let known = KUBERNETES.iter().map(|(_, kind)| *kind).chain([KIND]);
-    let is_called_after = known.into_iter().any(|kind| near(listed, [&*kind.to_lowercase()]).is_some());
+    let kinds = KUBERNETES.iter().map(|(_, kind)| *kind).chain([KIND]);
+    let is_called_after = kinds.into_iter().any(|kind| near(listed, [&*kind.to_lowercase()]).is_some());
     let fields = object.as_object().into_iter().flat_map(|fields| fields.values());
     let mut items = fields.filter_map(Value::as_array).flatten();
     let is_read = |item: &Value| {

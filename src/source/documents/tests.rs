@@ -21,7 +21,7 @@ fn messages(problems: &[FileProblem]) -> Vec<&str> {
 }
 
 /// `kind key` of each object, and its problems.
-fn told(documents: &Documents) -> Vec<(String, Vec<String>)> {
+fn objects_of(documents: &Documents) -> Vec<(String, Vec<String>)> {
     let problems = |object: &Object| match object {
         Object::LoadBalancer(read) => read.clone().err(),
         Object::Secret(read) => read.clone().err(),
@@ -29,17 +29,17 @@ fn told(documents: &Documents) -> Vec<(String, Vec<String>)> {
         Object::Service(read) => read.clone().err(),
         Object::EndpointSlice(read) => read.clone().err(),
     };
-    let told = |document: &Document| {
+    let object = |document: &Document| {
         let name = format!("{} {}", document.object.kind(), document.key);
         (name, problems(&document.object).unwrap_or_default())
     };
-    documents.objects.iter().map(told).collect()
+    documents.objects.iter().map(object).collect()
 }
 
 fn secret_of(documents: &Documents) -> &Secret {
     match &documents.objects[0].object {
         Object::Secret(Ok(secret)) => secret,
-        _ => panic!("not a readable Secret: {:?}", told(documents)),
+        _ => panic!("not a readable Secret: {:?}", objects_of(documents)),
     }
 }
 
@@ -88,7 +88,7 @@ data: {{ca.crt: x}}
     ));
     let good = |name: &str| (name.to_owned(), vec![]);
     assert_eq!(
-        told(&documents),
+        objects_of(&documents),
         [
             good("TcpLoadBalancer shop/pg"),
             good("Secret default/pg-tls"),
@@ -229,20 +229,21 @@ fn a_mistyped_load_balancer_is_still_that_load_balancer() {
         ("name: pg", "name: pg, labels: {a: 1}", "metadata.labels.a: must be text: write"),
     ] {
         let documents = read(&LOAD_BALANCER.replace(from, to));
-        let told = told(&documents);
-        assert_eq!(told[0].0, "TcpLoadBalancer shop/pg", "{to}: {documents:?}");
-        assert_eq!(told[0].1.len(), 1, "{told:?}");
-        assert!(told[0].1[0].starts_with(words), "{told:?}");
+        let objects = objects_of(&documents);
+        assert_eq!(objects[0].0, "TcpLoadBalancer shop/pg", "{to}: {documents:?}");
+        assert_eq!(objects[0].1.len(), 1, "{objects:?}");
+        assert!(objects[0].1[0].starts_with(words), "{objects:?}");
     }
 }
 
 #[test]
 fn names_are_held_to_kubernetes_rules() {
-    let named = |name: &str| told(&read(&LOAD_BALANCER.replace("name: pg", &format!("name: {name}")))).remove(0).1;
+    let named =
+        |name: &str| objects_of(&read(&LOAD_BALANCER.replace("name: pg", &format!("name: {name}")))).remove(0).1;
     assert!(named(&"x".repeat(52)).is_empty());
     assert_eq!(named(&"x".repeat(53)), ["metadata.name: has 53 characters: write at most 52"]);
     assert!(named("Data_Base")[0].starts_with("metadata.name: `Data_Base` is not an object name"));
-    let elsewhere = told(&read(&LOAD_BALANCER.replace("shop", "a.b")));
+    let elsewhere = objects_of(&read(&LOAD_BALANCER.replace("shop", "a.b")));
     assert!(elsewhere[0].1[0].starts_with("metadata.namespace: `a.b` is not a name"), "{elsewhere:?}");
 }
 
@@ -278,9 +279,9 @@ fn messages_about_a_secret_do_not_quote_it() {
         ("immutable: hunter2!", "immutable: is not valid in a Secret"),
     ] {
         let documents = read(&format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: x}}\n{fields}"));
-        let told = told(&documents);
-        assert!(told[0].1[0].starts_with(words), "{told:?}");
-        let all = format!("{told:?} {documents:?}");
+        let objects = objects_of(&documents);
+        assert!(objects[0].1[0].starts_with(words), "{objects:?}");
+        let all = format!("{objects:?} {documents:?}");
         assert!(!all.contains("hunter2") && !all.contains("4711"), "{all}");
     }
     let good = read("{apiVersion: v1, kind: Secret, metadata: {name: x}, stringData: {a: hunter2}}");
@@ -289,15 +290,15 @@ fn messages_about_a_secret_do_not_quote_it() {
 
 #[test]
 fn a_service_or_slice_that_cannot_be_read_names_the_field() {
-    let told = told(&read(
+    let objects = objects_of(&read(
         "
 {apiVersion: v1, kind: Service, metadata: {name: a}, spec: {ports: [{port: x}]}}
 ---
 {apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: a}, endpoints: 3}
 ",
     ));
-    assert_eq!(told[0].1, ["spec.ports[0].port: must be a whole number, not the text `x`"]);
-    assert_eq!(told[1].1, ["endpoints: must be a list (entries that start with `- `), not `3`"]);
+    assert_eq!(objects[0].1, ["spec.ports[0].port: must be a whole number, not the text `x`"]);
+    assert_eq!(objects[1].1, ["endpoints: must be a list (entries that start with `- `), not `3`"]);
 }
 
 #[test]
@@ -311,7 +312,7 @@ fn a_mistyped_field_of_a_kubernetes_object_is_only_a_warning() {
 {apiVersion: v1, kind: Secret, metadata: {name: a}, stringdata: {password: hunter2}, entirelyNew: hunter2}
 ",
     );
-    assert!(told(&documents).iter().all(|(_, problems)| problems.is_empty()), "{:?}", told(&documents));
+    assert!(objects_of(&documents).iter().all(|(_, problems)| problems.is_empty()), "{:?}", objects_of(&documents));
     assert_eq!(
         messages(&documents.remarks),
         [
@@ -410,7 +411,7 @@ fn reading_many_documents_costs_as_much_as_their_text() {
 #[test]
 fn messages_about_a_file_are_bounded() {
     let size = |documents: &Documents| -> usize {
-        let objects = told(documents).into_iter().map(|(name, problems)| name.len() + problems.concat().len());
+        let objects = objects_of(documents).into_iter().map(|(name, problems)| name.len() + problems.concat().len());
         messages(&documents.problems).concat().len()
             + messages(&documents.remarks).concat().len()
             + objects.sum::<usize>()
@@ -452,8 +453,8 @@ fn the_number_of_objects_in_a_file_is_limited() {
 fn a_key_that_is_written_twice_is_refused_in_json_too() {
     let twice = r#"{"apiVersion": "tcplb.io/v1alpha1", "kind": "TcpLoadBalancer", "metadata": {"name": "a"}, "spec": {
         "listeners": [{"port": 1, "access": {"deny": ["127.0.0.0/8"], "deny": ["192.0.2.0/24"]}}]}}"#;
-    let told = problem("a.json", twice);
-    assert!(told.starts_with("a.json: is not JSON: `deny` is written twice at line 2"), "{told}");
+    let message = problem("a.json", twice);
+    assert!(message.starts_with("a.json: is not JSON: `deny` is written twice at line 2"), "{message}");
     assert!(problem("a.yaml", "{\"1\": a, 1: b}").contains("`1` is written twice"));
     let input = Documents::read_unnamed("standard input", twice, "default");
     assert!(input.objects.is_empty() && input.problems.len() == 1, "{input:?}");
@@ -464,12 +465,12 @@ fn a_number_that_is_octal_for_kubectl_is_refused() {
     for (text, path) in
         [("listeners: [{port: 05432}]", "listeners[0].port"), ("a: {b: [[1, 010]]}", "a.b[0][1]"), ("- 0_17", "[0]")]
     {
-        let told = problem("a.yaml", text);
-        assert!(told.starts_with(&format!("a.yaml: line 1: {path}: the number has a leading zero")), "{told}");
+        let message = problem("a.yaml", text);
+        assert!(message.starts_with(&format!("a.yaml: line 1: {path}: the number has a leading zero")), "{message}");
     }
     for text in ["a: 0", "a: '010'", "a: 0.5", "a: 00:05", "a: 2026-01-01", "a: 0x17", "# 010"] {
-        let told = read(text).problems;
-        assert!(!told.iter().any(|told| told.contains("leading zero")), "{text}: {told:?}");
+        let messages = read(text).problems;
+        assert!(!messages.iter().any(|message| message.contains("leading zero")), "{text}: {messages:?}");
     }
 }
 
@@ -488,8 +489,8 @@ fn an_unsupported_list_is_not_counted_as_another_kind() {
         "{apiVersion: v1, kind: TcpLoadBalancerList, items: [{metadata: {name: a}}]}".into(),
         "{apiVersion: tcplb.io/v1, kind: TcpLoadBalancerList, items: []}".into(),
     ] {
-        let told = problem("a.yaml", &list);
-        assert!(told.contains("below `items`"), "{list}: {told}");
+        let message = problem("a.yaml", &list);
+        assert!(message.contains("below `items`"), "{list}: {message}");
     }
     for other in
         ["{apiVersion: v1, kind: PodList, items: [{metadata: {name: a}}]}", "{apiVersion: a.io/v1, kind: AllowList}"]

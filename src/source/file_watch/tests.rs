@@ -226,14 +226,14 @@ async fn a_file_is_noted_as_unfinished_from_its_first_byte_until_it_is_closed() 
     watch.changed().await;
     // Events arrive in order, so the notes about the first file exist when the second one is reported.
     let other = folder.path().join("b.yaml.new");
-    let told = async || {
+    let next_event = async || {
         symlink("a.yaml", &other).unwrap();
         fs::rename(&other, folder.path().join("b.yaml")).unwrap();
         timeout(Duration::from_secs(30), watch.changed()).await.unwrap();
     };
 
     let mut file = fs::File::create(&path).unwrap();
-    told().await;
+    next_event().await;
     assert!(unfinished.contains(&path, Instant::now()), "it was emptied");
     file.write_all(b"half").unwrap();
     let written = Instant::now();

@@ -125,9 +125,9 @@ async fn first_answers_are_waited_for_but_not_for_ever() {
 
     names.first_answers(Duration::from_secs(10)).await;
     assert_eq!(start.elapsed().as_secs(), 2);
-    let known = names.known();
-    assert_eq!(known["good"], Lookup { addresses: addresses(&[9]), problem: None });
-    assert_eq!(known["bad"].problem.as_deref(), Some("cannot be resolved: Name or service not known"));
+    let answers = names.known();
+    assert_eq!(answers["good"], Lookup { addresses: addresses(&[9]), problem: None });
+    assert_eq!(answers["bad"].problem.as_deref(), Some("cannot be resolved: Name or service not known"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -167,9 +167,9 @@ async fn a_name_no_longer_wanted_is_forgotten_and_the_others_stay_as_they_are() 
     names.want(wanted(&[("a", 10), ("b", 10), ("c", 10)]));
     names.first_answers(Duration::from_secs(1)).await;
     names.want(wanted(&[("b", 10), ("c", 5)]));
-    let known = names.known();
-    assert_eq!(known.keys().map(|name| &**name).collect::<Vec<_>>(), ["b", "c"]);
-    assert_eq!(known["c"].addresses, addresses(&[9]), "another interval forgets nothing");
+    let answers = names.known();
+    assert_eq!(answers.keys().map(|name| &**name).collect::<Vec<_>>(), ["b", "c"]);
+    assert_eq!(answers["c"].addresses, addresses(&[9]), "another interval forgets nothing");
     tokio::task::yield_now().await;
     sleep(Duration::from_secs(60)).await;
     assert_eq!(resolver.asked("a").len(), 1);
@@ -210,10 +210,10 @@ async fn a_resolver_that_hangs_and_then_fails_is_reported_once() {
     let mut names = resolver.start();
     names.want(wanted(&[("db", 1)]));
     names.changed().await;
-    let told = names.known()["db"].problem.clone();
+    let problem = names.known()["db"].problem.clone();
     assert!(timeout(Duration::from_secs(100), names.changed()).await.is_err(), "{:?}", names.known());
     assert!(resolver.asked("db").len() > 3);
-    assert_eq!(names.known()["db"].problem, told);
+    assert_eq!(names.known()["db"].problem, problem);
 }
 
 #[tokio::test]
@@ -221,9 +221,9 @@ async fn the_system_knows_localhost() {
     let mut names = Names::start(resolve);
     names.want(wanted(&[("localhost", 30)]));
     names.first_answers(Duration::from_secs(30)).await;
-    let known = names.known();
-    assert!(known["localhost"].addresses.iter().all(IpAddr::is_loopback), "{known:?}");
-    assert!(!known["localhost"].addresses.is_empty(), "{known:?}");
+    let answers = names.known();
+    assert!(answers["localhost"].addresses.iter().all(IpAddr::is_loopback), "{answers:?}");
+    assert!(!answers["localhost"].addresses.is_empty(), "{answers:?}");
 }
 
 /// Lookups of names that begin with `hangs` never end. All lookups are recorded while they are pending.
@@ -251,10 +251,10 @@ async fn names_of_one_object_that_hang_do_not_hold_up_those_of_another() {
     names.want(wanted.clone());
     sleep(Duration::from_secs(60)).await;
     assert_eq!(under_way.lock().unwrap().len(), limits::MAX_OF_OBJECT);
-    let known = names.known();
+    let answers = names.known();
     let waiting =
-        known.values().filter(|lookup| lookup.problem.as_ref().is_some_and(|why| why.contains("its lookup waits")));
-    assert_eq!(waiting.count(), 600 - limits::MAX_OF_OBJECT, "{known:?}");
+        answers.values().filter(|lookup| lookup.problem.as_ref().is_some_and(|why| why.contains("its lookup waits")));
+    assert_eq!(waiting.count(), 600 - limits::MAX_OF_OBJECT, "{answers:?}");
 
     wanted.extend([of_object("good", "db", 30)]);
     names.want(wanted);
@@ -312,8 +312,8 @@ async fn one_namespace_among_very_many_does_not_hold_up_the_others() {
     names.want(wanted);
     sleep(Duration::from_secs(60)).await;
     assert_eq!(under_way.lock().unwrap().len(), limits::MAX_UNANSWERED / 2);
-    let known = names.known();
-    assert!(others().all(|(name, _)| known[&name].addresses == addresses(&[9])), "{known:?}");
+    let answers = names.known();
+    assert!(others().all(|(name, _)| answers[&name].addresses == addresses(&[9])), "{answers:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -339,8 +339,8 @@ fn resolved(addresses: &[AddressPort], context: &TranslateContext, path: &mut Fi
             Host::Name(name) => {
                 let lookup = context.world.names.get(name.as_str());
                 warn_of_lookup(name, lookup, path);
-                let known = lookup.into_iter().flat_map(|lookup| lookup.addresses.iter().copied());
-                (Some(name.as_str()), known.collect())
+                let resolved = lookup.into_iter().flat_map(|lookup| lookup.addresses.iter().copied());
+                (Some(name.as_str()), resolved.collect())
             }
         };
         let all = ips.into_iter().map(|ip| SocketAddr::new(ip.to_canonical(), address.port));

@@ -228,11 +228,11 @@ struct SliceEndpoint<'a> {
 
 impl SliceEndpoint<'_> {
     /// Merges two entries of the same endpoint. A ready entry provides the address.
-    fn join(self, known: &mut Self) {
-        let conditions = known.conditions.or(self.conditions);
-        if self.conditions.ready && !known.conditions.ready {
-            *known = self;
+    fn join(self, other: &mut Self) {
+        let conditions = other.conditions.or(self.conditions);
+        if self.conditions.ready && !other.conditions.ready {
+            *other = self;
         }
-        known.conditions = conditions;
+        other.conditions = conditions;
     }
 }

@@ -95,10 +95,10 @@ impl TranslateContext<'_> {
 
     /// Recorded expiration of an unconfirmed endpoint, at most `limit` from now.
     pub fn recorded_expiration(&self, object: &ObjectKey, endpoint: &EndpointKey, limit: SignedDuration) -> Timestamp {
-        let known = self.previous.retained_until.get(&UpstreamKey { object: object.clone() });
-        let known = known.and_then(|known| known.get(endpoint)).copied();
+        let expirations = self.previous.retained_until.get(&UpstreamKey { object: object.clone() });
+        let recorded = expirations.and_then(|expirations| expirations.get(endpoint)).copied();
         let latest = self.now.saturating_add(limit).unwrap_or(Timestamp::MAX);
         // A recorded time can be later than that after the clock was set back.
-        known.map_or(latest, |known| known.min(latest))
+        recorded.map_or(latest, |recorded| recorded.min(latest))
     }
 }

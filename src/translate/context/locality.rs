@@ -28,8 +28,8 @@ fn zone_of<'a>(node: &str, world: &'a World) -> Option<&'a str> {
         let service = world.services.get(&ObjectKey::new(&key.namespace, service_of(slice)?))?;
         let there = |endpoint: &&Endpoint| endpoint.node_name.as_deref() == Some(node) && endpoint.zone.is_some();
         // Other slices, and their node names, may be written by any user.
-        let told =
+        let own =
             slice.endpoints.iter().filter(there).find(|endpoint| target(slice, endpoint, service) == AddressOwner::Pod);
-        told?.zone.as_deref()
+        own?.zone.as_deref()
     })
 }

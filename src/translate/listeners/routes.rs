@@ -19,7 +19,7 @@ pub(super) fn translate(
     if declared.routes.is_empty() {
         return vec![Route { server_names: Vec::new(), mode: mode(tls.mode), backends: None }];
     }
-    let mut known = BTreeSet::new();
+    let mut declared_names = BTreeSet::new();
     let mut for_all_others = None;
     let mut routes = Vec::with_capacity(declared.routes.len());
     for (index, route) in declared.routes.iter().enumerate() {
@@ -33,7 +33,7 @@ pub(super) fn translate(
             ));
         }
         for (number, name) in route.server_names.iter().enumerate() {
-            if !known.insert(name) {
+            if !declared_names.insert(name) {
                 path.at("serverNames")
                     .item(number)
                     .refuse(format!("`{name}` is also a server name of another route: remove it from one of them"));
@@ -59,17 +59,17 @@ fn leads_to(route: &api::Route, declaration: &Declaration, path: &mut FieldPath)
     if route.backends.is_empty() {
         return None;
     }
-    let known: Vec<_> = declaration.spec.backends.iter().map(api::Backend::name).collect();
+    let declared_backends: Vec<_> = declaration.spec.backends.iter().map(api::Backend::name).collect();
     let mut names: BTreeSet<Arc<str>> = BTreeSet::new();
     for (index, name) in route.backends.iter().enumerate() {
-        if known.contains(&name.0.as_str()) {
+        if declared_backends.contains(&name.0.as_str()) {
             names.insert(name.0.as_str().into());
             continue;
         }
         let only = if route.backends.len() == 1 { "; connections of this route are refused" } else { "" };
         path.item(index).drop_item(
             Reason::RefNotFound,
-            format!("no backend is named `{name}`: write one of {}; ignored{only}", listed(&known)),
+            format!("no backend is named `{name}`: write one of {}; ignored{only}", listed(&declared_backends)),
         );
     }
     Some(names.into_iter().collect())

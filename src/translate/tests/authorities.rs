@@ -163,8 +163,8 @@ fn a_key_that_a_config_map_has_twice_is_refused() {
     store(&mut world, "a", &[("ca.crt", &ca.pem())]);
     let map = Arc::make_mut(world.config_maps.get_mut(&object("a")).unwrap());
     map.binary_data = Some([("ca.crt".to_owned(), ByteString(ca.pem().into_bytes()))].into());
-    let said = sentences(&first(&world).1, "pg");
-    assert!(said[0].contains("ConfigMap shop/a has ca.crt twice, in data and in binaryData"), "{said:?}");
+    let messages = sentences(&first(&world).1, "pg");
+    assert!(messages[0].contains("ConfigMap shop/a has ca.crt twice, in data and in binaryData"), "{messages:?}");
 }
 
 #[test]
@@ -243,7 +243,7 @@ fn unreadable_authorities_are_dropped_and_reported() {
 #[test]
 fn revocation_lists_of_another_authority_are_refused() {
     let (old, new) = (Ca::new(), Ca::new());
-    let said = |of_old: &[(&str, &str)], of_new: &[(&str, &str)]| {
+    let outcome = |of_old: &[(&str, &str)], of_new: &[(&str, &str)]| {
         let mut world = validating("{name: old}, {name: new}");
         store(&mut world, "old", of_old);
         store(&mut world, "new", of_new);
@@ -252,11 +252,11 @@ fn revocation_lists_of_another_authority_are_refused() {
         sentences(&verdicts, "pg")
     };
     let (old, of_old, new) = (old.pem(), old.list(), new.pem());
-    assert_eq!(said(&[("ca.crt", &old)], &[("ca.crt", &new)]), [""; 0]);
-    assert_eq!(said(&[("ca.crt", &old), ("ca.crl", &of_old)], &[("ca.crt", &old)]), [""; 0]);
+    assert_eq!(outcome(&[("ca.crt", &old)], &[("ca.crt", &new)]), [""; 0]);
+    assert_eq!(outcome(&[("ca.crt", &old), ("ca.crl", &of_old)], &[("ca.crt", &old)]), [""; 0]);
     let other = Ca::named("other");
-    assert_eq!(said(&[("ca.crt", &old), ("ca.crl", &other.list())], &[("ca.crt", &other.pem())]), [""; 0]);
-    let forged = said(&[("ca.crt", &old), ("ca.crl", &Ca::named("other").list())], &[("ca.crt", &other.pem())]);
+    assert_eq!(outcome(&[("ca.crt", &old), ("ca.crl", &other.list())], &[("ca.crt", &other.pem())]), [""; 0]);
+    let forged = outcome(&[("ca.crt", &old), ("ca.crl", &Ca::named("other").list())], &[("ca.crt", &other.pem())]);
     assert!(
         forged[0].starts_with(
             "spec.listeners[0].tls.clientValidation.caRefs: ConfigMap shop/old has a revocation list of CN=other that \
@@ -264,7 +264,7 @@ fn revocation_lists_of_another_authority_are_refused() {
         ),
         "{forged:?}"
     );
-    let refused = said(&[("ca.crt", &old), ("ca.crl", &of_old)], &[("ca.crt", &new)]);
+    let refused = outcome(&[("ca.crt", &old), ("ca.crl", &of_old)], &[("ca.crt", &new)]);
     assert!(
         refused[0].starts_with(
             "spec.listeners[0].tls.clientValidation.caRefs: several authorities have the name CN=rcgen self signed cert \
@@ -278,7 +278,7 @@ fn revocation_lists_of_another_authority_are_refused() {
 fn outdated_revocation_lists_get_a_warning_and_still_apply() {
     let (old, fresh) = (Ca::until(2025), Ca::new());
     let both = fresh.list_of(2024) + &fresh.list_of(2025);
-    let told = |texts: &[(&str, &str)]| {
+    let warnings = |texts: &[(&str, &str)]| {
         let mut world = validating("{name: a}");
         store(&mut world, "a", texts);
         let (before, _) = first(&world);
@@ -299,13 +299,13 @@ fn outdated_revocation_lists_get_a_warning_and_still_apply() {
          by 2025-01-01T00:00:00Z: replace it; the old one stays in effect"
     );
     let warned = |sentence: &str| vec![(Reason::AuthorityExpired, sentence.to_owned())];
-    assert_eq!(told(&[("ca.crt", &old.pem())]), warned(&expired));
-    assert_eq!(told(&[("ca.crt", &fresh.pem()), ("ca.crl", &fresh.list_of(2024))]), warned(&stale));
+    assert_eq!(warnings(&[("ca.crt", &old.pem())]), warned(&expired));
+    assert_eq!(warnings(&[("ca.crt", &fresh.pem()), ("ca.crl", &fresh.list_of(2024))]), warned(&stale));
     assert_eq!(
-        told(&[("ca.crt", &old.pem()), ("ca.crl", &old.list_of(2024))]),
+        warnings(&[("ca.crt", &old.pem()), ("ca.crl", &old.list_of(2024))]),
         warned(&format!("{expired}; the same applies to 1 more"))
     );
-    assert_eq!(told(&[("ca.crt", &fresh.pem()), ("ca.crl", &both)]), [], "the newest list counts");
+    assert_eq!(warnings(&[("ca.crt", &fresh.pem()), ("ca.crl", &both)]), [], "the newest list counts");
 }
 
 #[test]
@@ -324,7 +324,7 @@ fn a_listener_without_an_authority_is_not_served() {
     ] {
         let (snapshot, verdicts) = first(&validating(references));
         let field = format!("spec.listeners[0].tls.clientValidation.{expected}");
-        assert!(sentences(&verdicts, "pg").iter().any(|said| said.starts_with(&field)), "{field}: {verdicts:?}");
+        assert!(sentences(&verdicts, "pg").iter().any(|message| message.starts_with(&field)), "{field}: {verdicts:?}");
         assert!(snapshot.listeners.is_empty(), "{references}");
     }
 }
@@ -378,7 +378,7 @@ fn invalid_backend_tls_drops_that_backend() {
         store(&mut world, "ca", &[("ca.crt", &ca.pem())]);
         let (snapshot, verdicts) = first(&world);
         let field = format!("spec.backends[0].tls.{expected}");
-        assert!(sentences(&verdicts, "pg").iter().any(|said| said.starts_with(&field)), "{field}: {verdicts:?}");
+        assert!(sentences(&verdicts, "pg").iter().any(|message| message.starts_with(&field)), "{field}: {verdicts:?}");
         assert!(snapshot.upstreams[&upstream("pg")].endpoints.is_empty(), "nothing is sent in the clear: {tls}");
     }
 }
@@ -386,8 +386,10 @@ fn invalid_backend_tls_drops_that_backend() {
 #[test]
 fn skipping_verification_gets_a_warning() {
     let (snapshot, verdicts) = first(&encrypting("{insecureSkipVerify: true}"));
-    let said = sentences(&verdicts, "pg");
-    assert!(said.len() == 1 && said[0].starts_with("spec.backends[0].tls.insecureSkipVerify: any certificate is"));
+    let messages = sentences(&verdicts, "pg");
+    assert!(
+        messages.len() == 1 && messages[0].starts_with("spec.backends[0].tls.insecureSkipVerify: any certificate is")
+    );
     assert!(!verdicts[&object("pg")].refuses());
     assert_eq!(backend_tls(&snapshot).terms.authorities, None);
 }
@@ -410,7 +412,7 @@ fn a_backend_with_newly_invalid_tls_keeps_the_last_good_one() {
     let mut wrong = encrypting("{serverName: db.example.com}");
     wrong.secrets.clone_from(&world.secrets);
     let (after, verdicts) = then(&wrong, &before);
-    assert!(sentences(&verdicts, "pg").iter().any(|said| said.contains("the previous endpoints stay in use")));
+    assert!(sentences(&verdicts, "pg").iter().any(|message| message.contains("the previous endpoints stay in use")));
     assert_eq!(after.upstreams, before.upstreams, "and is not sent anything in the clear");
 }
 
@@ -420,9 +422,9 @@ fn passthrough_listeners_ask_for_no_client_certificate() {
     let mut world = declaring("mode: Passthrough, clientValidation: {caRefs: [{name: a}]}", "");
     store(&mut world, "a", &[("ca.crt", &ca.pem())]);
     let (_, verdicts) = first(&world);
-    let said = sentences(&verdicts, "pg");
+    let messages = sentences(&verdicts, "pg");
     let field = "spec.listeners[0].tls.clientValidation: has no effect, since TLS of all connections is passed through";
-    assert!(said.iter().any(|said| said.starts_with(field)), "{said:?}");
+    assert!(messages.iter().any(|message| message.starts_with(field)), "{messages:?}");
 }
 
 #[test]
@@ -446,13 +448,13 @@ fn no_fallback_removes_newly_required_encryption_or_validation() {
     world.secrets.clone_from(&secrets);
     let (after, verdicts) = then(&world, &before);
     assert!(after.listeners.is_empty(), "it was open to everybody: {:?}", sentences(&verdicts, "pg"));
-    assert!(sentences(&verdicts, "pg").iter().any(|said| said.ends_with("; the listener is not served")));
+    assert!(sentences(&verdicts, "pg").iter().any(|message| message.ends_with("; the listener is not served")));
 
     let mut world = encrypting("{serverName: db.example.com, caRefs: [{name: gone}]}");
     world.secrets.clone_from(&secrets);
     let (after, verdicts) = then(&world, &before);
     assert!(after.upstreams[&upstream("pg")].endpoints.is_empty(), "{:?}", sentences(&verdicts, "pg"));
-    assert!(sentences(&verdicts, "pg").iter().any(|said| said.ends_with("; it has no endpoints")));
+    assert!(sentences(&verdicts, "pg").iter().any(|message| message.ends_with("; it has no endpoints")));
 }
 
 #[test]

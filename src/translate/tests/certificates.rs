@@ -138,8 +138,8 @@ fn other_content_of_a_pem_text_is_ignored_or_refused() {
         ),
         (&pair.certificate, &list.to_owned(), "tls.key of Secret shop/a has a revocation list at line 1"),
     ] {
-        let said = read(certificate, key).unwrap_err();
-        assert!(said.contains(expected) && said.ends_with("; it is ignored"), "{expected}: {said}");
+        let message = read(certificate, key).unwrap_err();
+        assert!(message.contains(expected) && message.ends_with("; it is ignored"), "{expected}: {message}");
     }
 }
 
@@ -408,13 +408,13 @@ fn a_secret_beyond_the_quota_drops_only_its_certificate() {
 
 #[test]
 fn unread_secrets_of_a_listener_beyond_quota_are_not_reported() {
-    for (cap, said) in [("loadBalancersPerNamespace", "load balancers"), ("listenersPerNamespace", "listeners")] {
+    for (cap, what) in [("loadBalancersPerNamespace", "load balancers"), ("listenersPerNamespace", "listeners")] {
         let mut world = in_a_cluster(&format!("{{kind: Gateway, tenancy: {{{cap}: 0}}}}"), "Gateway");
         world.secrets.clear();
         world.beyond_quota = [secret("one"), secret("two")].into();
         let (_, verdicts) = first(&world);
         let problems = said_of_certificates(&verdicts);
-        assert!(problems.len() == 1 && problems[0].2.contains(&format!("allows no {said}")), "{problems:?}");
+        assert!(problems.len() == 1 && problems[0].2.contains(&format!("allows no {what}")), "{problems:?}");
     }
 }
 

@@ -147,9 +147,15 @@ fn mistakes_in_checks_get_a_message() {
         ("{unhealthyInterval: 99ms}", ".unhealthyInterval: 99ms is out of range: write 100ms to 1h"),
     ] {
         let (snapshot, verdicts) = first(&checked(mistake));
-        let told = sentences(&verdicts, "pg");
-        assert!(told.len() == 1 && told[0].contains(&format!("healthCheck.active{expected}")), "{mistake}: {told:#?}");
-        assert!(told[0].ends_with("none of its listeners is served") && !told[0].contains("sesame"), "{told:?}");
+        let messages = sentences(&verdicts, "pg");
+        assert!(
+            messages.len() == 1 && messages[0].contains(&format!("healthCheck.active{expected}")),
+            "{mistake}: {messages:#?}"
+        );
+        assert!(
+            messages[0].ends_with("none of its listeners is served") && !messages[0].contains("sesame"),
+            "{messages:?}"
+        );
         assert!(snapshot.listeners.is_empty(), "{mistake}");
     }
 }
@@ -216,9 +222,9 @@ fn passwords_with_a_byte_order_mark_are_refused() {
     ] {
         let mut world = checked("{type: Redis, redis: {passwordRef: {file: a}}}");
         world.files.insert("/etc/tcplb/a".into(), Ok(text.into()));
-        let told = sentences(&first(&world).1, "pg");
-        assert!(told[0].contains(&format!("passwordRef: file /etc/tcplb/a {expected}")), "{told:?}");
-        assert!(!told[0].contains("same"), "{told:?}");
+        let messages = sentences(&first(&world).1, "pg");
+        assert!(messages[0].contains(&format!("passwordRef: file /etc/tcplb/a {expected}")), "{messages:?}");
+        assert!(!messages[0].contains("same"), "{messages:?}");
     }
     for text in [&b"sesame"[..], b"sesame\n", b"sesame\r\n"] {
         let mut world = checked("{type: Redis, redis: {passwordRef: {file: a}}}");

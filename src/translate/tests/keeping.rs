@@ -80,8 +80,8 @@ fn pods_are_retained_for_five_minutes_without_their_service() {
             (snapshot, verdicts) = translate(&world, &snapshot, NOW + passed);
             assert!(snapshot.configures_the_same(&before) && snapshot.generation == 1, "{backends} after {passed}");
             assert_eq!(snapshot.next_expiration(), Some(after(LIMIT)), "since it was first so");
-            let said = sentences(&verdicts, "a").concat();
-            assert!(said.ends_with(&format!("{meanwhile}{LEFT_OUT}")), "{said}");
+            let message = sentences(&verdicts, "a").concat();
+            assert!(message.ends_with(&format!("{meanwhile}{LEFT_OUT}")), "{message}");
         }
         for passed in [300.seconds(), 301.seconds(), 9999.seconds()] {
             let verdicts;
@@ -89,8 +89,8 @@ fn pods_are_retained_for_five_minutes_without_their_service() {
             assert_eq!(addresses(&snapshot), Vec::<String>::new(), "{backends} after {passed}");
             assert_eq!((snapshot.generation, snapshot.next_expiration()), (2, None));
             assert!(snapshot.listeners.contains_key(&listener("a", 5432)));
-            let said = sentences(&verdicts, "a").concat();
-            assert!(said.ends_with("it has no endpoints") && verdicts[&object("a")].refuses(), "{said}");
+            let message = sentences(&verdicts, "a").concat();
+            assert!(message.ends_with("it has no endpoints") && verdicts[&object("a")].refuses(), "{message}");
         }
     }
 }

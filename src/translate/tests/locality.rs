@@ -65,9 +65,10 @@ fn a_process_without_a_known_locality_warns() {
     ] {
         let mut world = seen(&format!("prefer: {prefer}"), &["zone: here"]);
         world.locality = Some(ProcessLocality { node: node.map(Into::into), zone: zone.map(Into::into) });
-        let said = sentences(&first(&world).1, "pg");
-        let is_said = |expected| said == [format!("spec.loadBalancing.locality: has no effect here, since {expected}")];
-        assert!(expected.map_or(said.is_empty(), is_said), "{said:?}");
+        let messages = sentences(&first(&world).1, "pg");
+        let is_expected =
+            |expected| messages == [format!("spec.loadBalancing.locality: has no effect here, since {expected}")];
+        assert!(expected.map_or(messages.is_empty(), is_expected), "{messages:?}");
         world.locality = None;
         assert!(sentences(&first(&world).1, "pg").is_empty(), "who only checks is told nothing");
     }
@@ -83,20 +84,20 @@ fn a_zone_without_endpoints_gets_a_warning() {
         (&["conditions: {}"], None),
         (&[], None),
     ] {
-        let said = sentences(&first(&seen("prefer: SameZone", endpoints)).1, "pg");
+        let messages = sentences(&first(&seen("prefer: SameZone", endpoints)).1, "pg");
         assert_eq!(
-            said.iter().find(|sentence| sentence.contains("no endpoint is in zone")).map(String::as_str),
+            messages.iter().find(|sentence| sentence.contains("no endpoint is in zone")).map(String::as_str),
             expected,
-            "{said:?}"
+            "{messages:?}"
         );
     }
 }
 
 #[test]
 fn the_zone_is_taken_from_a_pod_of_the_same_node_in_kubernetes_slices() {
-    let mut told = seen("prefer: SameZone", &["zone: here, nodeName: that", "zone: there, nodeName: other"]);
-    told.locality = Some(ProcessLocality { node: Some("this".into()), zone: None });
-    assert_eq!(proximities(&told), "ff");
+    let mut known_node = seen("prefer: SameZone", &["zone: here, nodeName: that", "zone: there, nodeName: other"]);
+    known_node.locality = Some(ProcessLocality { node: Some("this".into()), zone: None });
+    assert_eq!(proximities(&known_node), "ff");
     let by = |manager: &str| {
         format!(
             "{{kind: Service, metadata: {{name: own, namespace: tcplb, uid: s}}, spec: {{selector: {{app: tcplb}}, ports: \
@@ -109,7 +110,7 @@ fn the_zone_is_taken_from_a_pod_of_the_same_node_in_kubernetes_slices() {
     };
     for (manager, expected) in [("endpointslice-controller.k8s.io", "zf"), ("somebody", "ff")] {
         let own = world(&by(manager));
-        let mut all = told.clone();
+        let mut all = known_node.clone();
         all.services.extend(own.services);
         all.endpoint_slices.extend(own.endpoint_slices);
         assert_eq!(proximities(&all), expected, "{manager}");
@@ -122,6 +123,9 @@ fn declared_addresses_have_no_locality() {
         "pg",
         "{listeners: [{port: 1}], loadBalancing: {locality: {prefer: SameZone}}, backends: [{addresses: ['10.0.0.1:1']}]}",
     );
-    let said = sentences(&first(&world).1, "pg");
-    assert!(said.len() == 1 && said[0].contains("only endpoints of Services have a zone and a node"), "{said:?}");
+    let messages = sentences(&first(&world).1, "pg");
+    assert!(
+        messages.len() == 1 && messages[0].contains("only endpoints of Services have a zone and a node"),
+        "{messages:?}"
+    );
 }

@@ -73,7 +73,7 @@ fn an_invalid_listener_is_reported_and_dropped() {
             ),
         );
         let (snapshot, verdicts) = first(&world);
-        told(&verdicts, &format!("spec.listeners[0].{expected}"));
+        assert_reported(&verdicts, &format!("spec.listeners[0].{expected}"));
         assert_eq!(snapshot.listeners.keys().collect::<Vec<_>>(), [&listener("pg", 2)], "{mistake}");
     }
 }
@@ -167,7 +167,7 @@ fn invalid_common_settings_of_a_new_object_drop_all_listeners() {
             &format!("{{listeners: [{{port: 1}}], backends: [{{addresses: ['10.0.0.1:1']}}], {mistake}}}"),
         );
         let (snapshot, verdicts) = first(&world);
-        told(&verdicts, &format!("spec.{expected}"));
+        assert_reported(&verdicts, &format!("spec.{expected}"));
         assert!(sentences(&verdicts, "pg")[0].ends_with("; none of its listeners is served"), "{mistake}");
         assert_eq!(sentences(&verdicts, "pg").len(), 1, "{mistake}: told once");
         assert!(snapshot.listeners.is_empty() && snapshot.upstreams.is_empty(), "{mistake}");
@@ -192,7 +192,7 @@ fn invalid_failover_of_a_new_object_refuses_it() {
             ),
         );
         let (snapshot, verdicts) = first(&world);
-        told(&verdicts, &format!("spec.loadBalancing.failover.{expected}; none of its listeners is served"));
+        assert_reported(&verdicts, &format!("spec.loadBalancing.failover.{expected}; none of its listeners is served"));
         assert!(snapshot.listeners.is_empty(), "{mistake}");
     }
 }
@@ -209,7 +209,7 @@ fn a_drain_for_failbacks_that_are_disabled_gets_a_warning() {
         )
     };
     let (_, verdicts) = first(&declared(0));
-    told(
+    assert_reported(
         &verdicts,
         "spec.drain.failback: has no effect, since all backends have the same priority: write a higher `priority`",
     );
@@ -245,7 +245,7 @@ fn an_invalid_backend_is_dropped() {
         );
         let (snapshot, verdicts) = first(&world);
         let colon = if expected.starts_with("the backend") { ": " } else { "." };
-        told(&verdicts, &format!("spec.backends[1]{colon}{expected}"));
+        assert_reported(&verdicts, &format!("spec.backends[1]{colon}{expected}"));
         assert_eq!(addresses(&snapshot, "pg"), ["10.0.0.1:1"], "{mistake}");
     }
 }
@@ -271,7 +271,7 @@ fn settings_that_refuse_all_or_trust_all_get_a_warning() {
             &format!("{{listeners: [{{port: 1, {listener_part}}}], backends: [{{addresses: ['10.0.0.1:1']}}]}}"),
         );
         let (snapshot, verdicts) = first(&world);
-        told(&verdicts, expected);
+        assert_reported(&verdicts, expected);
         assert!(!verdicts[&object("pg")].refuses(), "{listener_part}");
         assert_eq!(snapshot.listeners.len(), 1);
     }
@@ -301,7 +301,7 @@ fn names_and_ports_that_are_used_twice_are_refused_wherever_they_are() {
         "spec.backends[0].name: `x` is also the name of spec.backends[1]: write another; it has no endpoints",
         "spec.backends[1].name: `x` is also the name of spec.backends[0]",
     ] {
-        told(&verdicts, expected);
+        assert_reported(&verdicts, expected);
     }
 }
 
@@ -313,15 +313,21 @@ fn a_mistake_on_the_command_line_is_named_by_its_flag() {
           backends: [{addresses: ['10.0.0.1:1']}]}",
     );
     world.load_balancers.get_mut(&object("pg")).unwrap().origin = crate::world::COMMAND_LINE.into();
-    told(&first(&world).1, "--tls-certificate, --tls-key (spec.listeners[0].tls.certificateRefs[0]): file ");
+    assert_reported(&first(&world).1, "--tls-certificate, --tls-key (spec.listeners[0].tls.certificateRefs[0]): file ");
 }
 
 #[test]
 fn objects_without_listeners_or_backends_are_refused() {
     let world = load_balancer("pg", "{listeners: [], backends: []}");
     let (snapshot, verdicts) = first(&world);
-    told(&verdicts, "spec.listeners: must not be empty: write at least one port; none of its listeners is served");
-    told(&verdicts, "spec.backends: must not be empty: write at least one backend; none of its listeners is served");
+    assert_reported(
+        &verdicts,
+        "spec.listeners: must not be empty: write at least one port; none of its listeners is served",
+    );
+    assert_reported(
+        &verdicts,
+        "spec.backends: must not be empty: write at least one backend; none of its listeners is served",
+    );
     assert!(snapshot.listeners.is_empty());
 }
 
@@ -363,7 +369,7 @@ fn settings_can_be_disabled() {
     assert_eq!((&upstream.active_check, upstream.passive_check), (&None, None));
 }
 
-fn told(verdicts: &Verdicts, expected: &str) {
+fn assert_reported(verdicts: &Verdicts, expected: &str) {
     let sentences = sentences(verdicts, "pg");
     assert!(sentences.iter().any(|sentence| sentence.contains(expected)), "{expected} is not in {sentences:#?}");
 }
@@ -413,7 +419,7 @@ fn unconnectable_addresses_of_names_and_slices_are_dropped_with_a_warning() {
         (by_slice, "EndpointSlice shop/db has 224.0.0.1:2, which is a multicast address"),
     ] {
         let (snapshot, verdicts) = first(&world);
-        told(&verdicts, sentence);
+        assert_reported(&verdicts, sentence);
         assert!(!verdicts[&object("pg")].refuses(), "{:?}", sentences(&verdicts, "pg"));
         assert_eq!(snapshot.upstreams[&upstream("pg")].endpoints.len(), 1);
     }

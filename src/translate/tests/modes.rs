@@ -23,7 +23,7 @@ fn bound(snapshot: &Snapshot) -> Vec<String> {
     snapshot.listeners.iter().map(|(key, listener)| format!("{} {}", key.object.name, listener.bind)).collect()
 }
 
-fn said(verdicts: &Verdicts, name: &str) -> Vec<String> {
+fn messages_of(verdicts: &Verdicts, name: &str) -> Vec<String> {
     let lines = sentences(verdicts, name).into_iter();
     lines.filter(|line| !line.contains("no ready endpoint")).collect()
 }
@@ -36,7 +36,7 @@ fn a_gateway_binds_the_ports_that_are_allocated() {
     let both = [load_balancer("a", "u-a", 0, RIGHT), load_balancer("b", "u-b", 0, RIGHT)];
     let (snapshot, verdicts) = first(&cluster(TWO_PORTS, &both));
     assert_eq!(bound(&snapshot), ["a [::]:20001", "b [::]:20002"], "the lowest, should there be several");
-    assert_eq!((said(&verdicts, "a"), said(&verdicts, "b")), (vec![], vec![]));
+    assert_eq!((messages_of(&verdicts, "a"), messages_of(&verdicts, "b")), (vec![], vec![]));
     assert_eq!(&*snapshot.listeners[&listener("a", 5432)].name, "5432");
 }
 
@@ -48,8 +48,8 @@ fn a_gateway_validates_load_balancers_of_sidecars_without_serving_them() {
     let all = [in_pods, load_balancer("b", "u-b", 1, RIGHT), wrong];
     let (snapshot, verdicts) = first(&cluster(&none_allowed, &all));
     assert_eq!(bound(&snapshot), ["b [::]:20002"], "and they use up nobody's share");
-    assert_eq!(said(&verdicts, "a"), Vec::<String>::new());
-    assert_eq!(said(&verdicts, "c").len(), 1);
+    assert_eq!(messages_of(&verdicts, "a"), Vec::<String>::new());
+    assert_eq!(messages_of(&verdicts, "c").len(), 1);
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn a_listener_of_a_gateway_waits_for_its_port() {
         let (snapshot, verdicts) = first(&cluster(mode, &[load_balancer("a", "u-a", 0, RIGHT)]));
         assert!(snapshot.listeners.is_empty() && snapshot.upstreams.is_empty(), "{mode}");
         let waits = "spec.listeners[0].port: waiting for a proxy port; until then the listener is not served";
-        assert_eq!(said(&verdicts, "a"), [waits]);
+        assert_eq!(messages_of(&verdicts, "a"), [waits]);
         let verdict = &verdicts[&object("a")];
         assert!(!verdict.refuses() && verdict.problems.iter().any(|problem| problem.reason == Reason::Pending));
     }
@@ -133,7 +133,7 @@ fn an_address_cannot_be_chosen_in_a_cluster() {
         assert!(snapshot.listeners.is_empty());
         let expected =
             "spec.listeners[0].address: is not supported in a cluster: remove it; the listener is not served";
-        assert_eq!(said(&verdicts, "a"), [expected]);
+        assert_eq!(messages_of(&verdicts, "a"), [expected]);
     }
 }
 
@@ -157,11 +157,11 @@ fn a_node_port_belongs_to_the_older_object() {
             let kept = format!("{owns} [::]:5432");
             let expected = owner.or(previous.listeners.contains_key(&listener(owns, 5432)).then_some(&kept));
             assert_eq!(bound(&snapshot), Vec::from_iter(expected.map(str::to_owned)), "{a:?} {b:?}");
-            let told = format!(
+            let expected = format!(
                 "spec.listeners[0].port: 5432 of the nodes belongs to shop/{owns}, which is older: write another port; \
                  the listener is not served"
             );
-            assert_eq!(said(&verdicts, loser), [told]);
+            assert_eq!(messages_of(&verdicts, loser), [expected]);
         }
     }
 }
@@ -195,7 +195,7 @@ fn only_allowed_ports_and_namespaces_have_ports_of_the_nodes() {
         ),
     ] {
         let (snapshot, verdicts) = first(&cluster(&host(tenancy), &[load_balancer("a", "u-a", 0, RIGHT)]));
-        assert_eq!(said(&verdicts, "a"), Vec::from_iter(expected.map(str::to_owned)));
+        assert_eq!(messages_of(&verdicts, "a"), Vec::from_iter(expected.map(str::to_owned)));
         assert_eq!(snapshot.listeners.is_empty(), expected.is_some());
         let reasons: Vec<_> = verdicts[&object("a")].problems.iter().map(|problem| problem.reason).collect();
         assert_eq!(reasons.contains(&Reason::NotPermitted), expected.is_some());

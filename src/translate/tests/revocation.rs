@@ -70,19 +70,22 @@ fn too_many_lists_are_refused_before_any_signature_is_verified() {
     let mut world = validating("{name: a}");
     let lists = joined((0..257).map(|number| ca.list_of(2000 + number)));
     store(&mut world, "a", &[("ca.crt", &ca.pem()), ("ca.crl", &lists)]);
-    let said = sentences(&first(&world).1, "pg");
+    let messages = sentences(&first(&world).1, "pg");
     assert!(
-        said[0].contains(
+        messages[0].contains(
             "ca.crl of ConfigMap shop/a has 257 revocation lists: write at most 256, only the newest of each"
         ),
-        "{said:?}"
+        "{messages:?}"
     );
 }
 
 #[test]
 fn several_authorities_of_one_name_in_one_object_cannot_have_lists() {
-    let said = sentences(&first(&of_one_name(2, true)).1, "pg");
-    assert!(said[0].contains("caRefs[0]: several authorities have the name CN=N and different keys"), "{said:?}");
+    let messages = sentences(&first(&of_one_name(2, true)).1, "pg");
+    assert!(
+        messages[0].contains("caRefs[0]: several authorities have the name CN=N and different keys"),
+        "{messages:?}"
+    );
 }
 
 #[test]
@@ -161,20 +164,21 @@ fn a_list_with_its_authority_s_name_written_in_another_way_is_refused() {
     for name in [printable("Some  authority"), utf8("some AUTHORITY"), utf8("Some authority"), utf8("quite another")] {
         let lists = list(name);
         let (snapshot, verdicts) = first(&of_sources(&[(&ca.pem(), &lists)]));
-        let said = sentences(&verdicts, "pg");
+        let messages = sentences(&verdicts, "pg");
         assert!(
-            said[0].contains("a revocation list of the authority CN=Some  authority with its name encoded differently"),
-            "{said:?}"
+            messages[0]
+                .contains("a revocation list of the authority CN=Some  authority with its name encoded differently"),
+            "{messages:?}"
         );
-        assert!(said[0].contains("ca.crl of ConfigMap shop/s0, at line 1,"), "{said:?}");
+        assert!(messages[0].contains("ca.crl of ConfigMap shop/s0, at line 1,"), "{messages:?}");
         assert!(snapshot.listeners.is_empty());
     }
     let lists = list(printable("Some  authority"));
     let other = Ca::named("other");
-    let said = sentences(&first(&of_sources(&[(&ca.pem(), ""), (&other.pem(), &lists)])).1, "pg");
+    let messages = sentences(&first(&of_sources(&[(&ca.pem(), ""), (&other.pem(), &lists)])).1, "pg");
     assert!(
-        said[0].contains("caRefs: ConfigMap shop/s1 has a revocation list of the authority CN=Some  authority"),
-        "{said:?}"
+        messages[0].contains("caRefs: ConfigMap shop/s1 has a revocation list of the authority CN=Some  authority"),
+        "{messages:?}"
     );
 
     // The last good sources stay effective.
@@ -188,11 +192,12 @@ fn a_list_of_an_unconfigured_authority_gets_a_warning() {
     let ca = Ca::named("root");
     let intermediate = ca.intermediate("intermediate", 9);
     let (snapshot, verdicts) = first(&of_sources(&[(&ca.pem(), &intermediate.list())]));
-    let said = sentences(&verdicts, "pg");
+    let messages = sentences(&verdicts, "pg");
     assert!(
-        said.len() == 1
-            && said[0].contains("ConfigMap shop/s0 has a revocation list of CN=intermediate, which is not among the"),
-        "{said:?}"
+        messages.len() == 1
+            && messages[0]
+                .contains("ConfigMap shop/s0 has a revocation list of CN=intermediate, which is not among the"),
+        "{messages:?}"
     );
     assert!(!verdicts[&object("pg")].refuses() && lets_in(&snapshot, &ca.issue(7), 2026));
 }
@@ -214,10 +219,10 @@ fn of_lists_of_one_time_the_number_decides_and_a_tie_is_refused() {
     }
     let other = list(256, &[]);
     let tie = "several revocation lists of CN=root, issued at 2026-01-01T00:00:00Z, with the same number and different";
-    let said = sentences(&first(&of_sources(&[(&ca.pem(), &(new.clone() + &other))])).1, "pg");
-    assert!(said[0].contains(tie), "{said:?}");
-    let said = sentences(&first(&of_sources(&[(&ca.pem(), &new), (&ca.pem(), &other)])).1, "pg");
-    assert!(said[0].contains(tie), "{said:?}");
+    let messages = sentences(&first(&of_sources(&[(&ca.pem(), &(new.clone() + &other))])).1, "pg");
+    assert!(messages[0].contains(tie), "{messages:?}");
+    let messages = sentences(&first(&of_sources(&[(&ca.pem(), &new), (&ca.pem(), &other)])).1, "pg");
+    assert!(messages[0].contains(tie), "{messages:?}");
     assert_eq!(sentences(&first(&of_sources(&[(&ca.pem(), &new.repeat(2))])).1, "pg"), [""; 0]);
 }
 
@@ -228,10 +233,10 @@ fn a_list_of_the_future_does_not_replace_the_current_one_before_its_time() {
     let (pem, both) = (ca.pem(), current.clone() + &next);
     for sources in [&[(&*pem, &*both)][..], &[(&*pem, &*next), (&*pem, &*current)]] {
         let (snapshot, verdicts) = first(&of_sources(sources));
-        let said = sentences(&verdicts, "pg");
+        let messages = sentences(&verdicts, "pg");
         assert!(
-            said.len() == 1 && said[0].contains("is issued at 2028-01-01T00:00:00Z, which is in the future"),
-            "{said:?}"
+            messages.len() == 1 && messages[0].contains("is issued at 2028-01-01T00:00:00Z, which is in the future"),
+            "{messages:?}"
         );
         let is_let_in = |serial, year| lets_in(&snapshot, &ca.issue(serial), year);
         assert_eq!([7, 8, 9].map(|serial| is_let_in(serial, 2026)), [false, false, true]);
@@ -248,12 +253,11 @@ fn a_revoked_authority_is_dropped() {
     let in_one = format!("{root_pem}{both}");
     for sources in [&[(&*in_one, &*list)][..], &[(&*both, ""), (&*root_pem, &*list)], &[(&*both, &*list)]] {
         let (snapshot, verdicts) = first(&of_sources(sources));
-        let said = sentences(&verdicts, "pg");
+        let messages = sentences(&verdicts, "pg");
         assert!(
-            said.iter()
-                .any(|said| said
-                    .contains("the authority CN=revoked in ConfigMap shop/s0 is revoked by a list of CN=root")),
-            "{said:?}"
+            messages.iter().any(|message| message
+                .contains("the authority CN=revoked in ConfigMap shop/s0 is revoked by a list of CN=root")),
+            "{messages:?}"
         );
         assert!(!verdicts[&object("pg")].refuses());
         assert!(!lets_in(&snapshot, &revoked.issue(1), 2026) && lets_in(&snapshot, &other.issue(1), 2026));
@@ -272,10 +276,13 @@ fn partial_lists_without_a_complete_one_get_a_warning() {
         })
     };
     let parts = part("http://crl.example/1") + &part("http://crl.example/2");
-    let said = sentences(&first(&of_sources(&[(&ca.pem(), &parts)])).1, "pg");
-    assert!(said.len() == 1 && said[0].contains("there is no complete revocation list of CN=root"), "{said:?}");
-    let said = sentences(&first(&of_sources(&[(&ca.pem(), &(parts + &ca.list_of(2025)))])).1, "pg");
-    assert_eq!(said, [""; 0]);
+    let messages = sentences(&first(&of_sources(&[(&ca.pem(), &parts)])).1, "pg");
+    assert!(
+        messages.len() == 1 && messages[0].contains("there is no complete revocation list of CN=root"),
+        "{messages:?}"
+    );
+    let messages = sentences(&first(&of_sources(&[(&ca.pem(), &(parts + &ca.list_of(2025)))])).1, "pg");
+    assert_eq!(messages, [""; 0]);
 }
 
 #[test]
@@ -290,10 +297,10 @@ fn lists_that_are_not_supported_are_refused_with_their_issuer_line_and_reason() 
         (include_str!("lists/unk.pem"), "it has the unknown critical extension 1.2.3.4.5"),
     ] {
         let text = format!("# A comment\n{list}");
-        let said = sentences(&first(&of_sources(&[(&ca.pem(), &text)])).1, "pg");
+        let messages = sentences(&first(&of_sources(&[(&ca.pem(), &text)])).1, "pg");
         let expected = format!(
             "ca.crl of ConfigMap shop/s0 has a revocation list of CN=root at line 2 that is not supported: {reason}"
         );
-        assert!(said[0].contains(&expected), "{expected}: {said:?}");
+        assert!(messages[0].contains(&expected), "{expected}: {messages:?}");
     }
 }

@@ -48,7 +48,7 @@ fn all(documents: &[&str]) -> World {
 }
 
 /// The problems of `a`, apart from missing endpoints.
-fn said(verdicts: &Verdicts) -> Vec<String> {
+fn messages_of(verdicts: &Verdicts) -> Vec<String> {
     let lines = sentences(verdicts, "a").into_iter();
     lines.filter(|line| !line.contains("connections are refused while")).collect()
 }
@@ -118,15 +118,21 @@ fn tenancy_limits_the_settings_of_services() {
         let spec = format!("{GOOD}, service: {service}");
         let (snapshot, verdicts) = first(&all(&[&gateway(tenancy), SERVICE, &load_balancer("a", 0, &spec)]));
         assert!(snapshot.listeners.contains_key(&listener("a", 5432)), "it costs the Service only: {service}");
-        let told = said(&verdicts);
-        assert_eq!(told.len(), usize::from(!expected.is_empty()), "{told:?}");
-        if let Some(told) = told.first() {
-            assert!(told.starts_with(&format!("spec.service.{expected}")) && told.ends_with(meanwhile), "{told}");
+        let messages = messages_of(&verdicts);
+        assert_eq!(messages.len(), usize::from(!expected.is_empty()), "{messages:?}");
+        if let Some(message) = messages.first() {
+            assert!(
+                message.starts_with(&format!("spec.service.{expected}")) && message.ends_with(meanwhile),
+                "{message}"
+            );
         }
         // Service settings are not checked without a managed Service.
         let elsewhere = ["{kind: Host, tenancy: {hostPorts: [[1, 65535]]}}", "{kind: Sidecar, address: 127.0.0.1}"];
         for mode in elsewhere {
-            assert_eq!(said(&first(&all(&[mode, SERVICE, &load_balancer("a", 0, &spec)])).1), Vec::<String>::new());
+            assert_eq!(
+                messages_of(&first(&all(&[mode, SERVICE, &load_balancer("a", 0, &spec)])).1),
+                Vec::<String>::new()
+            );
         }
     }
 }
@@ -169,7 +175,7 @@ fn ports_of_the_nodes_are_chosen_only_where_that_is_allowed_and_means_something(
         let expected = expected.iter().enumerate().map(|(index, message)| {
             format!("spec.listeners[{index}].nodePort: {message}; its Service is not created or changed")
         });
-        assert_eq!(said(&verdicts), expected.collect::<Vec<_>>());
+        assert_eq!(messages_of(&verdicts), expected.collect::<Vec<_>>());
     }
 }
 
@@ -209,10 +215,10 @@ fn access_lists_need_client_addresses_that_nodes_do_not_hide() {
         let gateway = gateway("serviceTypes: [ClusterIP, NodePort, LoadBalancer]");
         let (snapshot, verdicts) =
             first(&all(&[&gateway, SERVICE, &load_balancer("a", 0, &spec(service, listener, rest))]));
-        let told = said(&verdicts);
-        assert_eq!(snapshot.listeners.is_empty(), !field.is_empty(), "{service} {listener} {rest}: {told:?}");
-        assert_eq!(told.len(), usize::from(!field.is_empty()), "{told:?}");
-        assert!(told.iter().all(|told| told.starts_with(&format!("{field}: {hidden}"))), "{told:?}");
+        let messages = messages_of(&verdicts);
+        assert_eq!(snapshot.listeners.is_empty(), !field.is_empty(), "{service} {listener} {rest}: {messages:?}");
+        assert_eq!(messages.len(), usize::from(!field.is_empty()), "{messages:?}");
+        assert!(messages.iter().all(|message| message.starts_with(&format!("{field}: {hidden}"))), "{messages:?}");
     }
 }
 
@@ -236,7 +242,7 @@ fn the_oldest_are_within_what_a_namespace_may_have() {
         let documents: Vec<_> = documents.iter().map(String::as_str).collect();
         let (snapshot, verdicts) = first(&all(&documents));
         let ports = snapshot.listeners.keys().filter(|key| &*key.object.namespace == "shop");
-        (ports.map(|key| key.port).collect::<Vec<_>>(), said(&verdicts), not_permitted(&verdicts))
+        (ports.map(|key| key.port).collect::<Vec<_>>(), messages_of(&verdicts), not_permitted(&verdicts))
     };
     assert_eq!(serving(""), (vec![1, 2, 3, 4, 5, 6], vec![], false));
     let message = "the administrator allows 2 load balancers in namespace shop, and older ones use them up: delete one \
@@ -253,7 +259,7 @@ fn a_load_balancer_that_served_goes_on_when_the_namespace_has_too_many() {
     let (before, _) = first(&world(""));
     let (after, verdicts) = then(&world("loadBalancersPerNamespace: 1"), &before);
     assert!(after.configures_the_same(&before));
-    assert!(said(&verdicts)[0].ends_with("its listeners keep their previous configuration"));
+    assert!(messages_of(&verdicts)[0].ends_with("its listeners keep their previous configuration"));
     // In host mode all replicas must agree on the owner of a port.
     let host = |cap: &str| format!("{{kind: Host, tenancy: {{hostPorts: [[1, 65535]], {cap}}}}}");
     let world = |cap: &str| all(&[&host(cap), SERVICE, &load_balancer("a", 5, GOOD)]);
@@ -284,8 +290,8 @@ fn pods_of_the_own_namespace_are_reached_as_kubernetes_itself_names_them() {
         let (snapshot, verdicts) = first(&world);
         assert_eq!(addresses(&snapshot).len(), usize::from(reached), "{managed_by} {target}");
         assert_eq!(not_permitted(&verdicts), !reached);
-        let told = format!("spec.backends[0].service: EndpointSlice shop/pg-1 has 10.0.0.1:7, which {outside}");
-        assert_eq!(said(&verdicts), if reached { vec![] } else { vec![told] });
+        let message = format!("spec.backends[0].service: EndpointSlice shop/pg-1 has 10.0.0.1:7, which {outside}");
+        assert_eq!(messages_of(&verdicts), if reached { vec![] } else { vec![message] });
         // Without tenants, every address is allowed.
         let alone = all(&["{kind: Sidecar, address: 127.0.0.1}", service, &written, &load_balancer("a", 0, GOOD)]);
         assert_eq!(addresses(&first(&alone).0).len(), 1);
@@ -317,7 +323,7 @@ fn a_refused_address_affects_no_other() {
     let (snapshot, verdicts) = first(&world);
     assert_eq!(addresses(&snapshot), ["10.0.0.1:7"]);
     assert_eq!(
-        said(&verdicts),
+        messages_of(&verdicts),
         [
             "spec.backends[0].service: EndpointSlice shop/pg-2 has 169.254.169.254:7, which is a link-local address, \
              which is not permitted for backends; ignored",
@@ -341,10 +347,10 @@ fn addresses_are_reached_within_the_allowed_networks_also_those_of_names() {
     world.names.insert("db".into(), lookup(&["10.1.0.2", "169.254.169.254", "2001:db8::1", "fd00:ec2::254"]));
     let (snapshot, verdicts) = first(&world);
     assert_eq!(addresses(&snapshot), ["10.1.0.1:5", "10.1.0.2:5", "[2001:db8::1]:5"]);
-    let told = said(&verdicts);
+    let messages = messages_of(&verdicts);
     let place = "spec.backends[0].addresses";
     assert_eq!(
-        told,
+        messages,
         [
             format!("{place}[1]: 10.1.2.3:5 is in a network that the administrator denies; ignored"),
             format!("{place}[2]: 127.0.0.1:5 is a loopback address, which is not permitted for backends; ignored"),
@@ -370,7 +376,7 @@ fn a_name_is_not_permitted_where_no_address_is() {
     let (_, verdicts) = first(&all(&[&gateway(""), &load_balancer("a", 0, spec)]));
     assert!(not_permitted(&verdicts));
     assert_eq!(
-        said(&verdicts),
+        messages_of(&verdicts),
         ["spec.backends[0].addresses[0]: `db` is neither a pod that a Service of the same namespace selects nor in a \
           network that the administrator allows (none); ignored"]
     );
@@ -477,7 +483,7 @@ fn files_are_not_read_in_a_cluster() {
     let spec = "listeners: [{port: 5432, tls: {certificateRefs: [{files: {certificate: a, key: b}}]}}], \
                 backends: [{service: {name: pg, port: 1}}]";
     let (_, verdicts) = first(&all(&[&gateway(""), SERVICE, &load_balancer("a", 0, spec)]));
-    assert!(said(&verdicts)[0].contains("files are not supported in a cluster: write the name of a Secret"));
+    assert!(messages_of(&verdicts)[0].contains("files are not supported in a cluster: write the name of a Secret"));
 }
 
 #[test]
@@ -504,11 +510,11 @@ fn another_port_is_probed_only_where_a_backend_may_be() {
         let pod = pods(&["172.18.0.2"]);
         let (snapshot, verdicts) =
             first(&all(&[&gateway(""), SERVICE, API_SERVER, &pod, &load_balancer("a", 0, &spec)]));
-        (addresses(&snapshot), said(&verdicts))
+        (addresses(&snapshot), messages_of(&verdicts))
     };
     assert_eq!(probed(8008), (vec!["172.18.0.2:7".to_owned()], Vec::new()));
-    let (served, told) = probed(6443);
+    let (served, messages) = probed(6443);
     let expected = "spec.backends[0]: probes would go to 172.18.0.2:6443, which is an address of the proxies, of the \
                     API server or of a Service, which is not permitted for backends: write another port to probe";
-    assert!(served.is_empty() && told[0].starts_with(expected), "{told:?}");
+    assert!(served.is_empty() && messages[0].starts_with(expected), "{messages:?}");
 }

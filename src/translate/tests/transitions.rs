@@ -236,8 +236,8 @@ fn a_slice_being_deleted_is_reported_despite_matching_ones() {
     for previous in [&Snapshot::default(), &served] {
         let (now, verdicts) = then(&world, previous);
         assert_eq!(addresses(&now), BOTH);
-        let said = sentences(&verdicts, "a");
-        assert!(said.len() == 1 && said[0].contains("EndpointSlice shop/db-2 has 10.0.0.9:7"), "{said:?}");
+        let messages = sentences(&verdicts, "a");
+        assert!(messages.len() == 1 && messages[0].contains("EndpointSlice shop/db-2 has 10.0.0.9:7"), "{messages:?}");
     }
 }
 

@@ -173,9 +173,9 @@ impl Keys {
     }
 
     fn add(&mut self, name: Vec<u8>, key: Vec<u8>) {
-        let known = self.0.entry(name).or_insert_with(|| Some(key.clone()));
-        if known.as_ref() != Some(&key) {
-            *known = None;
+        let entry = self.0.entry(name).or_insert_with(|| Some(key.clone()));
+        if entry.as_ref() != Some(&key) {
+            *entry = None;
         }
     }
 }

@@ -177,8 +177,8 @@ impl Table {
         let hash = hash(&members);
         let mut tables = TABLES.lock().unwrap_or_else(PoisonError::into_inner);
         let tables = tables.get_or_insert_default();
-        let known = tables.get(&hash).and_then(Weak::upgrade);
-        if let Some(table) = known.filter(|table| table.members == members) {
+        let existing = tables.get(&hash).and_then(Weak::upgrade);
+        if let Some(table) = existing.filter(|table| table.members == members) {
             return table;
         }
         let fallback = previous.and_then(|previous| Fallback::new(previous, &members));

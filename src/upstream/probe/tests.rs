@@ -294,8 +294,8 @@ async fn mysql_logins_use_the_servers_method() {
         ),
     ] {
         let probe = Probe::MySql(MySqlSession { user: "u".into(), password: password("sesame"), role });
-        let said = [packet(0, GREETING), answers].concat().leak();
-        assert_eq!(found(probe, &[(b"", said)]).await.err().unwrap_or_default(), expected);
+        let answer = [packet(0, GREETING), answers].concat().leak();
+        assert_eq!(found(probe, &[(b"", answer)]).await.err().unwrap_or_default(), expected);
     }
     let session = || Probe::MySql(MySqlSession { user: "u".into(), password: None, role: Role::Any });
     let full = packet(0, b"\xff\x10\x04Too many connections").leak();

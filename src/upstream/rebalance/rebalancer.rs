@@ -70,12 +70,12 @@ impl Rebalancer {
     ) -> ConnectionCounts {
         let most = rebalancing.rebalance.max_closes_per_minute.get() as usize;
         let mut allowed = self.pace.changed(most, MINUTE, now).allows(now);
-        let mut known = std::mem::take(&mut self.groups);
+        let mut former = std::mem::take(&mut self.groups);
         let mut due = ConnectionCounts::new();
         self.too_many = 0;
         for group in groups {
             let connections = group.iter().map(|endpoint| endpoint.connections).sum();
-            let mut returning = known.remove(&ids(group)).unwrap_or(ExpectedReturns { count: 0, connections });
+            let mut returning = former.remove(&ids(group)).unwrap_or(ExpectedReturns { count: 0, connections });
             returning.note_connections(connections);
             self.groups.insert(ids(group), returning);
             let loads: Vec<Load> = group.iter().map(|endpoint| endpoint.load).collect();
@@ -90,8 +90,8 @@ impl Rebalancer {
                 due.insert(id, count);
             }
         }
-        let known: BTreeSet<u64> = self.groups.keys().flatten().copied().collect();
-        self.sustained.retain(|id| known.contains(&id));
+        let ids: BTreeSet<u64> = self.groups.keys().flatten().copied().collect();
+        self.sustained.retain(|id| ids.contains(&id));
         if now < self.pauses_until { ConnectionCounts::new() } else { due }
     }
 

@@ -305,9 +305,9 @@ async fn services_and_slices_forbidden_to_a_sidecar_are_not_reported_as_missing(
         timeout(WAIT_LIMIT, cluster.synced(Duration::from_millis(50))).await.unwrap();
         let world = world_where(&mut cluster, |world| world.unreadable.contains_key(&(kind, key("pg")))).await;
         let (_, verdicts) = crate::translate::translate(&world, &Default::default(), jiff::Timestamp::now());
-        let told = verdicts[&key("a")].problems.iter().map(ToString::to_string).collect::<String>();
+        let messages = verdicts[&key("a")].problems.iter().map(ToString::to_string).collect::<String>();
         let expected = format!("{kind} shop/pg cannot be read: {plural} is forbidden: allow get, list and watch");
-        assert!(told.contains(&expected) && !told.contains("does not exist"), "{told}");
+        assert!(messages.contains(&expected) && !messages.contains("does not exist"), "{messages}");
         server.allow(plural);
         world_where(&mut cluster, |world| world.unreadable.is_empty()).await;
     }

@@ -74,11 +74,11 @@ impl<'a> RevocationList<'a> {
 
 /// Problem of two lists of which neither is newer.
 pub fn tie(lists: &[RevocationList<'_>]) -> Option<String> {
-    let mut known = BTreeMap::new();
+    let mut by_key = BTreeMap::new();
     for list in lists {
         let key = (list.crl.issuer().as_raw(), list.part(), list.age());
         let content: &[u8] = list.crl.tbs_cert_list.as_ref();
-        if *known.entry(key).or_insert(content) != content {
+        if *by_key.entry(key).or_insert(content) != content {
             return Some(format!(
                 "several revocation lists of {}, issued at {}, with the same number and different content: keep only \
                  the newest",
