@@ -35,6 +35,32 @@ pub struct Listener {
     pub drain: ListenerDrain,
 }
 
+#[cfg(test)]
+impl Listener {
+    /// A plain TCP listener of the load balancer `object`, without limits and timeouts.
+    pub fn plain(object: super::ObjectKey, bind: SocketAddr) -> Self {
+        Self {
+            name: "test".into(),
+            bind,
+            upstream: UpstreamKey { object },
+            owner: None,
+            tls: None,
+            proxy_protocol: None,
+            access: Access::default(),
+            limits: Limits::default(),
+            timeouts: Timeouts {
+                handshake: Duration::ZERO,
+                idle: None,
+                half_closed: None,
+                max_duration: None,
+                jitter_percent: 0,
+            },
+            keepalive: None,
+            drain: ListenerDrain::default(),
+        }
+    }
+}
+
 /// True if listeners on these addresses would compete for connections.
 pub fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     covers(one, other) || covers(other, one)

@@ -23,7 +23,7 @@ use serde_json::{Map, Value};
 
 use self::{
     secrets::{is_check, may_be_secret, unknown_field as unknown_field_unquoted, unquoted_type, unquoted_value},
-    values::{last_name, said, strings, what_to_write, wrong_value},
+    values::{last_name, quoted, strings, what_to_write, wrong_value},
 };
 use crate::{
     api::{self, TcpLoadBalancer, TcpLoadBalancerSpec},
@@ -69,7 +69,7 @@ pub(super) fn metadata(metadata: &Value) -> Vec<String> {
                 problems.add(&format!("metadata.{field}"), sentence);
             }
             if let Some(value) = value.as_str().filter(|value| is_label && !is_label_value(value)) {
-                let value = said(&Value::from(value));
+                let value = quoted(&Value::from(value));
                 let sentence =
                     format!("{value} is not a valid label value: write at most 63 letters, digits, `-`, `_` and `.`");
                 problems.add(&format!("metadata.{field}.{key}"), sentence);
@@ -122,18 +122,18 @@ pub(super) fn secret(document: Value, sentence: fn(&str) -> &str) -> Result<Chec
 fn checked<T: DeserializeOwned>(
     schema: &Value,
     mut document: Value,
-    said: impl Fn(&SchemaProblem) -> String,
+    describe: impl Fn(&SchemaProblem) -> String,
 ) -> Result<Checked<T>, Vec<String>> {
     let mut problems = SchemaProblems::default();
     problems.check(schema, &mut document, "");
     let (unknown, wrong): (Vec<_>, Vec<_>) = problems.all.into_iter().partition(|problem| problem.unknown_field);
     let remarks = unknown.iter().map(|problem| format!("{problem}; it is ignored")).collect();
     if !wrong.is_empty() {
-        return Err(SchemaProblems { all: wrong, more: problems.more }.sentences(said));
+        return Err(SchemaProblems { all: wrong, more: problems.more }.sentences(describe));
     }
     match typed(document) {
         Ok(object) => Ok(Checked { object, remarks }),
-        Err(problem) => Err(vec![said(&problem)]),
+        Err(problem) => Err(vec![describe(&problem)]),
     }
 }
 
@@ -228,9 +228,9 @@ impl SchemaProblems {
         self.all.push(SchemaProblem { path, sentence, unknown_field });
     }
 
-    fn sentences(self, said: impl Fn(&SchemaProblem) -> String) -> Vec<String> {
+    fn sentences(self, describe: impl Fn(&SchemaProblem) -> String) -> Vec<String> {
         let more = (self.more > 0).then(|| more_problems(self.more));
-        self.all.iter().map(said).chain(more).collect()
+        self.all.iter().map(describe).chain(more).collect()
     }
 
     /// Checks `value` and everything below it. Nulls are dropped, as the API server does for fields that must not be
@@ -364,9 +364,9 @@ fn wrong_type(schema: &Value, value: &Value, path: &str) -> Option<String> {
         }
         (Some("object"), Value::String(_)) if let Some((field, values)) = only_choice(schema) => {
             let (name, first) = (last_name(path), values[0]);
-            format!("must {wanted}, not {}: write for example `{name}: {{{field}: {first}}}`", said(value))
+            format!("must {wanted}, not {}: write for example `{name}: {{{field}: {first}}}`", quoted(value))
         }
-        _ => format!("must {wanted}, not {}", said(value)),
+        _ => format!("must {wanted}, not {}", quoted(value)),
     })
 }
 
@@ -392,7 +392,7 @@ fn identity(schema: &Value, entry: &Value, list: &str) -> Option<UniqueKey> {
         "set" => Some(UniqueKey {
             value: entry.to_string(),
             field: String::new(),
-            sentence: format!("{} is listed twice: remove one", said(entry)),
+            sentence: format!("{} is listed twice: remove one", quoted(entry)),
         }),
         "map" => {
             let key = strings(&schema["x-kubernetes-list-map-keys"]).next()?;

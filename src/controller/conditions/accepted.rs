@@ -10,7 +10,7 @@ use crate::translate::{Problem, Severity};
 pub fn accepted(input: &StatusInput) -> Finding {
     let mut refused = input.problems(Topic::Declaration, Severity::Refused).peekable();
     let Some(first) = refused.peek() else {
-        let in_replicas = input.told_by_pods(|served| &served.here);
+        let in_replicas = input.reported_by_pods(|served| &served.here);
         let in_replicas = in_replicas.map(|(sentence, pods)| match pods.trim_start() {
             "" => sentence.clone(),
             pods => format!("{pods}: {sentence}"),

@@ -39,11 +39,11 @@ fn backend(name: &str, input: &StatusInput) -> BackendStatus {
         failing: health.iter().map(|health| health.failing).max().filter(|failing| *failing > 0),
         standby: health.iter().map(|health| health.standby).max().filter(|standby| *standby > 0),
         draining: Some(health.iter().map(|health| health.draining).sum()).filter(|draining| *draining > 0),
-        last_failure: last_failure.map(told),
+        last_failure: last_failure.map(failure_status),
     }
 }
 
-fn told(EndpointFailure { endpoint, reason, time }: &EndpointFailure) -> LastFailure {
+fn failure_status(EndpointFailure { endpoint, reason, time }: &EndpointFailure) -> LastFailure {
     LastFailure { endpoint: endpoint.clone(), reason: reason.clone(), time: format!("{time:.0}") }
 }
 
@@ -108,7 +108,7 @@ fn failed_over(input: &StatusInput) -> Vec<String> {
         let route = if backends.is_empty() { String::new() } else { format!(" to {}", backends.join(", ")) };
         format!("failed over{pods}: connections{route} go to backends of priority {priority}")
     };
-    input.told_by_pods(|served| &served.failed_over).map(sentence).collect()
+    input.reported_by_pods(|served| &served.failed_over).map(sentence).collect()
 }
 
 /// True if replicas without a usable endpoint are only waiting for the first checks.

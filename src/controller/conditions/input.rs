@@ -141,13 +141,13 @@ impl<'a> StatusInput<'a> {
 
     /// The values that replicas report, each with its pods as a suffix for a sentence. The suffix is empty if all
     /// replicas report the value.
-    pub fn told_by_pods<T: Ord + 'a>(
+    pub fn reported_by_pods<T: Ord + 'a>(
         &self,
-        told: impl Fn(&'a Served) -> &'a BTreeSet<T>,
+        values: impl Fn(&'a Served) -> &'a BTreeSet<T>,
     ) -> impl Iterator<Item = (&'a T, String)> {
         let mut pods: BTreeMap<&T, Vec<&str>> = BTreeMap::new();
         for (pod, served) in self.served() {
-            for one in told(served) {
+            for one in values(served) {
                 pods.entry(one).or_default().push(pod);
             }
         }

@@ -173,7 +173,7 @@ impl Case {
 
     /// `status/reason` of a condition, and its message.
     fn condition(&self, type_: &str) -> (String, String) {
-        said(&self.status().conditions, type_)
+        state_of(&self.status().conditions, type_)
     }
 
     fn has(&self, type_: &str) -> bool {
@@ -188,7 +188,7 @@ impl Case {
     }
 }
 
-fn said(conditions: &[Condition], type_: &str) -> (String, String) {
+fn state_of(conditions: &[Condition], type_: &str) -> (String, String) {
     let condition = conditions.iter().find(|condition| condition.type_ == type_).expect("it is said");
     (format!("{}/{}", condition.status, condition.reason), condition.message.clone())
 }
@@ -226,7 +226,7 @@ fn a_served_object_has_good_conditions() {
     assert_eq!(addresses, ["10.96.0.7", &format!("{name}.tcplb.svc.cluster.local")]);
     let listener = &status.listeners[0];
     assert_eq!((listener.port, listener.name.as_deref(), listener.bound_port), (5432, Some("sql"), Some(TARGET)));
-    assert_eq!(said(&listener.conditions, PROGRAMMED).0, "True/Programmed");
+    assert_eq!(state_of(&listener.conditions, PROGRAMMED).0, "True/Programmed");
 }
 
 #[test]
@@ -296,7 +296,7 @@ fn a_listener_that_is_not_bound_everywhere_says_where_and_why() {
     };
     let case = Case { served: vec![("a", Some(served())), ("b", Some(failed()))], ..Case::default() };
     case.expect(PROGRAMMED, "False/PartiallyBound", "pod b: port 20001 is in use");
-    assert_eq!(said(&case.status().listeners[0].conditions, PROGRAMMED).0, "False/PartiallyBound");
+    assert_eq!(state_of(&case.status().listeners[0].conditions, PROGRAMMED).0, "False/PartiallyBound");
     assert_eq!(case.status().summary.unwrap().status.as_deref(), Some("PartiallyBound"));
     let case = Case { served: vec![("a", Some(failed())), ("b", Some(failed()))], ..Case::default() };
     case.expect(PROGRAMMED, "False/PortUnavailable", "pod a: port 20001 is in use");
@@ -318,7 +318,7 @@ fn one_wrong_listener_of_two_is_named() {
     case.problems = vec![problem(Severity::Refused, Reason::Invalid, "spec.listeners[1]", "it is wrong")];
     case.expect(PROGRAMMED, "False/Invalid", "listener 9: it is not served");
     let status = case.status();
-    assert_eq!(said(&status.listeners[0].conditions, PROGRAMMED).0, "True/Programmed");
+    assert_eq!(state_of(&status.listeners[0].conditions, PROGRAMMED).0, "True/Programmed");
     assert_eq!(status.summary.unwrap().ports.as_deref(), Some("5432,9"));
 }
 
@@ -355,8 +355,8 @@ fn a_listener_without_a_port_takes_nothing_from_the_others() {
         let expected = format!("False/{reason}");
         case.expect(PROGRAMMED, &expected, "listener 9: there is none");
         let status = case.status();
-        assert_eq!(said(&status.listeners[0].conditions, PROGRAMMED).0, "True/Programmed");
-        assert_eq!(said(&status.listeners[1].conditions, PROGRAMMED).0, expected);
+        assert_eq!(state_of(&status.listeners[0].conditions, PROGRAMMED).0, "True/Programmed");
+        assert_eq!(state_of(&status.listeners[1].conditions, PROGRAMMED).0, expected);
 
         // Without a replica that serves the load balancer, the reason is still reported.
         case.served = Vec::new();

@@ -14,7 +14,7 @@ fn condition((type_, status, reason): (&str, &str, &str)) -> Condition {
     }
 }
 
-fn told(before: &[(&str, &str, &str)], now: &[(&str, &str, &str)]) -> Vec<String> {
+fn events(before: &[(&str, &str, &str)], now: &[(&str, &str, &str)]) -> Vec<String> {
     let conditions = |all: &[(&str, &str, &str)]| all.iter().copied().map(condition).collect::<Vec<_>>();
     let events = transitions(&conditions(before), &conditions(now));
     events.iter().map(|event| format!("{:?} {} {}", event.type_, event.action, event.reason)).collect()
@@ -29,23 +29,23 @@ fn only_transitions_are_published() {
     const ACCEPTED: (&str, &str, &str) = ("Accepted", "True", "Accepted");
     const INVALID: (&str, &str, &str) = ("Accepted", "False", "Invalid");
     let nothing: [&str; 0] = [];
-    assert_eq!(told(&[], &[ACCEPTED, GOOD]), ["Normal Programmed Programmed"]);
-    assert_eq!(told(&[], &[INVALID, WAITING]), ["Warning Accepted Invalid"]);
-    assert_eq!(told(&[ACCEPTED, GOOD], &[ACCEPTED, GOOD]), nothing);
-    assert_eq!(told(&[GOOD], &[WAITING]), nothing);
-    assert_eq!(told(&[WAITING], &[GOOD]), ["Normal Programmed Programmed"]);
-    assert_eq!(told(&[GOOD], &[PARTIAL]), ["Warning Programmed PartiallyBound"]);
-    assert_eq!(told(&[PARTIAL], &[UNAVAILABLE]), ["Warning Programmed PortUnavailable"]);
-    assert_eq!(told(&[PARTIAL], &[PARTIAL]), nothing);
-    assert_eq!(told(&[INVALID, GOOD], &[ACCEPTED, GOOD]), ["Normal Accepted Accepted"]);
-    assert_eq!(told(&[], &[("Programmed", "Unknown", "ServedInPods")]), nothing);
-    assert_eq!(told(&[GOOD], &[("Programmed", "False", "ServiceTerminating")]), nothing);
+    assert_eq!(events(&[], &[ACCEPTED, GOOD]), ["Normal Programmed Programmed"]);
+    assert_eq!(events(&[], &[INVALID, WAITING]), ["Warning Accepted Invalid"]);
+    assert_eq!(events(&[ACCEPTED, GOOD], &[ACCEPTED, GOOD]), nothing);
+    assert_eq!(events(&[GOOD], &[WAITING]), nothing);
+    assert_eq!(events(&[WAITING], &[GOOD]), ["Normal Programmed Programmed"]);
+    assert_eq!(events(&[GOOD], &[PARTIAL]), ["Warning Programmed PartiallyBound"]);
+    assert_eq!(events(&[PARTIAL], &[UNAVAILABLE]), ["Warning Programmed PortUnavailable"]);
+    assert_eq!(events(&[PARTIAL], &[PARTIAL]), nothing);
+    assert_eq!(events(&[INVALID, GOOD], &[ACCEPTED, GOOD]), ["Normal Accepted Accepted"]);
+    assert_eq!(events(&[], &[("Programmed", "Unknown", "ServedInPods")]), nothing);
+    assert_eq!(events(&[GOOD], &[("Programmed", "False", "ServiceTerminating")]), nothing);
     let seen = |status, reason| [("ClientAddressPreserved", status, reason)];
-    assert_eq!(told(&[], &seen("False", "ClusterTrafficPolicy")), nothing, "a choice, and no fault");
-    let changed = told(&seen("True", "LocalTrafficPolicy"), &seen("False", "ClusterTrafficPolicy"));
+    assert_eq!(events(&[], &seen("False", "ClusterTrafficPolicy")), nothing, "a choice, and no fault");
+    let changed = events(&seen("True", "LocalTrafficPolicy"), &seen("False", "ClusterTrafficPolicy"));
     assert_eq!(changed, ["Normal ClientAddressPreserved ClusterTrafficPolicy"]);
     let summaries = [("Ready", "False", "Invalid"), ("Stalled", "True", "Invalid"), ("Reconciling", "True", "Pending")];
-    assert_eq!(told(&[], &summaries), nothing, "they repeat what other conditions say");
+    assert_eq!(events(&[], &summaries), nothing, "they repeat what other conditions say");
 }
 
 #[test]

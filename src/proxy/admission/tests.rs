@@ -8,25 +8,13 @@ use std::{
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
-use crate::model::{Networks, ObjectKey, Rate, Timeouts, UpstreamKey};
+use crate::model::{Networks, ObjectKey, Rate};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 
 fn listener(limits: Limits) -> Listener {
-    Listener {
-        name: "test".into(),
-        bind: ([127, 0, 0, 1], 0).into(),
-        upstream: UpstreamKey { object: ObjectKey::new("default", "test") },
-        owner: None,
-        tls: None,
-        proxy_protocol: None,
-        access: Access::default(),
-        limits,
-        timeouts: Timeouts { handshake: SECOND, idle: None, half_closed: None, max_duration: None, jitter_percent: 0 },
-        keepalive: None,
-        drain: Default::default(),
-    }
+    Listener { limits, ..Listener::plain(ObjectKey::new("default", "test"), ([127, 0, 0, 1], 0).into()) }
 }
 
 fn key(port: u16) -> ListenerKey {

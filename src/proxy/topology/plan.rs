@@ -66,10 +66,8 @@ pub fn plan(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::model::{Access, Limits, ObjectKey, Timeouts, UpstreamKey};
+    use crate::model::ObjectKey;
 
     fn key(name: &str) -> ListenerKey {
         ListenerKey { object: ObjectKey::new("shop", name), port: 1 }
@@ -80,25 +78,7 @@ mod tests {
     }
 
     fn listener(bind: &str) -> Arc<Listener> {
-        Arc::new(Listener {
-            name: "1".into(),
-            bind: address(bind),
-            upstream: UpstreamKey { object: ObjectKey::new("shop", "db") },
-            owner: None,
-            tls: None,
-            proxy_protocol: None,
-            access: Access::default(),
-            limits: Limits::default(),
-            timeouts: Timeouts {
-                handshake: Duration::ZERO,
-                idle: None,
-                half_closed: None,
-                max_duration: None,
-                jitter_percent: 0,
-            },
-            keepalive: None,
-            drain: Default::default(),
-        })
+        Arc::new(Listener::plain(ObjectKey::new("shop", "db"), address(bind)))
     }
 
     /// The addresses that are opened (`+`, `!` if overlapping), kept (`=`) and closed (`-`).

@@ -14,7 +14,7 @@ pub fn last_name(path: &str) -> &str {
 }
 
 /// A short description of a value for a sentence.
-pub fn said(value: &Value) -> String {
+pub fn quoted(value: &Value) -> String {
     match value {
         Value::Null => "empty".into(),
         Value::Array(_) => "a list".into(),
@@ -64,7 +64,7 @@ fn not_listed(text: &str, values: &Value) -> Option<String> {
     if values.contains(&text) {
         return None;
     }
-    let text = said(&Value::from(text));
+    let text = quoted(&Value::from(text));
     Some(format!("{text} is not a valid value: write {}", values.join(" or ")))
 }
 

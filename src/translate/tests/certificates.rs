@@ -373,7 +373,7 @@ fn in_a_cluster(mode: &str, placement: &str) -> World {
     world
 }
 
-fn said_of_certificates(verdicts: &Verdicts) -> Vec<(Severity, Reason, String)> {
+fn certificate_problems(verdicts: &Verdicts) -> Vec<(Severity, Reason, String)> {
     let problems = verdicts[&object("a")].problems.iter().filter(|problem| problem.reason != Reason::EndpointsPending);
     problems.map(|problem| (problem.severity, problem.reason, problem.to_string())).collect()
 }
@@ -393,7 +393,7 @@ fn a_secret_beyond_the_quota_drops_only_its_certificate() {
         vec![(Severity::Refused, Reason::NotPermitted, message)]
     };
     let (snapshot, verdicts) = first(&world);
-    assert_eq!(said_of_certificates(&verdicts), expected("it is ignored"));
+    assert_eq!(certificate_problems(&verdicts), expected("it is ignored"));
     assert_eq!(snapshot.listeners[&listener("a", 1)].tls.as_ref().unwrap().certificates.len(), 1);
 
     // A certificate that was read before is still presented.
@@ -403,7 +403,7 @@ fn a_secret_beyond_the_quota_drops_only_its_certificate() {
     let (before, _) = first(&before);
     let (after, verdicts) = then(&world, &before);
     assert!(after.configures_the_same(&before));
-    assert_eq!(said_of_certificates(&verdicts), expected("the previous one stays in use"));
+    assert_eq!(certificate_problems(&verdicts), expected("the previous one stays in use"));
 }
 
 #[test]
@@ -413,7 +413,7 @@ fn unread_secrets_of_a_listener_beyond_quota_are_not_reported() {
         world.secrets.clear();
         world.beyond_quota = [secret("one"), secret("two")].into();
         let (_, verdicts) = first(&world);
-        let problems = said_of_certificates(&verdicts);
+        let problems = certificate_problems(&verdicts);
         assert!(problems.len() == 1 && problems[0].2.contains(&format!("allows no {what}")), "{problems:?}");
     }
 }
@@ -431,5 +431,5 @@ fn secrets_that_only_sidecars_read_are_not_required_here() {
         );
         (Severity::Warning, Reason::NotPermitted, message)
     });
-    assert_eq!(said_of_certificates(&verdicts), expected.collect::<Vec<_>>());
+    assert_eq!(certificate_problems(&verdicts), expected.collect::<Vec<_>>());
 }

@@ -113,7 +113,7 @@ fn lasting_faults_are_reported() {
 #[test]
 fn missing_references_are_named_at_once() {
     let mut case = Case::default();
-    let reason = |case: &Case, type_| said(&case.first_status().conditions, type_);
+    let reason = |case: &Case, type_| state_of(&case.first_status().conditions, type_);
     Stage::NoSecret.apply(&mut case);
     for type_ in [RESOLVED_REFS, PROGRAMMED, "Ready"] {
         assert_eq!(reason(&case, type_).0, "False/Pending");

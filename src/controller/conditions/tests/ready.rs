@@ -83,7 +83,7 @@ fn kstatus_and_ready_follow_the_other_conditions() {
         (unhealthy, "False/Unhealthy", KStatus::InProgress),
     ] {
         let status = case.status();
-        assert_eq!(said(&status.conditions, "Ready").0, ready);
+        assert_eq!(state_of(&status.conditions, "Ready").0, ready);
         let (now, changed) = (object(GENERATION, &status), object(GENERATION + 1, &status));
         assert_eq!(kstatus(&now), expected, "{ready}");
         assert_eq!(kubectl_wait_ends(&now), expected == KStatus::Current, "{ready}");
@@ -116,7 +116,7 @@ fn status_is_programmed_exactly_while_it_is_ready() {
         [(Case { service: cluster, ..Case::default() }, true), (Case { service: None, ..Case::default() }, false)]
     {
         let status = case.status();
-        assert_eq!(said(&status.conditions, "Ready").0.starts_with("True"), ready);
+        assert_eq!(state_of(&status.conditions, "Ready").0.starts_with("True"), ready);
         assert_eq!(status.summary.unwrap().status.as_deref() == Some("Programmed"), ready);
     }
 }

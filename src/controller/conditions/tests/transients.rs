@@ -99,7 +99,7 @@ fn a_service_being_deleted_is_reported_with_its_finalizers() {
     leaving.expect(PROGRAMMED, "False/ServiceTerminating", part);
     let status = leaving.status();
     assert!(status.addresses.is_empty(), "those of the Service end with it: {:?}", status.addresses);
-    assert_eq!(said(&status.listeners[0].conditions, PROGRAMMED).0, "False/ServiceTerminating");
+    assert_eq!(state_of(&status.listeners[0].conditions, PROGRAMMED).0, "False/ServiceTerminating");
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn an_external_address_may_take_two_minutes_also_where_the_type_changes() {
         for (second, expected) in [(0, "False/Pending"), (119, "False/Pending"), (120, "False/AddressNotAssigned")] {
             case.now = NOW + jiff::SignedDuration::from_secs(second);
             let status = case.first_status();
-            assert_eq!(said(&status.conditions, PROGRAMMED).0, expected, "after {second} s");
+            assert_eq!(state_of(&status.conditions, PROGRAMMED).0, expected, "after {second} s");
             case.before = Some(status);
         }
     }

@@ -33,12 +33,12 @@ pub struct ApiServer {
 
 #[derive(Default)]
 struct Contents {
-    state: Mutex<Said>,
+    state: Mutex<ScriptedState>,
     changed: watch::Sender<()>,
 }
 
 #[derive(Default)]
-pub struct Said {
+pub struct ScriptedState {
     /// By plural and name.
     objects: BTreeMap<(String, String), Value>,
     /// The events for watches, in order. Its length is the resource version.
@@ -80,58 +80,58 @@ impl ApiServer {
     }
 
     pub fn put(&self, plural: &str, object: Value) {
-        self.change(|said| said.put(plural, object));
+        self.change(|state| state.put(plural, object));
     }
 
     pub fn delete(&self, plural: &str, name: &str) {
-        self.change(|said| said.delete(plural, name));
+        self.change(|state| state.delete(plural, name));
     }
 
     /// Changes objects without events. All watches then end with the error that their resource version is too old.
-    pub fn compact_after(&self, change: impl FnOnce(&mut Said)) {
-        self.change(|said| said.unseen(change, WatchResponse::Expired));
+    pub fn compact_after(&self, change: impl FnOnce(&mut ScriptedState)) {
+        self.change(|state| state.unseen(change, WatchResponse::Expired));
     }
 
     /// Changes objects without events. All connections then break.
-    pub fn break_after(&self, change: impl FnOnce(&mut Said)) {
-        self.change(|said| said.unseen(change, WatchResponse::Broken));
+    pub fn break_after(&self, change: impl FnOnce(&mut ScriptedState)) {
+        self.change(|state| state.unseen(change, WatchResponse::Broken));
     }
 
     pub fn refuse(&self, plural: &str) {
-        self.change(|said| _ = said.refused.insert(format!("/{plural}")));
+        self.change(|state| _ = state.refused.insert(format!("/{plural}")));
     }
 
     pub fn refuse_in(&self, namespace: &str, plural: &str) {
-        self.change(|said| _ = said.refused.insert(format!("/{namespace}/{plural}")));
+        self.change(|state| _ = state.refused.insert(format!("/{namespace}/{plural}")));
     }
 
     pub fn refuse_to_watch(&self, plural: &str) {
-        self.change(|said| _ = said.unwatchable.insert(plural.into()));
+        self.change(|state| _ = state.unwatchable.insert(plural.into()));
     }
 
     pub fn allow(&self, plural: &str) {
-        self.change(|said| {
-            said.refused.retain(|end| !end.ends_with(&format!("/{plural}")));
-            said.unwatchable.remove(plural);
+        self.change(|state| {
+            state.refused.retain(|end| !end.ends_with(&format!("/{plural}")));
+            state.unwatchable.remove(plural);
         });
     }
 
     /// Answers all requests for these objects with an error from now on.
     pub fn fail(&self, plural: &str) {
-        self.change(|said| _ = said.failing.insert(plural.into()));
+        self.change(|state| _ = state.failing.insert(plural.into()));
     }
 
     /// Answers no request for these objects from now on.
     pub fn fall_silent(&self, plural: &str) {
-        self.change(|said| _ = said.silent.insert(plural.into()));
+        self.change(|state| _ = state.silent.insert(plural.into()));
     }
 
     pub fn speak(&self, plural: &str) {
-        self.change(|said| _ = said.silent.remove(plural));
+        self.change(|state| _ = state.silent.remove(plural));
     }
 
-    fn change(&self, change: impl FnOnce(&mut Said)) {
-        change(&mut self.contents.said());
+    fn change(&self, change: impl FnOnce(&mut ScriptedState)) {
+        change(&mut self.contents.state());
         self.contents.changed.send_replace(());
     }
 }
@@ -147,12 +147,12 @@ fn key(plural: &str, object: &Value) -> (String, String) {
 }
 
 impl Contents {
-    fn said(&self) -> MutexGuard<'_, Said> {
+    fn state(&self) -> MutexGuard<'_, ScriptedState> {
         self.state.lock().unwrap()
     }
 }
 
-impl Said {
+impl ScriptedState {
     pub fn put(&mut self, plural: &str, object: Value) {
         let before = self.objects.insert(key(plural, &object), object.clone());
         let what = if before.is_some() { "MODIFIED" } else { "ADDED" };
@@ -187,13 +187,13 @@ impl Said {
 async fn answer(State(contents): State<Arc<Contents>>, request: Request) -> Response {
     let plural = request.uri().path().rsplit('/').next().unwrap().to_owned();
     let mut changes = contents.changed.subscribe();
-    changes.wait_for(|()| !contents.said().silent.contains(&plural)).await.unwrap();
+    changes.wait_for(|()| !contents.state().silent.contains(&plural)).await.unwrap();
     let watch = asked(request.uri(), "watch").is_some();
-    if contents.said().failing.contains(&plural) {
+    if contents.state().failing.contains(&plural) {
         let status = json!({"kind": "Status", "status": "Failure", "message": "out of order", "code": 500});
         return (StatusCode::INTERNAL_SERVER_ERROR, status.to_string()).into_response();
     }
-    if contents.said().refuses(request.uri().path(), &plural, watch) {
+    if contents.state().refuses(request.uri().path(), &plural, watch) {
         let message = format!("{plural} is forbidden");
         let status =
             json!({"kind": "Status", "status": "Failure", "message": message, "reason": "Forbidden", "code": 403});
@@ -205,7 +205,7 @@ async fn answer(State(contents): State<Arc<Contents>>, request: Request) -> Resp
             let version = asked(request.uri(), "resourceVersion").unwrap().parse().unwrap();
             Body::from_stream(events(contents, plural, name, version)).into_response()
         }
-        false => listing(&contents.said(), &plural, name.as_deref()).to_string().into_response(),
+        false => listing(&contents.state(), &plural, name.as_deref()).to_string().into_response(),
     }
 }
 
@@ -214,10 +214,10 @@ fn asked(uri: &Uri, parameter: &str) -> Option<String> {
     parameters.find(|(name, _)| *name == parameter).map(|(_, value)| value.to_owned())
 }
 
-fn listing(said: &Said, plural: &str, name: Option<&str>) -> Value {
+fn listing(state: &ScriptedState, plural: &str, name: Option<&str>) -> Value {
     let asked = |key: &(String, String)| key.0 == plural && name.is_none_or(|name| name == key.1);
-    let items: Vec<_> = said.objects.iter().filter(|(key, _)| asked(key)).map(|(_, object)| object).collect();
-    json!({"metadata": {"resourceVersion": said.log.len().to_string()}, "items": items})
+    let items: Vec<_> = state.objects.iter().filter(|(key, _)| asked(key)).map(|(_, object)| object).collect();
+    json!({"metadata": {"resourceVersion": state.log.len().to_string()}, "items": items})
 }
 
 fn events(
@@ -230,8 +230,8 @@ fn events(
     stream::unfold((contents, changes, version), move |(contents, mut changes, version)| {
         let (plural, name) = (plural.clone(), name.clone());
         async move {
-            changes.wait_for(|()| contents.said().log.len() > version).await.ok()?;
-            let entry = contents.said().log[version].clone();
+            changes.wait_for(|()| contents.state().log.len() > version).await.ok()?;
+            let entry = contents.state().log[version].clone();
             let line = match entry {
                 WatchResponse::Event { plural: of, event } => {
                     let asked = name.is_none_or(|name| event["object"]["metadata"]["name"] == *name);

@@ -282,29 +282,29 @@ fn scope(namespaces: Option<&[&str]>, only: Option<ObjectKey>, home: Option<&str
     }
 }
 
-fn said(kind: &str, selectors: &BTreeSet<Selector>) -> Vec<String> {
+fn described(kind: &str, selectors: &BTreeSet<Selector>) -> Vec<String> {
     selectors.iter().map(|selector| selector.of_kind(kind)).collect()
 }
 
 #[test]
 fn a_controller_watches_its_namespaces_and_its_own() {
     let all = Selectors::of_scope(&scope(None, None, Some("home")));
-    assert_eq!(said("Service", &all.services), ["Services"]);
-    assert_eq!(said("ConfigMap", &all.ports), ["ConfigMap home/ports"]);
+    assert_eq!(described("Service", &all.services), ["Services"]);
+    assert_eq!(described("ConfigMap", &all.ports), ["ConfigMap home/ports"]);
 
     let some = Selectors::of_scope(&scope(Some(&["a", "b"]), None, Some("home")));
-    assert_eq!(said("TcpLoadBalancer", &some.load_balancers).len(), 2, "none of its own");
+    assert_eq!(described("TcpLoadBalancer", &some.load_balancers).len(), 2, "none of its own");
     let expected = [
         "Services in namespace a",
         "Services in namespace b",
         "Service default/kubernetes",
         "Services in namespace home",
     ];
-    assert_eq!(said("Service", &some.services), expected);
-    assert_eq!(said("EndpointSlice", &some.slices)[2], "EndpointSlice default/kubernetes");
+    assert_eq!(described("Service", &some.services), expected);
+    assert_eq!(described("EndpointSlice", &some.slices)[2], "EndpointSlice default/kubernetes");
     let with_default = Selectors::of_scope(&scope(Some(&["default"]), None, Some("home")));
     assert_eq!(
-        said("Service", &with_default.services),
+        described("Service", &with_default.services),
         ["Services in namespace default", "Services in namespace home"]
     );
 }
@@ -324,7 +324,10 @@ fn secrets_are_watched_by_name() {
     });
     let (spec, key) = (serde_json::from_value(spec).unwrap(), ObjectKey::new("shop", "pg"));
     let needed = Selectors::of_load_balancer(&scope(None, None, None), &key, &spec);
-    assert_eq!(said("Secret", &needed.secrets), ["Secret shop/a", "Secret shop/b", "Secret shop/c", "Secret shop/d"]);
+    assert_eq!(
+        described("Secret", &needed.secrets),
+        ["Secret shop/a", "Secret shop/b", "Secret shop/c", "Secret shop/d"]
+    );
     assert!(needed.services.is_empty(), "all Services are watched anyway");
     let fields: Vec<_> = needed.secrets.iter().filter_map(Selector::fields).collect();
     assert_eq!(fields, ["metadata.name=a", "metadata.name=b", "metadata.name=c", "metadata.name=d"]);
@@ -335,12 +338,12 @@ fn a_sidecar_watches_objects_by_name() {
     let key = ObjectKey::new("shop", "pg");
     let scope = scope(None, Some(key.clone()), None);
     let always = Selectors::of_scope(&scope);
-    assert_eq!(said("TcpLoadBalancer", &always.load_balancers), ["TcpLoadBalancer shop/pg"]);
+    assert_eq!(described("TcpLoadBalancer", &always.load_balancers), ["TcpLoadBalancer shop/pg"]);
     assert!(always.services.is_empty() && always.slices.is_empty() && always.ports.is_empty());
     let spec = serde_json::from_value(good_spec(1)).unwrap();
     let needed = Selectors::of_load_balancer(&scope, &key, &spec);
-    assert_eq!(said("Service", &needed.services), ["Service shop/pg"]);
-    assert_eq!(said("EndpointSlice", &needed.slices), ["EndpointSlices of Service shop/pg"]);
+    assert_eq!(described("Service", &needed.services), ["Service shop/pg"]);
+    assert_eq!(described("EndpointSlice", &needed.slices), ["EndpointSlices of Service shop/pg"]);
     let labels: Vec<_> = needed.slices.iter().filter_map(Selector::labels).collect();
     assert_eq!(labels, ["kubernetes.io/service-name=pg"]);
 }

@@ -3,30 +3,13 @@ use std::net::SocketAddr;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{Access, Limits, ObjectKey, Timeouts, UpstreamKey};
+use crate::model::ObjectKey;
 
 const ADDRESSES: [&str; 6] = ["::", "0.0.0.0", "10.0.0.1", "10.0.0.2", "10.0.0.3", "::1"];
 
 fn listener(key: &ListenerKey, address: &str) -> Arc<Listener> {
-    Arc::new(Listener {
-        name: "test".into(),
-        bind: SocketAddr::new(address.parse().unwrap(), key.port),
-        upstream: UpstreamKey { object: key.object.clone() },
-        owner: None,
-        tls: None,
-        proxy_protocol: None,
-        access: Access::default(),
-        limits: Limits::default(),
-        timeouts: Timeouts {
-            handshake: Default::default(),
-            idle: None,
-            half_closed: None,
-            max_duration: None,
-            jitter_percent: 0,
-        },
-        keepalive: None,
-        drain: Default::default(),
-    })
+    let bind = SocketAddr::new(address.parse().unwrap(), key.port);
+    Arc::new(Listener::plain(key.object.clone(), bind))
 }
 
 /// Requests of the load balancers `a` to `f` for two ports. `None`: they are invalid, and keep their listeners.
