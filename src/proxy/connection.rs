@@ -36,7 +36,7 @@ use super::{
     admission::{ConnectionPermit, Refusal},
     listener::{
         ListenerConfig, TlsHandling,
-        routes::{Route, Routes},
+        routes::{RouteTarget, Routes},
     },
     postgres::{self, CancelRequest, PostgresStartup, Requester, StartupError},
     proxy_protocol::{self, SignatureGuard},
@@ -187,7 +187,7 @@ async fn route(
     let server_name = timeout_at(deadline, server_name(&mut client, record)).await;
     let server_name = server_name.map_err(|_| CloseReason::TlsTimeout)??;
     record.asked_for(server_name.as_deref());
-    let Some(Route { mode, subset }) = routes.find(server_name.as_deref()) else {
+    let Some(RouteTarget { mode, subset }) = routes.find(server_name.as_deref()) else {
         // One attempt: does not wait for a socket that cannot take seven bytes now.
         let _ = poll_fn(|cx| Poll::Ready(Pin::new(&mut client).poll_write(cx, &tls::UNRECOGNIZED_NAME))).await;
         client.get_mut().ended_cleanly();

@@ -31,7 +31,7 @@ use super::{
     admission::{Admission, Sources},
     listener::{
         ListenerConfig, ListenerSlot, ListenerState, TlsHandling,
-        routes::{Route, Routes},
+        routes::{RouteTarget, Routes},
     },
     postgres::Cancels,
     socket::{self, Sharing},
@@ -484,7 +484,7 @@ fn tls_handling(listener: &Listener, upstream: &Arc<Upstream>, entry: Option<Arc
     if let Some(route) = declared.only_route() {
         return TlsHandling::Terminate { tls, subset: subset(&route.backends) };
     }
-    let route = |route: &model::Route| Route { mode: route.mode, subset: subset(&route.backends) };
+    let route = |route: &model::Route| RouteTarget { mode: route.mode, subset: subset(&route.backends) };
     let routes = Routes::new(declared.routes.iter().map(|declared| (&declared.server_names[..], route(declared))));
     TlsHandling::SniRouting { tls, routes }
 }

@@ -357,7 +357,7 @@ impl Drop for ActiveConnection {
 
 /// The endpoints that one connection has tried. The first ten need no allocation.
 #[derive(Clone, Debug, Default)]
-pub struct Tried {
+pub struct TriedEndpoints {
     /// Ids; 0: free.
     first: [u64; 10],
     more: Vec<u64>,
@@ -365,7 +365,7 @@ pub struct Tried {
     with_failing: bool,
 }
 
-impl Tried {
+impl TriedEndpoints {
     pub fn insert(&mut self, endpoint: &Endpoint) {
         if self.contains(endpoint) {
             return;
@@ -437,7 +437,7 @@ mod tests {
     #[test]
     fn failing_endpoints_count_as_tried_on_request_until_one_attempt_succeeds() {
         let endpoint = endpoint();
-        let tried = Tried::default();
+        let tried = TriedEndpoints::default();
         assert!(!tried.with_failing().contains(&endpoint));
         endpoint.connect_failed(&Errno::CONNREFUSED.into());
         assert!(tried.with_failing().contains(&endpoint) && !tried.contains(&endpoint));
@@ -470,7 +470,7 @@ mod tests {
     #[test]
     fn any_number_of_endpoints_can_have_been_tried() {
         let endpoints: Vec<_> = (0..25).map(|_| endpoint()).collect();
-        let mut tried = Tried::default();
+        let mut tried = TriedEndpoints::default();
         assert!(tried.is_empty());
         for (count, endpoint) in endpoints.iter().enumerate() {
             assert!(!tried.contains(endpoint));

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use super::{
     backends::Backends,
     balance::{Balancer, Candidate},
-    endpoint::{ActiveConnection, Endpoint, Tried},
+    endpoint::{ActiveConnection, Endpoint, TriedEndpoints},
     priority::{ActivePriority, PriorityChange, PriorityLevels},
     published::Published,
 };
@@ -110,7 +110,7 @@ impl Subset {
 
     /// Picks a usable endpoint that was not tried, and counts the connection until the result is dropped. `None`: there
     /// is none left.
-    pub fn pick(&self, client: IpAddr, tried: &Tried) -> Option<ActiveConnection> {
+    pub fn pick(&self, client: IpAddr, tried: &TriedEndpoints) -> Option<ActiveConnection> {
         let current = self.current.load();
         // Usable endpoints may be of an inactive level.
         if current.pending == PendingChecks::Deciding {
@@ -122,7 +122,7 @@ impl Subset {
     /// Like [`pick`](Self::pick), for an attempt that may follow others: a retry prefers endpoints whose last attempt,
     /// for any connection, did not fail. Without this preference, when many endpoints have just disappeared (a Service
     /// was scaled down), each attempt would try another dead one.
-    pub fn pick_again(&self, client: IpAddr, tried: &Tried) -> Option<ActiveConnection> {
+    pub fn pick_again(&self, client: IpAddr, tried: &TriedEndpoints) -> Option<ActiveConnection> {
         let proven = if tried.is_empty() { None } else { self.pick(client, &tried.with_failing()) };
         proven.or_else(|| self.pick(client, tried))
     }

@@ -144,7 +144,10 @@ async fn usable_becomes(upstreams: &Upstreams, upstream: &Upstream, count: usize
 }
 
 fn picked(upstream: &Arc<Upstream>) -> Option<SocketAddr> {
-    upstream.subset(&Backends::All).pick(CLIENT, &Tried::default()).map(|connection| connection.endpoint().address())
+    upstream
+        .subset(&Backends::All)
+        .pick(CLIENT, &TriedEndpoints::default())
+        .map(|connection| connection.endpoint().address())
 }
 
 #[tokio::test]
@@ -166,7 +169,7 @@ async fn a_removed_upstream_stops_its_work_and_leaves_its_connections() {
     settings.connect.preconnect = preconnect(2);
     let (mut upstreams, upstream) = start(settings, 2);
     let budget = upstreams.context.budget.clone();
-    let connection = upstream.subset(&Backends::All).pick(CLIENT, &Tried::default()).unwrap();
+    let connection = upstream.subset(&Backends::All).pick(CLIENT, &TriedEndpoints::default()).unwrap();
     eventually(|| connection.endpoint().pool_figures().idle == 2).await;
 
     upstreams.retain(&Wanted::new());
@@ -230,7 +233,7 @@ async fn a_subset_of_a_renamed_backend_keeps_its_addresses() {
     let (mut upstreams, upstream) = start(settings(addresses), 0);
     let subset = upstream.subset(&Backends::Of(["b".into()].into()));
     let picked = |subset: &Subset| {
-        subset.pick(CLIENT, &Tried::default()).map(|connection| connection.endpoint().address().port())
+        subset.pick(CLIENT, &TriedEndpoints::default()).map(|connection| connection.endpoint().address().port())
     };
     let renamed = |name: &str, addresses: &[SocketAddr]| {
         let mut settings = settings(addresses.iter().copied());
@@ -240,7 +243,7 @@ async fn a_subset_of_a_renamed_backend_keeps_its_addresses() {
     };
     upstreams.update(&renamed("other", &addresses));
     assert_eq!([picked(&subset), picked(&subset)], [Some(1), Some(2)]);
-    assert!(subset.pick(CLIENT, &Tried::default()).unwrap().endpoint().key().backend == "other".into());
+    assert!(subset.pick(CLIENT, &TriedEndpoints::default()).unwrap().endpoint().key().backend == "other".into());
     // Removed endpoints are not used, nor those of another backend while the own backend exists.
     upstreams.update(&renamed("other", &addresses[1..]));
     assert_eq!([picked(&subset), picked(&subset)], [Some(2), Some(2)]);
@@ -264,7 +267,7 @@ fn main_and_spare() -> model::UpstreamConfig {
 }
 
 fn ports(subset: &Subset, count: usize) -> Vec<u16> {
-    let picks = (0..count).map(|_| subset.pick(CLIENT, &Tried::default()));
+    let picks = (0..count).map(|_| subset.pick(CLIENT, &TriedEndpoints::default()));
     picks.map(|picked| picked.map_or(0, |picked| picked.endpoint().address().port())).collect()
 }
 
@@ -392,7 +395,7 @@ async fn sticky_clients_use_the_active_level() {
     let clients = || (1..=50).map(|last| IpAddr::from(Ipv4Addr::new(192, 0, 2, last)));
     let places = |upstream: &Arc<Upstream>| {
         let all = upstream.subset(&Backends::All);
-        let place = |client| all.pick(client, &Tried::default()).unwrap().endpoint().address().port();
+        let place = |client| all.pick(client, &TriedEndpoints::default()).unwrap().endpoint().address().port();
         clients().map(place).collect::<Vec<_>>()
     };
     assert_eq!(places(&upstream), [1; 50]);
@@ -435,7 +438,7 @@ fn concurrent_picks_see_each_others_connections() {
     upstreams.update(&wanted(settings));
     let upstream = upstreams.find(&key()).unwrap();
     let all = upstream.subset(&Backends::All);
-    let pick_many = || (0..250).map(|_| all.pick(CLIENT, &Tried::default()).unwrap()).collect::<Vec<_>>();
+    let pick_many = || (0..250).map(|_| all.pick(CLIENT, &TriedEndpoints::default()).unwrap()).collect::<Vec<_>>();
     let open: Vec<_> = thread::scope(|scope| {
         let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(pick_many)).collect();
         threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
@@ -477,7 +480,8 @@ fn churn(algorithm: Algorithm) {
                 while first.load(SeqCst) < STEPS {
                     let first_before = first.load(SeqCst);
                     let client = Ipv4Addr::from_bits(fastrand::u32(..)).into();
-                    let connection = subset.pick(client, &Tried::default()).expect("the last one is never ejected");
+                    let connection =
+                        subset.pick(client, &TriedEndpoints::default()).expect("the last one is never ejected");
                     assert!(connection.endpoint().address().port() >= first_before);
                     if thread == 0 {
                         connection.endpoint().connect_failed(&Errno::CONNREFUSED.into());

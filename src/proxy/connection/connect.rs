@@ -17,7 +17,7 @@ use crate::{
         tls::ClientTls,
     },
     tcp::TcpSocket,
-    upstream::{ActiveConnection, Endpoint, LogLimiter, Subset, Tried, dial, is_local},
+    upstream::{ActiveConnection, Endpoint, LogLimiter, Subset, TriedEndpoints, dial, is_local},
 };
 
 /// A connection to an endpoint, ready for the client's bytes.
@@ -92,7 +92,7 @@ pub async fn first_reachable(
     attempts: &mut u16,
 ) -> Result<(BackendConnection, ActiveConnection), CloseReason> {
     let settings = subset.connect();
-    let mut tried = Tried::default();
+    let mut tried = TriedEndpoints::default();
     let mut failure = CloseReason::NoEndpoint;
     let (mut deadline, mut decided) = (None, false);
     while *attempts < settings.attempts.get() {

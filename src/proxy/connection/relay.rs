@@ -23,7 +23,7 @@ use std::{
 
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
-use self::direction::{BUFFER, Direction, Fault, Flow, State};
+use self::direction::{BUFFER, Direction, DirectionState, Fault, Flow};
 pub use self::side::Side;
 use crate::proxy::{accounting::CloseReason, proxy_protocol::SignatureGuard, stream::Stream};
 
@@ -134,7 +134,7 @@ impl Relay {
         let ending = SHARED.with_borrow_mut(|buffer| {
             loop {
                 let before = (self.up.state, self.down.state);
-                let last = self.down.state == State::Done;
+                let last = self.down.state == DirectionState::Done;
                 let wrote = |bytes| {
                     moved = true;
                     meter.sent_to_backend(bytes);
@@ -146,7 +146,7 @@ impl Relay {
                 {
                     return Some(ending);
                 }
-                let last = self.up.state == State::Done;
+                let last = self.up.state == DirectionState::Done;
                 let wrote = |bytes| {
                     moved = true;
                     meter.sent_to_client(bytes);
@@ -180,14 +180,14 @@ impl Relay {
             Fault::Forbidden => Some(Ending::Cut(CloseReason::ProxyUntrusted)),
             Fault::Read => Some(Ending::ClientBroke(self.client_broke())),
             // The backend has sent everything and closed: deliver that to the client before it sees the failure.
-            Fault::Write if self.down.state == State::Done => {
-                self.up.state = State::Discarding;
+            Fault::Write if self.down.state == DirectionState::Done => {
+                self.up.state = DirectionState::Discarding;
                 self.linger_until = Some(Instant::now() + LINGER);
                 None
             }
             // Read the bytes that the backend sent before it broke; its end is then not a clean one.
             Fault::Write => {
-                self.up.state = State::Broken;
+                self.up.state = DirectionState::Broken;
                 self.down.source_broke = true;
                 None
             }
@@ -199,7 +199,7 @@ impl Relay {
             Fault::Read => Some(Ending::BackendBroke(CloseReason::BackendReset)),
             Fault::Write if self.up.state.is_over() => Some(Ending::Cut(CloseReason::ClientReset)),
             Fault::Write => {
-                self.down.state = State::Broken;
+                self.down.state = DirectionState::Broken;
                 self.up.source_broke = true;
                 None
             }
@@ -213,8 +213,10 @@ impl Relay {
 
     fn ended(&self) -> Option<Ending> {
         match (self.up.state, self.down.state) {
-            (State::Done, State::Done) if self.linger_until.is_some() => Some(Ending::Clean(CloseReason::BackendReset)),
-            (State::Done, State::Done) => Some(Ending::Clean(CloseReason::Complete)),
+            (DirectionState::Done, DirectionState::Done) if self.linger_until.is_some() => {
+                Some(Ending::Clean(CloseReason::BackendReset))
+            }
+            (DirectionState::Done, DirectionState::Done) => Some(Ending::Clean(CloseReason::Complete)),
             _ => None,
         }
     }
@@ -300,7 +302,7 @@ impl Relay {
     /// True if a reset by the backend does not wake this task. A failure of a backend that has ended does not matter:
     /// the client has all its bytes and its end.
     fn leaves_backend_unread(&self) -> bool {
-        !self.down.is_reading() && self.down.state != State::Done
+        !self.down.is_reading() && self.down.state != DirectionState::Done
     }
 
     /// Detects a side that broke while it was not being read.

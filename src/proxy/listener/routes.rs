@@ -6,7 +6,7 @@ use crate::{model::TlsMode, upstream::Subset};
 
 /// The TLS mode and the endpoints of a route.
 #[derive(Debug)]
-pub struct Route {
+pub struct RouteTarget {
     pub mode: TlsMode,
     pub subset: Arc<Subset>,
 }
@@ -14,7 +14,7 @@ pub struct Route {
 /// The routes of a listener.
 #[derive(Debug)]
 pub struct Routes {
-    routes: Vec<Route>,
+    routes: Vec<RouteTarget>,
     /// Indexes into `routes`, by server name.
     exact: HashMap<Arc<str>, usize>,
     /// Indexes into `routes`, by the suffix of a wildcard after the `*.`.
@@ -24,7 +24,7 @@ pub struct Routes {
 
 impl Routes {
     /// Takes each route with its server names; a route without names is the default.
-    pub fn new<'a>(routes: impl IntoIterator<Item = (&'a [Arc<str>], Route)>) -> Self {
+    pub fn new<'a>(routes: impl IntoIterator<Item = (&'a [Arc<str>], RouteTarget)>) -> Self {
         let mut all = Self { routes: Vec::new(), exact: HashMap::new(), below: HashMap::new(), others: None };
         for (names, route) in routes {
             let place = all.routes.len();
@@ -44,7 +44,7 @@ impl Routes {
 
     /// The route for a server name in lower case: the exact name, else the longest wildcard, else the default. `None`:
     /// no route matches.
-    pub fn find(&self, server_name: Option<&str>) -> Option<&Route> {
+    pub fn find(&self, server_name: Option<&str>) -> Option<&RouteTarget> {
         let named = server_name.and_then(|name| self.exact.get(name).or_else(|| self.below(name)));
         named.or(self.others.as_ref()).map(|place| &self.routes[*place])
     }
@@ -54,7 +54,7 @@ impl Routes {
         suffixes.find_map(|suffix| self.below.get(suffix))
     }
 
-    pub fn all(&self) -> &[Route] {
+    pub fn all(&self) -> &[RouteTarget] {
         &self.routes
     }
 }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     model::{Algorithm, Balancing, Proximity},
-    upstream::endpoint::{Endpoint, Tried},
+    upstream::endpoint::{Endpoint, TriedEndpoints},
 };
 
 #[derive(Debug)]
@@ -58,7 +58,7 @@ impl Balancer {
     }
 
     /// Picks a usable endpoint that was not tried; `None`: there is none. `turn` counts the picks of all workers.
-    pub fn pick(&self, client: IpAddr, tried: &Tried, turn: &AtomicU64) -> Option<&Arc<Endpoint>> {
+    pub fn pick(&self, client: IpAddr, tried: &TriedEndpoints, turn: &AtomicU64) -> Option<&Arc<Endpoint>> {
         match self {
             Self::RoundRobin(balancer) => balancer.pick(tried, turn),
             Self::LeastConnections(balancer) => balancer.pick(tried, turn),
@@ -107,7 +107,7 @@ impl Nearest {
         &self.near
     }
 
-    pub fn pick(&self, client: IpAddr, tried: &Tried, turn: &AtomicU64) -> Option<&Arc<Endpoint>> {
+    pub fn pick(&self, client: IpAddr, tried: &TriedEndpoints, turn: &AtomicU64) -> Option<&Arc<Endpoint>> {
         let has_room = |endpoint: &&Arc<Endpoint>| self.has_room(endpoint);
         let near = self.near.pick(client, tried, turn);
         if near.as_ref().is_some_and(has_room) {
@@ -129,7 +129,7 @@ impl Nearest {
         &self,
         full: &Endpoint,
         client: IpAddr,
-        tried: &Tried,
+        tried: &TriedEndpoints,
         turn: &AtomicU64,
     ) -> Option<&Arc<Endpoint>> {
         let mut tried = tried.clone();

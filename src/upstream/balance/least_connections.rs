@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::shares::{LoadRatio, Shares, golden_part};
-use crate::upstream::endpoint::{Endpoint, Tried};
+use crate::upstream::endpoint::{Endpoint, TriedEndpoints};
 
 /// Picks the endpoint with the fewest connections for its weight. Equal endpoints take turns by weight.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ impl LeastConnections {
         &self.shares
     }
 
-    pub fn pick(&self, tried: &Tried, turn: &AtomicU64) -> Option<&Arc<Endpoint>> {
+    pub fn pick(&self, tried: &TriedEndpoints, turn: &AtomicU64) -> Option<&Arc<Endpoint>> {
         let endpoints = self.shares.endpoints();
         let untried = || (0..endpoints.len()).filter(|index| !tried.contains(&endpoints[*index]));
 

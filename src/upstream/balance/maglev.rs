@@ -12,7 +12,7 @@ use std::{
 use arc_swap::ArcSwapOption;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_64_with_seed};
 
-use super::{Candidate, Endpoint, Tried};
+use super::{Candidate, Endpoint, TriedEndpoints};
 use crate::model::maglev_slots;
 
 /// Picks the same endpoint for the same client in every process (Eisenbud et al., Maglev: A Fast and Reliable Software
@@ -47,7 +47,7 @@ impl Maglev {
         Self { table, endpoints, usable, prefix_v6 }
     }
 
-    pub fn pick(&self, client: IpAddr, tried: &Tried) -> Option<&Arc<Endpoint>> {
+    pub fn pick(&self, client: IpAddr, tried: &TriedEndpoints) -> Option<&Arc<Endpoint>> {
         let client = client_hash(client, self.prefix_v6);
         let untried = |index: usize| !tried.contains(&self.endpoints[index]);
         let chosen = self.table.member(client);

@@ -17,4 +17,4 @@ mod shares;
 mod tests;
 
 pub(super) use self::{balancer::Balancer, candidate::Candidate};
-use super::endpoint::{Endpoint, Tried};
+use super::endpoint::{Endpoint, TriedEndpoints};

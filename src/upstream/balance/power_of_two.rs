@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::shares::{LoadRatio, Shares};
-use crate::upstream::endpoint::{Endpoint, Tried};
+use crate::upstream::endpoint::{Endpoint, TriedEndpoints};
 
 /// Picks two random endpoints by weight, and of these the one with fewer connections for its weight (Mitzenmacher, The
 /// Power of Two Choices in Randomized Load Balancing, 1996).
@@ -19,7 +19,7 @@ impl PowerOfTwo {
         &self.shares
     }
 
-    pub fn pick(&self, tried: &Tried) -> Option<&Arc<Endpoint>> {
+    pub fn pick(&self, tried: &TriedEndpoints) -> Option<&Arc<Endpoint>> {
         let endpoints = self.shares.endpoints();
         let untried = |index: usize| !tried.contains(&endpoints[index]);
         let first = self.shares.random(untried)?;

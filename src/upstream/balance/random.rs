@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::shares::Shares;
-use crate::upstream::endpoint::{Endpoint, Tried};
+use crate::upstream::endpoint::{Endpoint, TriedEndpoints};
 
 /// Picks a random endpoint by weight.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ impl Random {
         &self.shares
     }
 
-    pub fn pick(&self, tried: &Tried) -> Option<&Arc<Endpoint>> {
+    pub fn pick(&self, tried: &TriedEndpoints) -> Option<&Arc<Endpoint>> {
         let endpoints = self.shares.endpoints();
         self.shares.random(|index| !tried.contains(&endpoints[index])).map(|index| &endpoints[index])
     }

@@ -4,7 +4,7 @@ use std::sync::{
 };
 
 use super::shares::{Shares, gcd, golden_part};
-use crate::upstream::endpoint::{Endpoint, Tried};
+use crate::upstream::endpoint::{Endpoint, TriedEndpoints};
 
 /// Picks endpoints in turn, each as often as its weight.
 ///
@@ -28,7 +28,7 @@ impl RoundRobin {
         &self.shares
     }
 
-    pub fn pick(&self, tried: &Tried, turn: &AtomicU64) -> Option<&Arc<Endpoint>> {
+    pub fn pick(&self, tried: &TriedEndpoints, turn: &AtomicU64) -> Option<&Arc<Endpoint>> {
         let total = self.shares.total();
         if total == 0 {
             return None;

@@ -60,7 +60,7 @@ fn counts(algorithm: Algorithm, candidates: &[Candidate], picks: u32) -> Vec<u32
     let (balancer, turn) = (balancer(algorithm, candidates), AtomicU64::new(0));
     let mut counts = vec![0; candidates.len()];
     for number in 0..picks {
-        let chosen = balancer.pick(client(number), &Tried::default(), &turn).unwrap();
+        let chosen = balancer.pick(client(number), &TriedEndpoints::default(), &turn).unwrap();
         counts[index_of(candidates, chosen)] += 1;
     }
     counts
@@ -79,10 +79,10 @@ fn assert_near_weights(counts: &[u32], weights: &[u32], percent: f64) {
 fn nothing_is_picked_from_nothing() {
     for algorithm in ALGORITHMS {
         let turn = AtomicU64::new(0);
-        assert!(balancer(algorithm, &[]).pick(client(1), &Tried::default(), &turn).is_none());
+        assert!(balancer(algorithm, &[]).pick(client(1), &TriedEndpoints::default(), &turn).is_none());
         let all_unusable = candidates(&[1, 2]);
         all_unusable.iter().for_each(|candidate| set_usable(candidate, false));
-        assert!(balancer(algorithm, &all_unusable).pick(client(1), &Tried::default(), &turn).is_none());
+        assert!(balancer(algorithm, &all_unusable).pick(client(1), &TriedEndpoints::default(), &turn).is_none());
     }
 }
 
@@ -93,7 +93,7 @@ fn each_retry_gets_another_usable_endpoint_until_all_were_tried() {
     for algorithm in ALGORITHMS {
         let (balancer, turn) = (balancer(algorithm, &candidates), AtomicU64::new(0));
         for number in 0..200 {
-            let mut tried = Tried::default();
+            let mut tried = TriedEndpoints::default();
             for _ in 0..4 {
                 let chosen = balancer.pick(client(number), &tried, &turn).unwrap();
                 assert!(chosen.usable() && !tried.contains(chosen));
@@ -111,7 +111,7 @@ fn retries_take_no_turns_of_the_round() {
     let dead = &candidates[0].endpoint;
     let mut met_the_dead_one = 0;
     for number in 0..100 {
-        let mut tried = Tried::default();
+        let mut tried = TriedEndpoints::default();
         if Arc::ptr_eq(balancer.pick(client(number), &tried, &turn).unwrap(), dead) {
             met_the_dead_one += 1;
             tried.insert(dead);
@@ -144,7 +144,7 @@ fn round_robin_gives_exact_shares_whatever_the_number_of_threads() {
     let (balancer, turn) = (balancer(Algorithm::RoundRobin, &candidates), AtomicU64::new(0));
     const THREADS: usize = 8;
     const PICKS: usize = 1300;
-    let pick = |_| index_of(&candidates, balancer.pick(client(1), &Tried::default(), &turn).unwrap());
+    let pick = |_| index_of(&candidates, balancer.pick(client(1), &TriedEndpoints::default(), &turn).unwrap());
     let picks = || (0..PICKS).map(pick).collect::<Vec<_>>();
     let mut counts = [0; 5];
     thread::scope(|scope| {
@@ -158,8 +158,9 @@ fn round_robin_gives_exact_shares_whatever_the_number_of_threads() {
 fn round_robin_takes_equals_in_their_order() {
     let candidates = candidates(&[7, 7, 7]);
     let (balancer, turn) = (balancer(Algorithm::RoundRobin, &candidates), AtomicU64::new(0));
-    let order: Vec<_> =
-        (0..6).map(|_| index_of(&candidates, balancer.pick(client(1), &Tried::default(), &turn).unwrap())).collect();
+    let order: Vec<_> = (0..6)
+        .map(|_| index_of(&candidates, balancer.pick(client(1), &TriedEndpoints::default(), &turn).unwrap()))
+        .collect();
     assert_eq!(order, [0, 1, 2, 0, 1, 2]);
 }
 
@@ -170,7 +171,7 @@ fn round_robin_goes_on_where_it_was_when_the_balancer_is_replaced() {
     let mut counts = [0; 4];
     for _ in 0..400 {
         let balancer = balancer(Algorithm::RoundRobin, &candidates);
-        counts[index_of(&candidates, balancer.pick(client(1), &Tried::default(), &turn).unwrap())] += 1;
+        counts[index_of(&candidates, balancer.pick(client(1), &TriedEndpoints::default(), &turn).unwrap())] += 1;
     }
     assert_eq!(counts, [100; 4]);
 }
@@ -183,7 +184,7 @@ proptest! {
         let total: u32 = weights.iter().sum();
         let mut counts = vec![0; weights.len()];
         for picks in 1..=total {
-            let chosen = balancer.pick(client(1), &Tried::default(), &turn).unwrap();
+            let chosen = balancer.pick(client(1), &TriedEndpoints::default(), &turn).unwrap();
             counts[index_of(&candidates, chosen)] += 1;
             for (count, weight) in counts.iter().zip(&weights) {
                 let ahead = f64::from(*count) - f64::from(picks * weight) / f64::from(total);
@@ -205,7 +206,7 @@ fn least_connections_picks_the_one_with_the_fewest_for_its_weight() {
     for (active, expected) in [([1, 1, 1], 2), ([1, 1, 3], 1), ([1, 3, 5], 0), ([0, 1, 1], 0), ([5, 10, 19], 2)] {
         let _open = [open(0, active[0]), open(1, active[1]), open(2, active[2])];
         for _ in 0..10 {
-            let chosen = balancer.pick(client(1), &Tried::default(), &turn).unwrap();
+            let chosen = balancer.pick(client(1), &TriedEndpoints::default(), &turn).unwrap();
             assert_eq!(index_of(&candidates, chosen), expected, "{active:?}");
         }
     }
@@ -224,7 +225,7 @@ fn counted_connections_level_out() {
     for (algorithm, percent) in [(Algorithm::LeastConnections, 1.0), (Algorithm::PowerOfTwo, 5.0)] {
         let candidates = candidates(&weights);
         let (balancer, turn) = (balancer(algorithm, &candidates), AtomicU64::new(0));
-        let pick = |_| ActiveConnection::begin(balancer.pick(client(1), &Tried::default(), &turn).unwrap());
+        let pick = |_| ActiveConnection::begin(balancer.pick(client(1), &TriedEndpoints::default(), &turn).unwrap());
         let open: Vec<_> = (0..4000).map(pick).collect();
         let active: Vec<_> = candidates.iter().map(|candidate| candidate.endpoint.active()).collect();
         assert_near_weights(&active, &weights, percent);

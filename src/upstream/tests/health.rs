@@ -66,7 +66,7 @@ async fn waiting_clients_also_wait_for_further_endpoints_of_the_level() {
     let mut waiting = Box::pin(subset.wait_for_first_checks());
     assert_eq!(futures::poll!(&mut waiting), Poll::Pending);
     probed(&upstream, one, Some(Ok(())));
-    assert!(subset.pick(CLIENT, &Tried::default()).is_some(), "who comes now is served");
+    assert!(subset.pick(CLIENT, &TriedEndpoints::default()).is_some(), "who comes now is served");
     assert_eq!(futures::poll!(&mut waiting), Poll::Pending);
     probed(&upstream, other, Some(Err("a replica".into())));
     assert_eq!(futures::poll!(&mut waiting), Poll::Ready(true));
@@ -104,14 +104,14 @@ async fn no_level_serves_while_the_last_active_one_is_waited_for() {
             probed(&upstream, endpoint.id(), Some(outcome(passed)));
         });
     };
-    let picked = || subset.pick(CLIENT, &Tried::default()).map(|active| active.endpoint().id());
+    let picked = || subset.pick(CLIENT, &TriedEndpoints::default()).map(|active| active.endpoint().id());
     probed(&main, "+");
     probed(&spare, "+");
     assert_eq!(picked(), Some(main.id()));
     probed(&main, "---");
     assert_eq!(picked(), Some(spare.id()));
 
-    let connection = subset.pick(CLIENT, &Tried::default());
+    let connection = subset.pick(CLIENT, &TriedEndpoints::default());
     probed(&spare, "---");
     probed(&main, "++");
     assert_eq!(picked(), None, "the main one can, but the spare one served");
@@ -134,7 +134,7 @@ async fn clients_do_not_wait_for_failed_probes_or_removed_endpoints() {
     let ids: Vec<_> = upstream.endpoints().iter().map(|endpoint| endpoint.id()).collect();
     ids.into_iter().for_each(|id| probed(&upstream, id, None));
     assert_eq!(futures::poll!(waiting), Poll::Ready(true));
-    assert!(subset.pick(CLIENT, &Tried::default()).is_none());
+    assert!(subset.pick(CLIENT, &TriedEndpoints::default()).is_none());
 
     let (upstreams, upstream, _silent) = start_unknown().await;
     let subset = upstream.subset(&Backends::All);

@@ -30,7 +30,7 @@ const BYTES_PER_TURN: usize = 128 * 1024;
 
 /// One direction of a connection.
 pub struct Direction {
-    pub state: State,
+    pub state: DirectionState,
     /// Read but not yet written; empty while the receiver keeps up.
     pending: Vec<u8>,
     /// The number of bytes of `pending` that are written.
@@ -46,7 +46,7 @@ pub struct Direction {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum DirectionState {
     Open,
     /// The source has ended. Pending bytes and then the end are still to be passed on.
     Ending,
@@ -58,7 +58,7 @@ pub enum State {
     Discarding,
 }
 
-impl State {
+impl DirectionState {
     pub fn is_over(self) -> bool {
         matches!(self, Self::Done | Self::Broken | Self::Discarding)
     }
@@ -85,7 +85,7 @@ pub enum Fault {
 impl Direction {
     pub fn new(guard: Option<Box<SignatureGuard>>) -> Self {
         Self {
-            state: State::Open,
+            state: DirectionState::Open,
             pending: Vec::new(),
             written: 0,
             moves_much: false,
@@ -97,11 +97,12 @@ impl Direction {
 
     /// True if the direction waits for its source.
     pub fn is_reading(&self) -> bool {
-        self.state == State::Discarding || (self.state == State::Open && self.pending.is_empty() && self.pipe.is_none())
+        self.state == DirectionState::Discarding
+            || (self.state == DirectionState::Open && self.pending.is_empty() && self.pipe.is_none())
     }
 
     pub fn is_broken(&self) -> bool {
-        matches!(self.state, State::Broken | State::Discarding)
+        matches!(self.state, DirectionState::Broken | DirectionState::Discarding)
     }
 
     /// Moves the bytes that can be moved now. Ready when the direction has ended or failed. If the other direction has
@@ -115,14 +116,14 @@ impl Direction {
         let mut budget = BYTES_PER_TURN;
         loop {
             match self.state {
-                State::Done | State::Broken => return Poll::Ready(Ok(())),
-                State::Discarding => return self.poll_discard(cx, flow),
-                State::Open | State::Ending => {}
+                DirectionState::Done | DirectionState::Broken => return Poll::Ready(Ok(())),
+                DirectionState::Discarding => return self.poll_discard(cx, flow),
+                DirectionState::Open | DirectionState::Ending => {}
             }
             let keeps_up = self.pending.is_empty();
             ready!(self.poll_drain_pipe(cx, flow))?;
             ready!(self.poll_write_pending(cx, flow))?;
-            if self.state == State::Ending {
+            if self.state == DirectionState::Ending {
                 return self.poll_pass_end_on(cx, flow.destination, last);
             }
             if budget == 0 {
@@ -145,7 +146,7 @@ impl Direction {
         flow: &mut Flow<'_, S, D, W>,
     ) -> Poll<Result<(), Fault>> {
         while ready!(read(cx, flow.source, flow.buffer))? > 0 {}
-        self.state = State::Done;
+        self.state = DirectionState::Done;
         Poll::Ready(Ok(()))
     }
 
@@ -160,7 +161,7 @@ impl Direction {
             ready!(Pin::new(destination).poll_shutdown(cx)).map_err(|_| Fault::Write)?;
         }
         self.pending = Vec::new();
-        self.state = State::Done;
+        self.state = DirectionState::Done;
         Poll::Ready(Ok(()))
     }
 
@@ -214,7 +215,7 @@ impl Direction {
         if self.source_broke {
             return Err(Fault::Read);
         }
-        self.state = State::Ending;
+        self.state = DirectionState::Ending;
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use super::{
 fn assignment(candidates: &[Candidate], clients: u32) -> Vec<Arc<str>> {
     let (balancer, turn) = (balancer(Algorithm::Maglev, candidates), AtomicU64::new(0));
     let chosen = |number| {
-        let endpoint = balancer.pick(client(number), &Tried::default(), &turn).unwrap();
+        let endpoint = balancer.pick(client(number), &TriedEndpoints::default(), &turn).unwrap();
         candidates[index_of(candidates, endpoint)].stable_id.clone()
     };
     (0..clients).map(chosen).collect()
@@ -29,12 +29,12 @@ fn answers_are_the_same_in_every_version() {
     let balancer = balancer(Algorithm::Maglev, &candidates);
     let clients =
         ["192.0.2.1", "192.0.2.2", "192.0.2.3", "10.0.0.1", "2001:db8::1", "2001:db8:0:1::1", "::1", "0.0.0.0"];
-    let pick = |tried: &Tried, client: &str| {
+    let pick = |tried: &TriedEndpoints, client: &str| {
         index_of(&candidates, balancer.pick(client.parse().unwrap(), tried, &AtomicU64::new(0)).unwrap())
     };
-    let first = clients.map(|client| pick(&Tried::default(), client));
+    let first = clients.map(|client| pick(&TriedEndpoints::default(), client));
     let second = clients.map(|client| {
-        let mut tried = Tried::default();
+        let mut tried = TriedEndpoints::default();
         tried.insert(&candidates[pick(&tried, client)].endpoint);
         pick(&tried, client)
     });
@@ -108,7 +108,10 @@ fn a_client_is_its_canonical_address_up_to_the_prefix() {
     let candidates: Vec<_> = (0..50).map(|number| candidate(&format!("pod-{number}"), 1)).collect();
     let balancer = balancer(Algorithm::Maglev, &candidates);
     let pick = |client: &str| {
-        index_of(&candidates, balancer.pick(client.parse().unwrap(), &Tried::default(), &AtomicU64::new(0)).unwrap())
+        index_of(
+            &candidates,
+            balancer.pick(client.parse().unwrap(), &TriedEndpoints::default(), &AtomicU64::new(0)).unwrap(),
+        )
     };
     for number in 0..20 {
         let (v4, mapped) = (format!("192.0.2.{number}"), format!("::ffff:192.0.2.{number}"));
@@ -156,7 +159,7 @@ fn wait_until_built(balancer: &Balancer) {
 }
 
 fn picks(balancer: &Balancer, all: &[Candidate], clients: u32) -> Vec<Arc<str>> {
-    let chosen = |number| balancer.pick(client(number), &Tried::default(), &AtomicU64::new(0)).unwrap();
+    let chosen = |number| balancer.pick(client(number), &TriedEndpoints::default(), &AtomicU64::new(0)).unwrap();
     (0..clients).map(|number| all[index_of(all, chosen(number))].stable_id.clone()).collect()
 }
 
@@ -222,7 +225,7 @@ fn without_a_table_clients_are_spread_by_weight_and_have_the_same_endpoint_every
     let weights = [5, 1, 2, 4];
     let all = candidates(&weights);
     let pick = |balancer: &Balancer, number| {
-        let endpoint = balancer.pick(client(number), &Tried::default(), &AtomicU64::new(0)).unwrap();
+        let endpoint = balancer.pick(client(number), &TriedEndpoints::default(), &AtomicU64::new(0)).unwrap();
         all[index_of(&all, endpoint)].stable_id.clone()
     };
     let backward: Vec<_> = all.iter().rev().cloned().collect();

@@ -18,7 +18,7 @@ fn gets(algorithm: Algorithm, proximities: &str, unusable: &[usize], picks: usiz
     let candidates = at(proximities);
     unusable.iter().for_each(|index| set_usable(&candidates[*index], false));
     let (balancer, turn) = (balancer(algorithm, &candidates), AtomicU64::new(0));
-    let pick = |number| balancer.pick(client(number as u32), &Tried::default(), &turn).unwrap();
+    let pick = |number| balancer.pick(client(number as u32), &TriedEndpoints::default(), &turn).unwrap();
     let mut letters: Vec<_> =
         (0..picks).map(|number| proximities.as_bytes()[index_of(&candidates, pick(number))] as char).collect();
     letters.sort_unstable();
@@ -53,7 +53,7 @@ fn the_nearest_usable_endpoints_get_all_connections() {
 fn a_retry_goes_to_a_remote_endpoint_once_all_near_ones_were_tried() {
     let candidates = at("zff");
     let (balancer, turn) = (balancer(Algorithm::RoundRobin, &candidates), AtomicU64::new(0));
-    let mut tried = Tried::default();
+    let mut tried = TriedEndpoints::default();
     let mut order = Vec::new();
     while let Some(endpoint) = balancer.pick(client(1), &tried, &turn) {
         order.push(index_of(&candidates, endpoint));
@@ -67,7 +67,7 @@ fn overloaded_endpoints_get_no_more_while_remote_ones_have_room() {
     let candidates = at("nzff");
     let balancing = Balancing { overloaded_at: NonZeroU32::new(10), ..Balancing::default() };
     let (balancer, turn) = (Balancer::new(balancing, &candidates, None), AtomicU64::new(0));
-    let pick = || ActiveConnection::begin(balancer.pick(client(1), &Tried::default(), &turn).unwrap());
+    let pick = || ActiveConnection::begin(balancer.pick(client(1), &TriedEndpoints::default(), &turn).unwrap());
     let active = || candidates.iter().map(|candidate| candidate.endpoint.active()).collect::<Vec<_>>();
     let mut open = Vec::new();
     for (picks, expected) in
@@ -91,7 +91,7 @@ fn a_near_endpoint_with_room_precedes_a_remote_one() {
         let balancing = Balancing { algorithm, overloaded_at: NonZeroU32::new(5), ..Balancing::default() };
         let (balancer, turn) = (Balancer::new(balancing, &candidates, None), AtomicU64::new(0));
         for _ in 0..20 {
-            let picked = balancer.pick(client(1), &Tried::default(), &turn).unwrap();
+            let picked = balancer.pick(client(1), &TriedEndpoints::default(), &turn).unwrap();
             assert!(Arc::ptr_eq(picked, &candidates[1].endpoint), "{algorithm:?}: {picked:?}");
         }
     }
