@@ -2,6 +2,8 @@
 
 #[path = "architecture/imports.rs"]
 mod imports;
+#[path = "architecture/type_names.rs"]
+mod type_names;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -100,6 +102,33 @@ fn files_do_not_import_each_other_in_cycles() {
         }
     }
     assert!(wrong.is_empty(), "{wrong}Move what several files need to a file of its own.");
+}
+
+#[test]
+fn each_type_name_has_one_meaning() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut wrong = Vec::new();
+    for src in ["src", "bench/src"] {
+        for (name, files) in type_names::definitions(&root.join(src)) {
+            if files.len() > 1 && !is_declared_and_compiled(&files) {
+                wrong.push(format!("in {src}, {name}: {files:?}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}\nA type name has one definition; tests and private types count as well.");
+}
+
+/// A setting may have the same name in the manifest and in the snapshot.
+fn is_declared_and_compiled(files: &[PathBuf]) -> bool {
+    matches!(files, [declared, compiled] if declared.starts_with("api") && compiled.starts_with("model"))
+}
+
+#[test]
+fn type_names_are_found_in_all_their_forms() {
+    let text = "pub struct A;\npub(in crate::x) enum B {}\nstruct C<'a>(&'a str);\npub unsafe trait D {\n    type No;\n}\n\
+        impl Iterator for A {\n    type No = u8;\n}\nimpl<T> D for C<T>\nwhere\n    T: D,\n{\n    type No = T;\n}\n\
+        // struct No\nfn f() {\n    type E = u8;\n    enum F {}\n}\npub type G<T> = Vec<T>;\n";
+    assert_eq!(type_names::names(text), ["A", "B", "C", "D", "E", "F", "G"]);
 }
 
 #[test]
