@@ -432,12 +432,12 @@ mod tests {
     use super::*;
     use crate::{
         model::ObjectKey,
-        translate::{Problem, Reason, Severity},
+        translate::{Part, Problem, Reason, Severity},
     };
 
     fn configuration(reason: Option<Reason>) -> Configuration {
-        let problem =
-            |reason| Problem { severity: Severity::Warning, reason, field: String::new(), message: "".into() };
+        let (severity, part) = (Severity::Warning, Part::Object);
+        let problem = |reason| Problem { severity, reason, part, field: String::new(), message: "".into() };
         let verdict = Verdict { problems: reason.map(problem).into_iter().collect(), ..Verdict::default() };
         Configuration {
             verdicts: Arc::new([(ObjectKey::new("shop", "a"), verdict)].into()),

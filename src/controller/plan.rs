@@ -13,7 +13,7 @@ use super::{Replicas, Settings, allocations::Claim, observed::Observed, services
 use crate::{
     api::TcpLoadBalancerSpec,
     model::{ListenerOutcome, ObjectKey},
-    translate::{Reason, Verdict},
+    translate::{Part, Reason, Verdict},
     world::{Allocations, ObjectIdentity, managed_service::ManagedService},
 };
 
@@ -64,9 +64,8 @@ impl ManagedLoadBalancer<'_> {
 
     /// True if a listener exceeds the administrator's quota: it must not use up the ports of other load balancers.
     fn exceeds_quota(&self, index: usize) -> bool {
-        let itself = format!("spec.listeners[{index}]");
         let mut not_permitted = self.verdict.refused().filter(|problem| problem.reason == Reason::NotPermitted);
-        not_permitted.any(|problem| problem.field.is_empty() || problem.field == itself)
+        not_permitted.any(|problem| [Part::Object, Part::WholeListener(index)].contains(&problem.part))
     }
 }
 

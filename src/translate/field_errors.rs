@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::verdict::{Problem, Reason, Severity};
+use super::verdict::{Part, Problem, Reason, Severity};
 use crate::{api, printable::limited, world::MAX_SENTENCE};
 
 #[derive(Default)]
@@ -35,13 +35,14 @@ impl FieldErrors {
 
 /// A manifest field and the errors to add its problems to.
 pub(super) struct FieldPath<'a> {
+    part: Part,
     field: Field<'a>,
     errors: &'a mut FieldErrors,
 }
 
 /// A lazily formatted field path. It is written out only for problems, since most of the many fields have none.
 enum Field<'a> {
-    Named(&'a str),
+    Part(Part),
     At(&'a Field<'a>, &'a str),
     Item(&'a Field<'a>, usize),
 }
@@ -49,7 +50,7 @@ enum Field<'a> {
 impl Display for Field<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Named(name) => f.write_str(name),
+            Self::Part(part) => part.fmt(f),
             Self::At(whole, field) => write!(f, "{whole}.{field}"),
             Self::Item(list, index) => write!(f, "{list}[{index}]"),
         }
@@ -57,8 +58,8 @@ impl Display for Field<'_> {
 }
 
 impl<'a> FieldPath<'a> {
-    pub fn new(field: &'a str, errors: &'a mut FieldErrors) -> Self {
-        Self { field: Field::Named(field), errors }
+    pub fn new(part: Part, errors: &'a mut FieldErrors) -> Self {
+        Self { part, field: Field::Part(part), errors }
     }
 
     /// True if no problem was found in this part so far.
@@ -67,16 +68,21 @@ impl<'a> FieldPath<'a> {
     }
 
     pub fn at<'b>(&'b mut self, field: &'b str) -> FieldPath<'b> {
-        FieldPath { field: Field::At(&self.field, field), errors: self.errors }
+        FieldPath { part: self.part, field: Field::At(&self.field, field), errors: self.errors }
     }
 
-    /// Another field of the same part.
-    pub fn sibling<'b>(&'b mut self, field: &'b str) -> FieldPath<'b> {
-        FieldPath { field: Field::Named(field), errors: self.errors }
+    /// The path of another part. Its problems have the same consequence.
+    pub fn part(&mut self, part: Part) -> FieldPath<'_> {
+        FieldPath::new(part, self.errors)
+    }
+
+    /// Marks the field as a part of its own of its listener.
+    pub fn with_part(self, part: fn(usize) -> Part) -> Self {
+        Self { part: self.part.listener().map_or(self.part, part), ..self }
     }
 
     pub fn item(&mut self, index: usize) -> FieldPath<'_> {
-        FieldPath { field: Field::Item(&self.field, index), errors: self.errors }
+        FieldPath { part: self.part, field: Field::Item(&self.field, index), errors: self.errors }
     }
 
     pub fn refuse(&mut self, message: impl Into<String>) {
@@ -99,7 +105,7 @@ impl<'a> FieldPath<'a> {
     fn problem(&self, severity: Severity, reason: Reason, message: impl Into<String>) -> Problem {
         // Quoted names and values may have any length.
         let message = limited(&message.into(), MAX_SENTENCE).into_owned();
-        Problem { severity, reason, field: self.field.to_string(), message }
+        Problem { severity, reason, part: self.part, field: self.field.to_string(), message }
     }
 
     /// Returns the duration and refuses it outside of `range`.
@@ -131,13 +137,13 @@ impl<'a> FieldPath<'a> {
 
 /// Returns the result of `read`, or `None` if it refused something in the field.
 pub(super) fn validated<T>(
-    field: &str,
+    part: Part,
     fallback: &str,
     problems: &mut Vec<Problem>,
     read: impl FnOnce(&mut FieldPath) -> T,
 ) -> Option<T> {
     let mut errors = FieldErrors::default();
-    let value = read(&mut FieldPath::new(field, &mut errors));
+    let value = read(&mut FieldPath::new(part, &mut errors));
     let value = (!errors.refuse()).then_some(value);
     problems.extend(errors.with_consequence(fallback));
     value

@@ -1,19 +1,31 @@
-//! Command-line flags and variables that set fields of a load balancer. Messages name them in front of the field.
+//! Command-line flags and variables that set parts of a load balancer. Messages name them in front of the field.
 
-/// Field path prefixes and the flags that set them; the first match wins.
-const TYPED: [(&str, &str); 6] = [
-    ("spec.listeners[0].tls", "--tls-certificate, --tls-key"),
-    ("spec.listeners", "--listen or LISTEN"),
-    ("spec.backends", "--backend or BACKENDS"),
-    ("spec.loadBalancing", "--algorithm or LB_MODE"),
-    ("spec.connect.preconnect", "--preconnect or POOL_SIZE"),
-    ("", "command line"),
-];
+use super::verdict::Part;
 
-/// Prefixes a field path with its flag.
-pub(super) fn with_flag(field: &str) -> String {
-    let typed = TYPED.iter().find(|(path, _)| field.starts_with(path)).map_or("", |(_, typed)| typed);
-    format!("{typed} ({field})")
+/// Prefixes the path of a field of `part` with its flag.
+pub(super) fn with_flag(part: Part, field: &str) -> String {
+    format!("{} ({field})", flag(part))
+}
+
+/// The flag that sets a part. The command line declares one listener.
+fn flag(part: Part) -> &'static str {
+    match part {
+        Part::ListenerTls(_) => "--tls-certificate, --tls-key",
+        Part::Listeners | Part::WholeListener(_) | Part::Listener(_) | Part::ClientRule(_) | Part::NodePort(_) => {
+            "--listen or LISTEN"
+        }
+        Part::Backends | Part::Backend(_) => "--backend or BACKENDS",
+        Part::LoadBalancing => "--algorithm or LB_MODE",
+        Part::Preconnect => "--preconnect or POOL_SIZE",
+        Part::Object
+        | Part::Timeouts
+        | Part::TcpKeepalive
+        | Part::Drain
+        | Part::HealthCheck
+        | Part::Connect
+        | Part::Rebalance
+        | Part::Service => "command line",
+    }
 }
 
 #[cfg(test)]
@@ -22,14 +34,14 @@ mod tests {
 
     #[test]
     fn fields_are_named_by_their_flag() {
-        for (field, expected) in [
-            ("spec.listeners[0].tls.certificateRefs[0]", "--tls-certificate, --tls-key"),
-            ("spec.listeners[0].port", "--listen or LISTEN"),
-            ("spec.backends[0].addresses[1]", "--backend or BACKENDS"),
-            ("spec.connect.preconnect.perEndpoint", "--preconnect or POOL_SIZE"),
-            ("spec.connect.timeout", "command line"),
+        for (part, field, expected) in [
+            (Part::ListenerTls(0), "spec.listeners[0].tls.certificateRefs[0]", "--tls-certificate, --tls-key"),
+            (Part::Listener(0), "spec.listeners[0].port", "--listen or LISTEN"),
+            (Part::Backend(0), "spec.backends[0].addresses[1]", "--backend or BACKENDS"),
+            (Part::Preconnect, "spec.connect.preconnect.perEndpoint", "--preconnect or POOL_SIZE"),
+            (Part::Connect, "spec.connect.timeout", "command line"),
         ] {
-            assert_eq!(with_flag(field), format!("{expected} ({field})"));
+            assert_eq!(with_flag(part, field), format!("{expected} ({field})"));
         }
     }
 }

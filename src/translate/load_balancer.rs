@@ -13,7 +13,7 @@ use super::{
     quotas, settings,
     tls::certificates::CertificateLoader,
     upstream,
-    verdict::{Problem, Reason, Severity, Verdict},
+    verdict::{Part, Problem, Reason, Severity, Verdict},
 };
 use crate::{
     api::{self, Placement},
@@ -62,6 +62,7 @@ fn unreadable(declared: &Declared, last_good: &LastGood) -> Vec<Problem> {
         .map(|problem| Problem {
             severity: Severity::Refused,
             reason: Reason::Invalid,
+            part: Part::Object,
             field: String::new(),
             message: format!("{problem}; {fallback}"),
         })
@@ -92,7 +93,7 @@ impl Declaration<'_> {
             ProcessMode::Standalone => {}
         }
         let within_quota =
-            validated("", self.listeners_fallback(), problems, |path| quotas::check(self, path)).is_some();
+            validated(Part::Object, self.listeners_fallback(), problems, |path| quotas::check(self, path)).is_some();
         let shared = self.shared(problems);
         let listeners = self.listeners(&shared, within_quota, certificates, problems);
         let Some(upstream::TranslatedUpstream { upstream, fell_back, retention }) =
@@ -135,9 +136,9 @@ impl Declaration<'_> {
     fn shared(&self, problems: &mut Vec<Problem>) -> CommonSettings {
         let (spec, fallback) = (self.spec, self.listeners_fallback());
         CommonSettings {
-            timeouts: validated("spec.timeouts", fallback, problems, |path| settings::timeouts(spec, path)),
-            keepalive: validated("spec.tcpKeepalive", fallback, problems, |path| settings::keepalive(spec, path)),
-            drain: validated("spec.drain", fallback, problems, |path| settings::listener_drain(spec, path)),
+            timeouts: validated(Part::Timeouts, fallback, problems, |path| settings::timeouts(spec, path)),
+            keepalive: validated(Part::TcpKeepalive, fallback, problems, |path| settings::keepalive(spec, path)),
+            drain: validated(Part::Drain, fallback, problems, |path| settings::listener_drain(spec, path)),
         }
     }
 
@@ -148,18 +149,17 @@ impl Declaration<'_> {
         certificates: &mut CertificateLoader,
         problems: &mut Vec<Problem>,
     ) -> BTreeMap<ListenerKey, ListenerRequest> {
-        validated("spec.listeners", NONE_SERVED, problems, |path| {
+        validated(Part::Listeners, NONE_SERVED, problems, |path| {
             if self.spec.listeners.is_empty() {
                 path.refuse("must not be empty: write at least one port");
             }
         });
         let mut requests = BTreeMap::new();
         for (index, declared) in self.spec.listeners.iter().enumerate() {
-            let field = format!("spec.listeners[{index}]");
             let before = self.last_good_listener(declared);
             let kept = before.filter(|before| !is_open_now(declared, before));
             let fallback = listener_fallback(kept.is_some());
-            let listener = validated(&field, fallback, problems, |path| {
+            let listener = validated(Part::Listener(index), fallback, problems, |path| {
                 self.check_identity(index, path);
                 // Secrets of listeners beyond the quota are not read.
                 let is_within = within_quota && quotas::check_listener(self, index, path);
@@ -168,7 +168,7 @@ impl Declaration<'_> {
             });
             let request = match listener.flatten() {
                 Some(listener) => {
-                    Some(ListenerRequest::Declared { listener: reuse(listener, before), field, before: kept.cloned() })
+                    Some(ListenerRequest::Declared { listener: reuse(listener, before), index, before: kept.cloned() })
                 }
                 None => kept.cloned().map(ListenerRequest::LastGood),
             };

@@ -37,7 +37,7 @@ use listeners::ports;
 use tls::certificates::CertificateLoader;
 
 pub use context::{expirations::REPORT_DELAY, pods::selects_pods};
-pub use verdict::{Problem, Reason, Severity, Verdict, Verdicts};
+pub use verdict::{Part, Problem, Reason, Severity, Verdict, Verdicts};
 
 use crate::{
     api::Placement,
@@ -127,7 +127,7 @@ fn translate_all(world: &World, previous: &Snapshot, now: Timestamp, scopes_of: 
     }
     for verdict in verdicts.values_mut().filter(|verdict| *verdict.origin == *COMMAND_LINE) {
         for problem in verdict.problems.iter_mut().filter(|problem| !problem.field.is_empty()) {
-            problem.field = flags::with_flag(&problem.field);
+            problem.field = flags::with_flag(problem.part, &problem.field);
         }
     }
     for listener in snapshot.listeners.values() {

@@ -1,6 +1,10 @@
 //! Messages about exceeded quotas of a namespace.
 
-use super::{declaration::Declaration, field_errors::FieldPath, verdict::Reason};
+use super::{
+    declaration::Declaration,
+    field_errors::FieldPath,
+    verdict::{Part, Reason},
+};
 use crate::world::{ListenerShare, ObjectRef, Tenancy};
 
 /// Refuses a load balancer beyond the quota of its namespace. Returns false for such a load balancer.
@@ -34,7 +38,7 @@ pub(super) fn check_listener(declaration: &Declaration, index: usize, path: &mut
                  listeners before this one use them up: remove one of them"
             ),
         };
-        path.refuse_for(Reason::NotPermitted, message);
+        path.part(Part::WholeListener(index)).refuse_for(Reason::NotPermitted, message);
     }
     is_within
 }

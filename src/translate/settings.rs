@@ -7,7 +7,12 @@ use std::{
     time::Duration,
 };
 
-use super::{context::TranslateContext, defaults, field_errors::FieldPath, verdict::Reason};
+use super::{
+    context::TranslateContext,
+    defaults,
+    field_errors::FieldPath,
+    verdict::{Part, Reason},
+};
 use crate::{
     api::{self, Prefer, TcpLoadBalancerSpec},
     model::{
@@ -257,7 +262,7 @@ pub(super) fn connect(spec: &TcpLoadBalancerSpec, path: &mut FieldPath) -> Conne
         timeout: path.at("timeout").duration(timeout, MILLISECOND..),
         deadline: at_least("the timeout", timeout, deadline, &mut path.at("deadline")),
         attempts: nonzero_u16(path.at("attempts").number(attempts, 1..=10)),
-        preconnect: declared.preconnect.map(|declared| preconnect(&declared, &mut path.at("preconnect"))),
+        preconnect: declared.preconnect.map(|declared| preconnect(&declared, &mut path.part(Part::Preconnect))),
     }
 }
 

@@ -7,7 +7,7 @@ use super::{
     listeners::client_address,
     settings,
     tls::certificates::CertificateLoader,
-    verdict::Problem,
+    verdict::{Part, Problem},
 };
 use crate::model::{Keepalive, UpstreamConfig};
 
@@ -35,7 +35,7 @@ pub(super) fn translate(
         let fallback = kept.as_ref().map_or(NONE_SERVED.into(), |kept| {
             declaration.endpoints_fallback("connections go to the previous endpoints", &kept.endpoints)
         });
-        validated("spec.backends", &fallback, problems, |path| {
+        validated(Part::Backends, &fallback, problems, |path| {
             path.refuse("must not be empty: write at least one backend")
         });
         let retention = Retention::default();
@@ -48,21 +48,21 @@ pub(super) fn translate(
 
     let fallback = if before.is_some() { "the previous settings stay in effect" } else { NONE_SERVED };
     let world = declaration.context.world;
-    let balancing = validated("spec.loadBalancing", fallback, problems, |path| {
+    let balancing = validated(Part::LoadBalancing, fallback, problems, |path| {
         client_address::check_balancing(spec, world, path);
         settings::balancing(spec, declaration.context, path)
     });
     let active_check =
-        validated("spec.healthCheck.active", fallback, problems, |path| checks::of_all(declaration, path));
+        validated(Part::HealthCheck, fallback, problems, |path| checks::of_all(declaration, &mut path.at("active")));
     let active_check = active_check.or_else(|| before.map(|before| before.active_check.clone()));
     let of_all = active_check.as_ref().and_then(Option::as_ref);
     let TranslatedBackends { backends, endpoints, unready, fell_back, retention } =
         backends::translate(declaration, of_all, certificates, problems);
     let passive_check =
-        validated("spec.healthCheck.passive", fallback, problems, |path| settings::passive_check(spec, path));
-    let connect = validated("spec.connect", fallback, problems, |path| settings::connect(spec, path));
-    let drain = validated("spec.drain", fallback, problems, |path| settings::endpoint_drain(spec, path));
-    let rebalance = validated("spec.rebalance", fallback, problems, |path| settings::rebalance(spec, path));
+        validated(Part::HealthCheck, fallback, problems, |path| settings::passive_check(spec, &mut path.at("passive")));
+    let connect = validated(Part::Connect, fallback, problems, |path| settings::connect(spec, path));
+    let drain = validated(Part::Drain, fallback, problems, |path| settings::endpoint_drain(spec, path));
+    let rebalance = validated(Part::Rebalance, fallback, problems, |path| settings::rebalance(spec, path));
     let upstream = UpstreamConfig {
         balancing: balancing.or(before.map(|before| before.balancing))?,
         backends,

@@ -32,13 +32,13 @@ impl Verdict {
     /// True if a setting of the managed Service is refused. An existing Service then stays unchanged, and a missing one
     /// is not created.
     pub fn refuses_service(&self) -> bool {
-        self.refused().any(Problem::concerns_service)
+        self.refused().any(|problem| problem.part.is_service())
     }
 
     /// True if a rule about clients is refused. Listeners then keep their previous rule, which may have another meaning
     /// for clients that connect through a new Service.
     pub fn refuses_rules_about_clients(&self) -> bool {
-        self.refused().any(Problem::concerns_rules_about_clients)
+        self.refused().any(|problem| problem.part.is_client_rule())
     }
 
     /// True if a reference has no target, or a Service has no matching EndpointSlice. Both happen briefly while these
@@ -73,6 +73,7 @@ impl Verdict {
             self.problems.push(Problem {
                 severity: *severity,
                 reason: Reason::Invalid,
+                part: Part::Object,
                 field: String::new(),
                 message: more_problems(left_out.len()),
             });
@@ -85,6 +86,7 @@ impl Verdict {
 pub struct Problem {
     pub severity: Severity,
     pub reason: Reason,
+    pub part: Part,
     /// Path of the field (`spec.listeners[0].tls`), prefixed with its command-line flag if there is one. Empty: the
     /// whole object.
     pub field: String,
@@ -97,21 +99,9 @@ const MAX_FIELD: usize = 512;
 const MAX_MESSAGE: usize = 4096;
 
 impl Problem {
-    fn concerns_service(&self) -> bool {
-        let field = &*self.field;
-        field == "spec.service" || field.starts_with("spec.service.") || field.ends_with(".nodePort")
-    }
-
-    fn concerns_rules_about_clients(&self) -> bool {
-        const RULES: [&str; 4] = ["access", "maxConnectionsPerSource", "newConnectionsPerSource", "loadBalancing"];
-        self.field.split(['.', '[']).any(|part| RULES.contains(&part))
-    }
-
-    /// Severity, reason, part of the object (`spec.listeners[0]`), and the other properties that verdicts are queried
-    /// for.
-    fn kind(&self) -> (Severity, Reason, String, bool, bool) {
-        let part = self.field.split('.').take(2).collect::<Vec<_>>().join(".");
-        (self.severity, self.reason, part, self.concerns_service(), self.concerns_rules_about_clients())
+    /// The properties that verdicts are queried for.
+    fn kind(&self) -> (Severity, Reason, Part) {
+        (self.severity, self.reason, self.part.for_queries())
     }
 }
 
@@ -122,6 +112,111 @@ impl fmt::Display for Problem {
             write!(f, "{}: ", printable(&self.field, MAX_FIELD))?;
         }
         f.write_str(&printable(&self.message, MAX_MESSAGE))
+    }
+}
+
+/// The part of a load balancer that a problem concerns. Numbers are indices in the lists of listeners and backends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// The whole object.
+    Object,
+    Timeouts,
+    TcpKeepalive,
+    Drain,
+    LoadBalancing,
+    HealthCheck,
+    Connect,
+    Preconnect,
+    Rebalance,
+    /// The settings of the managed Service.
+    Service,
+    /// The list of listeners.
+    Listeners,
+    /// A listener as a whole, which is beyond a quota.
+    WholeListener(usize),
+    /// A part of a listener that is none of the following.
+    Listener(usize),
+    ListenerTls(usize),
+    /// A rule of a listener about its clients: an access list, or a limit per source.
+    ClientRule(usize),
+    /// The node port of a listener, a setting of the managed Service.
+    NodePort(usize),
+    /// The list of backends.
+    Backends,
+    Backend(usize),
+}
+
+impl Part {
+    /// True for settings of the managed Service.
+    fn is_service(self) -> bool {
+        matches!(self, Self::Service | Self::NodePort(_))
+    }
+
+    /// True for settings that treat clients by their addresses.
+    fn is_client_rule(self) -> bool {
+        matches!(self, Self::ClientRule(_) | Self::LoadBalancing)
+    }
+
+    /// The listener that contains the part.
+    pub fn listener(self) -> Option<usize> {
+        match self {
+            Self::WholeListener(index)
+            | Self::Listener(index)
+            | Self::ListenerTls(index)
+            | Self::ClientRule(index)
+            | Self::NodePort(index) => Some(index),
+            Self::Object
+            | Self::Timeouts
+            | Self::TcpKeepalive
+            | Self::Drain
+            | Self::LoadBalancing
+            | Self::HealthCheck
+            | Self::Connect
+            | Self::Preconnect
+            | Self::Rebalance
+            | Self::Service
+            | Self::Listeners
+            | Self::Backends
+            | Self::Backend(_) => None,
+        }
+    }
+
+    /// The part, without distinctions that only matter for messages.
+    fn for_queries(self) -> Self {
+        if let Self::ListenerTls(index) = self {
+            Self::Listener(index)
+        } else if self == Self::Preconnect {
+            Self::Connect
+        } else {
+            self
+        }
+    }
+}
+
+/// The path of the field that contains the part.
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let field = match self {
+            Self::Object => "",
+            Self::Timeouts => "spec.timeouts",
+            Self::TcpKeepalive => "spec.tcpKeepalive",
+            Self::Drain => "spec.drain",
+            Self::LoadBalancing => "spec.loadBalancing",
+            Self::HealthCheck => "spec.healthCheck",
+            Self::Connect => "spec.connect",
+            Self::Preconnect => "spec.connect.preconnect",
+            Self::Rebalance => "spec.rebalance",
+            Self::Service => "spec.service",
+            Self::Listeners => "spec.listeners",
+            Self::Backends => "spec.backends",
+            Self::WholeListener(index) | Self::Listener(index) | Self::ClientRule(index) => {
+                return write!(f, "spec.listeners[{index}]");
+            }
+            Self::ListenerTls(index) => return write!(f, "spec.listeners[{index}].tls"),
+            Self::NodePort(index) => return write!(f, "spec.listeners[{index}].nodePort"),
+            Self::Backend(index) => return write!(f, "spec.backends[{index}]"),
+        };
+        f.write_str(field)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
     api::{BackendService, Placement, RefKind, TcpLoadBalancerSpec},
     cli::CheckMode,
     model::ObjectKey,
-    translate::{Problem, Reason, selects_pods},
+    translate::{Part, Problem, Reason, selects_pods},
     world::{Allocations, Declared, ObjectRef, ProcessMode, Quotas, Tenancy, World, service_of},
 };
 
@@ -32,10 +32,10 @@ pub struct CompilationUnit {
 impl CompilationUnit {
     /// True if the problem is only that Kubernetes has not yet selected the pods of a Service.
     pub fn is_awaited(&self, object: &ObjectKey, problem: &Problem) -> bool {
-        let index = || problem.field.strip_prefix("spec.backends[")?.strip_suffix(']')?.parse::<usize>().ok();
         let service = || {
+            let Part::Backend(index) = problem.part else { return None };
             let spec = self.world.load_balancers.get(object)?.spec.as_ref()?;
-            spec.backends.get(index()?)?.service.as_ref()
+            spec.backends.get(index)?.service.as_ref()
         };
         problem.reason == Reason::EndpointsPending
             && service().is_some_and(|service| self.awaiting_pods.contains(&service_key(object, service)))

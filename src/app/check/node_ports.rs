@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     api::Placement,
-    translate::{Problem, Reason, Severity, Verdicts},
+    translate::{Part, Problem, Reason, Severity, Verdicts},
     world::{ProcessMode, World, oldest_first},
 };
 
@@ -27,7 +27,8 @@ pub fn refuse_taken(world: &World, verdicts: &mut Verdicts) {
                 verdict.problems.push(Problem {
                     severity: Severity::Refused,
                     reason: Reason::PortConflict,
-                    field: format!("spec.listeners[{index}].nodePort"),
+                    part: Part::NodePort(index),
+                    field: Part::NodePort(index).to_string(),
                     message: format!(
                         "{port} is also a nodePort of load balancer {owner}: write another; its Service is not created \
                          or changed"

@@ -150,8 +150,8 @@ fn of_listener(index: usize, port: u16, outcomes: &Outcomes, input: &StatusInput
 
 /// The warning of a listener that no replica serves and that waits for its port.
 fn waiting(index: usize, input: &StatusInput) -> Option<Finding> {
-    let field = format!("spec.listeners[{index}].");
-    let mut waits = input.problems(Topic::Ports, Severity::Warning).filter(|problem| problem.field.starts_with(&field));
+    let warnings = input.problems(Topic::Ports, Severity::Warning);
+    let mut waits = warnings.filter(|problem| problem.part.listener() == Some(index));
     waits.next().map(|problem| Finding::no(ConditionReason::Pending, &*problem.message))
 }
 

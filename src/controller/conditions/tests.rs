@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     model::{BackendHealth, EndpointFailure, FailedOver, ListenerOutcome, ReplicaReport, Served},
-    translate::{Problem, Reason, Severity, Verdict},
+    translate::{Part, Problem, Reason, Severity, Verdict},
     world::{Declared, ObjectIdentity, World, managed_service},
 };
 
@@ -92,8 +92,9 @@ fn service(spec: Value) -> Value {
     service
 }
 
+/// A problem whose part does not matter.
 fn problem(severity: Severity, reason: Reason, field: &str, message: &str) -> Problem {
-    Problem { severity, reason, field: field.into(), message: message.into() }
+    Problem { severity, reason, part: Part::Connect, field: field.into(), message: message.into() }
 }
 
 impl Case {
@@ -304,8 +305,8 @@ fn a_listener_that_is_not_bound_everywhere_says_where_and_why() {
     let unserved = || Some(Served { listeners: BTreeMap::new(), ..served() });
     let mut case = Case { served: vec![("a", unserved()), ("b", unserved())], ..Case::default() };
     case.expect(PROGRAMMED, "False/Pending", "pod a has not opened its port yet");
-    case.problems =
-        vec![problem(Severity::Warning, Reason::Pending, "spec.listeners[0].port", "waiting for a proxy port")];
+    let unallocated = problem(Severity::Warning, Reason::Pending, "spec.listeners[0].port", "waiting for a proxy port");
+    case.problems = vec![Problem { part: Part::Listener(0), ..unallocated }];
     case.expect(PROGRAMMED, "False/Pending", "waiting for a proxy port");
     case.problems = vec![problem(Severity::Refused, Reason::Invalid, "spec.listeners[0]", "it is wrong")];
     case.expect(PROGRAMMED, "False/Invalid", "see the conditions Accepted and ResolvedRefs");
@@ -326,7 +327,8 @@ fn one_wrong_listener_of_two_is_named() {
 fn the_service_must_send_connections_to_where_they_are_served() {
     let mut case = Case { service: None, ..Case::default() };
     case.expect(PROGRAMMED, "False/Pending", "its Service does not exist yet");
-    case.problems = vec![problem(Severity::Refused, Reason::NotPermitted, "spec.service.type", "it is not allowed")];
+    let refused = problem(Severity::Refused, Reason::NotPermitted, "spec.service.type", "it is not allowed");
+    case.problems = vec![Problem { part: Part::Service, ..refused }];
     case.expect(PROGRAMMED, "False/Invalid", "see the condition Accepted");
 
     let ports = |ports: Value| service(json!({"type": "ClusterIP", "clusterIPs": ["10.96.0.7"], "ports": ports}));

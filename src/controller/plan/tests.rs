@@ -7,7 +7,7 @@ use super::*;
 use crate::{
     controller::Replica,
     model::{ReplicaReport, Served},
-    translate::{Problem, Severity, Verdicts},
+    translate::{Part, Problem, Severity, Verdicts},
     world::{Allocation, Declared, World},
 };
 
@@ -66,8 +66,9 @@ impl Fixture {
         self.observed.world = Arc::new(world);
     }
 
-    fn refused(mut self, reason: Reason, field: &str) -> Self {
-        let problem = Problem { severity: Severity::Refused, reason, field: field.into(), message: String::new() };
+    fn refused(mut self, reason: Reason, part: Part) -> Self {
+        let (field, message) = (part.to_string(), String::new());
+        let problem = Problem { severity: Severity::Refused, reason, part, field, message };
         let verdict = Verdict { problems: vec![problem], ..Verdict::default() };
         self.observed.verdicts = Arc::new(Verdicts::from([(db(), verdict)]));
         self
@@ -210,41 +211,35 @@ fn a_recreated_object_adopts_the_service_with_its_own_ports() {
 
 #[test]
 fn a_refused_service_change_keeps_the_present_service() {
-    for (reason, field) in [
-        (Reason::NotPermitted, "spec.service.type"),
-        (Reason::NotPermitted, "spec.service.annotations"),
-        (Reason::NotPermitted, "spec.listeners[0].nodePort"),
-        (Reason::Invalid, "spec.service.labels"),
+    for (reason, part) in [
+        (Reason::NotPermitted, Part::Service),
+        (Reason::NotPermitted, Part::NodePort(0)),
+        (Reason::Invalid, Part::Service),
     ] {
         let wanted = json!({"type": "LoadBalancer"});
-        let fixture = || Fixture::new(&[1, 2], wanted.clone()).replica("a", Some(&[1, 2])).refused(reason, field);
-        assert_eq!(fixture().plan(), ServicePlan::default(), "{field}: it gets none");
-        assert_eq!(fixture().with_service("u1", &[1], json!({})).plan(), ServicePlan::default(), "{field}");
+        let fixture = || Fixture::new(&[1, 2], wanted.clone()).replica("a", Some(&[1, 2])).refused(reason, part);
+        assert_eq!(fixture().plan(), ServicePlan::default(), "{part}: it gets none");
+        assert_eq!(fixture().with_service("u1", &[1], json!({})).plan(), ServicePlan::default(), "{part}");
         let inherited = || fixture().with_service("u0", &[1], wanted.clone());
-        assert_eq!(inherited().plan(), ServicePlan::default(), "{field}: not known yet");
-        assert_eq!(inherited().gone("u0", Replacement::Another).plan(), removal(), "{field}: not its own");
+        assert_eq!(inherited().plan(), ServicePlan::default(), "{part}: not known yet");
+        assert_eq!(inherited().gone("u0", Replacement::Another).plan(), removal(), "{part}: not its own");
     }
     let elsewhere = Fixture::new(&[1], json!({})).replica("a", Some(&[1]));
-    assert_eq!(elsewhere.refused(Reason::NotPermitted, "spec.backends[0]").ports(), Some(vec![1]));
+    assert_eq!(elsewhere.refused(Reason::NotPermitted, Part::Backend(0)).ports(), Some(vec![1]));
 }
 
 #[test]
 fn exposure_changes_only_with_valid_rules_about_clients() {
-    let fixture = |field| {
+    let fixture = |part| {
         let fixture = Fixture::new(&[1, 2], json!({"type": "NodePort"})).replica("a", Some(&[1, 2]));
-        fixture.refused(Reason::Invalid, field)
+        fixture.refused(Reason::Invalid, part)
     };
-    let about_clients = [
-        "spec.listeners[0].access.allow[3]",
-        "spec.listeners[0].limits.maxConnectionsPerSource",
-        "spec.loadBalancing.algorithm",
-    ];
-    for field in about_clients {
-        assert_eq!(fixture(field).with_service("u1", &[1], json!({})).plan(), ServicePlan::default(), "{field}");
-        assert_eq!(fixture(field).with_service("u1", &[1], json!({"type": "NodePort"})).ports(), Some(vec![1, 2]));
+    for part in [Part::ClientRule(0), Part::LoadBalancing] {
+        assert_eq!(fixture(part).with_service("u1", &[1], json!({})).plan(), ServicePlan::default(), "{part}");
+        assert_eq!(fixture(part).with_service("u1", &[1], json!({"type": "NodePort"})).ports(), Some(vec![1, 2]));
     }
-    for field in ["spec.listeners[0].tls", "spec.listeners[0].limits.maxConnections"] {
-        assert_eq!(fixture(field).with_service("u1", &[1], json!({})).ports(), Some(vec![1, 2]), "{field}");
+    for part in [Part::ListenerTls(0), Part::Listener(0)] {
+        assert_eq!(fixture(part).with_service("u1", &[1], json!({})).ports(), Some(vec![1, 2]), "{part}");
     }
 }
 
@@ -265,19 +260,20 @@ fn a_service_with_an_immutable_change_is_recreated() {
 
 #[test]
 fn listeners_beyond_a_quota_get_no_port() {
-    let barred = |reason, field| {
-        let fixture = Fixture::new(&[7, 8, 9], json!({})).refused(reason, field);
+    let barred = |reason, part| {
+        let fixture = Fixture::new(&[7, 8, 9], json!({})).refused(reason, part);
         Vec::from_iter(objects(&fixture.observed, &Settings::of_a_gateway())[0].claim().barred)
     };
-    assert_eq!(barred(Reason::NotPermitted, ""), [7, 8, 9]);
-    assert_eq!(barred(Reason::NotPermitted, "spec.listeners[1]"), [8]);
-    for (reason, field) in [
-        (Reason::NotPermitted, "spec.service.type"),
-        (Reason::NotPermitted, "spec.listeners[0].nodePort"),
-        (Reason::NotPermitted, "spec.backends[0].addresses[0]"),
-        (Reason::Invalid, ""),
+    assert_eq!(barred(Reason::NotPermitted, Part::Object), [7, 8, 9]);
+    assert_eq!(barred(Reason::NotPermitted, Part::WholeListener(1)), [8]);
+    for (reason, part) in [
+        (Reason::NotPermitted, Part::Service),
+        (Reason::NotPermitted, Part::NodePort(0)),
+        (Reason::NotPermitted, Part::Listener(0)),
+        (Reason::NotPermitted, Part::Backend(0)),
+        (Reason::Invalid, Part::Object),
     ] {
-        assert!(barred(reason, field).is_empty(), "{field}");
+        assert!(barred(reason, part).is_empty(), "{part}");
     }
 }
 

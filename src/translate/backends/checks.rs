@@ -23,7 +23,7 @@ use crate::{
         quotas,
         references::{ReferencedText, object_or_files},
         settings::{MILLISECOND, at_most, given, nonzero_u16},
-        verdict::Reason,
+        verdict::{Part, Reason},
     },
     world::ProcessMode,
 };
@@ -105,7 +105,7 @@ pub(super) fn refuse_impossible(
                     "backend `{}` has neither `tls` nor a check of its own: set `tls` there, or remove `transport`",
                     declared.name()
                 );
-                path.sibling("spec.healthCheck.active.transport").refuse(message);
+                path.part(Part::HealthCheck).at("active").at("transport").refuse(message);
             }
         }
     }

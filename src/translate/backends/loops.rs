@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use crate::{
     model::{EndpointKey, ListenerKey, ObjectKey, Snapshot, loops},
-    translate::verdict::{Problem, Reason, Severity, Verdicts},
+    translate::verdict::{Part, Problem, Reason, Severity, Verdicts},
     world::World,
 };
 
@@ -25,6 +25,7 @@ fn problem(object: &ObjectKey, world: &World, endpoint: &EndpointKey, target: &L
     let spec = world.load_balancers.get(object).and_then(|declared| declared.spec.as_ref());
     let backends = spec.map_or(&[][..], |spec| &spec.backends);
     let index = backends.iter().position(|backend| backend.name() == &*endpoint.backend);
+    let part = index.map_or(Part::Object, Part::Backend);
     let ListenerKey { object: other, port } = target;
     let what = if other == object {
         format!("this load balancer's own listener {port}")
@@ -34,7 +35,8 @@ fn problem(object: &ObjectKey, world: &World, endpoint: &EndpointKey, target: &L
     Problem {
         severity: Severity::Refused,
         reason: Reason::Invalid,
-        field: index.map_or_else(String::new, |index| format!("spec.backends[{index}]")),
+        part,
+        field: part.to_string(),
         message: format!("{} is {what}: write the address of a server; it is ignored", endpoint.address),
     }
 }

@@ -24,7 +24,7 @@ use super::{
     declaration::Declaration,
     field_errors::{FieldErrors, FieldPath, duplicate_of},
     tls::certificates::CertificateLoader,
-    verdict::{Problem, Reason},
+    verdict::{Part, Problem, Reason},
 };
 use crate::{
     api::{self, AddressPort, BackendService, Host, TcpLoadBalancerSpec},
@@ -127,8 +127,7 @@ fn part(
     let backends = &declaration.spec.backends;
     let backend = &backends[index];
     let mut errors = FieldErrors::default();
-    let field = format!("spec.backends[{index}]");
-    let path = &mut FieldPath::new(&field, &mut errors);
+    let path = &mut FieldPath::new(Part::Backend(index), &mut errors);
     check_name(backends, index, path);
     let before = declaration.last_good.upstream.as_ref().and_then(|before| before.backends.get(backend.name()));
     let service = backend.service.as_ref().map(|service| service.name.0.as_str());
@@ -393,8 +392,7 @@ fn warn_of_no_endpoints(
     declaration: &Declaration,
     errors: &mut FieldErrors,
 ) {
-    let field = format!("spec.backends[{index}]");
-    let mut path = FieldPath::new(&field, errors);
+    let mut path = FieldPath::new(Part::Backend(index), errors);
     if !path.is_clean() {
         return;
     }

@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     model::{Algorithm, Listener, MAX_MAGLEV_SLOTS, Snapshot, UpstreamConfig, maglev_slots},
-    translate::verdict::{Problem, Reason, Severity, Verdicts},
+    translate::verdict::{Part, Problem, Reason, Severity, Verdicts},
 };
 
 /// Decides for all load balancers, and warns about those whose tables would be too large.
@@ -30,7 +30,8 @@ pub fn settle(snapshot: &mut Snapshot, verdicts: &mut Verdicts) {
             verdicts.entry(key.object.clone()).or_default().problems.push(Problem {
                 severity: Severity::Warning,
                 reason: Reason::Invalid,
-                field: "spec.loadBalancing.algorithm".into(),
+                part: Part::LoadBalancing,
+                field: format!("{}.algorithm", Part::LoadBalancing),
                 message: format!(
                     "the Maglev tables of {count} different sets of backends, with up to {most} endpoints each, would \
                      have {slots} slots, more than {MAX_MAGLEV_SLOTS}: rendezvous hashing is used instead, which takes \

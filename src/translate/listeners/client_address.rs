@@ -2,7 +2,7 @@
 
 use crate::{
     api::{Algorithm, Listener, ServiceType, TcpLoadBalancerSpec},
-    translate::field_errors::FieldPath,
+    translate::{field_errors::FieldPath, verdict::Part},
     world::{ProcessMode, World},
 };
 
@@ -18,14 +18,14 @@ pub(super) fn check(declared: &Listener, spec: &TcpLoadBalancerSpec, world: &Wor
         return;
     }
     if declared.access.as_ref().is_some_and(|access| !access.allow.is_empty() || !access.deny.is_empty()) {
-        path.at("access").refuse(CLIENT_ADDRESS_HINT);
+        path.at("access").with_part(Part::ClientRule).refuse(CLIENT_ADDRESS_HINT);
     }
-    let limits = declared.limits.as_ref();
+    let (limits, mut path) = (declared.limits.as_ref(), path.at("limits"));
     if limits.is_some_and(|limits| limits.max_connections_per_source.is_some()) {
-        path.at("limits").at("maxConnectionsPerSource").refuse(CLIENT_ADDRESS_HINT);
+        path.at("maxConnectionsPerSource").with_part(Part::ClientRule).refuse(CLIENT_ADDRESS_HINT);
     }
     if limits.is_some_and(|limits| limits.new_connections_per_source.is_some()) {
-        path.at("limits").at("newConnectionsPerSource").refuse(CLIENT_ADDRESS_HINT);
+        path.at("newConnectionsPerSource").with_part(Part::ClientRule).refuse(CLIENT_ADDRESS_HINT);
     }
 }
 

@@ -14,7 +14,7 @@ use super::{
     field_errors::FieldPath,
     settings::{nonzero_u32, start_tls},
     tls::certificates::CertificateLoader,
-    verdict::Reason,
+    verdict::{Part, Reason},
 };
 use crate::{
     api,
@@ -54,7 +54,7 @@ pub(super) fn translate(
     }
     let proxy_protocol =
         declared.proxy_protocol.as_ref().map(|declared| proxy_protocol(declared, &mut path.at("proxyProtocol")));
-    let access = access(declared.access.as_ref(), &mut path.at("access"));
+    let access = access(declared.access.as_ref(), &mut path.at("access").with_part(Part::ClientRule));
     let limits = limits(declared.limits.as_ref(), &mut path.at("limits"));
     Some(Listener {
         name: declared.name.as_ref().map_or_else(|| declared.port.to_string().into(), |name| name.0.as_str().into()),
@@ -80,7 +80,7 @@ fn tls(
     path: &mut FieldPath,
 ) -> Tls {
     let routes = routes::translate(listener, tls, declaration, &mut path.at("routes"));
-    let mut path = path.at("tls");
+    let mut path = path.at("tls").with_part(Part::ListenerTls);
     let terminates = routes.iter().any(|route| route.mode == TlsMode::Terminate);
     let presented = before.map_or(&[][..], |tls| &tls.certificates);
     if !terminates {
@@ -179,19 +179,20 @@ fn aggregated(networks: &[api::Network]) -> Vec<IpNet> {
 
 fn limits(declared: Option<&api::Limits>, path: &mut FieldPath) -> Limits {
     let Some(declared) = declared else { return Limits::default() };
-    let mut connections =
-        |field, limit: Option<u32>| limit.map(|limit| nonzero_u32(path.at(field).number(limit, 1..=MAX_COUNT)));
+    let connections =
+        |limit: Option<u32>, mut path: FieldPath| limit.map(|limit| nonzero_u32(path.number(limit, 1..=MAX_COUNT)));
+    let rate = |declared: Option<&api::Rate>, mut path: FieldPath| declared.map(|declared| rate(declared, &mut path));
     Limits {
-        max_connections: connections("maxConnections", declared.max_connections),
-        max_connections_per_source: connections("maxConnectionsPerSource", declared.max_connections_per_source),
-        new_connections: declared
-            .new_connections
-            .as_ref()
-            .map(|declared| rate(declared, &mut path.at("newConnections"))),
-        new_connections_per_source: declared
-            .new_connections_per_source
-            .as_ref()
-            .map(|declared| rate(declared, &mut path.at("newConnectionsPerSource"))),
+        max_connections: connections(declared.max_connections, path.at("maxConnections")),
+        max_connections_per_source: connections(
+            declared.max_connections_per_source,
+            path.at("maxConnectionsPerSource").with_part(Part::ClientRule),
+        ),
+        new_connections: rate(declared.new_connections.as_ref(), path.at("newConnections")),
+        new_connections_per_source: rate(
+            declared.new_connections_per_source.as_ref(),
+            path.at("newConnectionsPerSource").with_part(Part::ClientRule),
+        ),
     }
 }
 

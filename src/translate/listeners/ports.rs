@@ -13,7 +13,7 @@ use crate::{
     model::{Listener, ListenerKey, overlap},
     translate::{
         messages::listener_fallback,
-        verdict::{Problem, Reason, Severity},
+        verdict::{Part, Problem, Reason, Severity},
     },
 };
 
@@ -23,8 +23,8 @@ pub enum ListenerRequest {
     /// Serve as declared.
     Declared {
         listener: Arc<Listener>,
-        /// Path of the declaration: `spec.listeners[0]`.
-        field: String,
+        /// Index of the declaration in `spec.listeners`.
+        index: usize,
         /// The configuration to fall back to.
         before: Option<Arc<Listener>>,
     },
@@ -58,9 +58,9 @@ pub fn settle(requests: BTreeMap<ListenerKey, ListenerRequest>) -> (Listeners, B
             ListenerRequest::LastGood(listener) => {
                 ports.entry(listener.bind.port()).or_default().served.insert(key, listener);
             }
-            ListenerRequest::Declared { listener, field, before } => {
+            ListenerRequest::Declared { listener, index, before } => {
                 let port = ports.entry(listener.bind.port()).or_default();
-                port.pending.push(PendingBind { key, listener, field, before });
+                port.pending.push(PendingBind { key, listener, index, before });
             }
         }
     }
@@ -135,7 +135,7 @@ impl Port {
 struct PendingBind {
     key: ListenerKey,
     listener: Arc<Listener>,
-    field: String,
+    index: usize,
     before: Option<Arc<Listener>>,
 }
 
@@ -157,8 +157,9 @@ impl PendingBind {
             "{} is taken by {}, which serves {bind}: write another port, or an address of its own for each; {fallback}",
             self.listener.bind, holder.object
         );
-        let field = format!("{}.port", self.field);
-        Some((self.key.clone(), Problem { severity: Severity::Refused, reason: Reason::PortConflict, field, message }))
+        let part = Part::Listener(self.index);
+        let (severity, reason, field) = (Severity::Refused, Reason::PortConflict, format!("{part}.port"));
+        Some((self.key.clone(), Problem { severity, reason, part, field, message }))
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
     translate::{
         field_errors::{FieldPath, duplicate_of, validated},
         messages::listed,
-        verdict::{Problem, Reason},
+        verdict::{Part, Problem, Reason},
     },
     world::Tenancy,
 };
@@ -17,9 +17,9 @@ const SERVICE_FALLBACK: &str = "its Service is not created or changed";
 
 pub fn check(spec: &TcpLoadBalancerSpec, tenancy: &Tenancy, problems: &mut Vec<Problem>) {
     let template = spec.service.clone().unwrap_or_default();
-    validated("spec.service", SERVICE_FALLBACK, problems, |path| check_template(&template, tenancy, path));
+    validated(Part::Service, SERVICE_FALLBACK, problems, |path| check_template(&template, tenancy, path));
     for index in 0..spec.listeners.len() {
-        validated(&format!("spec.listeners[{index}].nodePort"), SERVICE_FALLBACK, problems, |path| {
+        validated(Part::NodePort(index), SERVICE_FALLBACK, problems, |path| {
             check_node_port(&spec.listeners, index, template.type_, tenancy, path);
         });
     }
@@ -30,12 +30,12 @@ pub fn refuse(spec: &TcpLoadBalancerSpec, problems: &mut Vec<Problem>) {
     const NO_SERVICE: &str = "it has no Service";
 
     if spec.service.is_some() {
-        validated("spec.service", NO_SERVICE, problems, |path| {
+        validated(Part::Service, NO_SERVICE, problems, |path| {
             path.refuse("requires placement Gateway: remove it, or write `placement: Gateway`");
         });
     }
     for index in (0..spec.listeners.len()).filter(|index| spec.listeners[*index].node_port.is_some()) {
-        validated(&format!("spec.listeners[{index}].nodePort"), NO_SERVICE, problems, |path| {
+        validated(Part::NodePort(index), NO_SERVICE, problems, |path| {
             path.refuse(
                 "requires a Service, and therefore placement Gateway: remove it, or write `placement: Gateway`",
             );

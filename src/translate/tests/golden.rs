@@ -86,6 +86,7 @@ fn rendered(snapshot: &Snapshot, verdicts: &Verdicts) -> String {
     for (object, verdict) in verdicts {
         writeln!(out, "verdict on {object}").unwrap();
         for problem in &verdict.problems {
+            assert!(problem.field.contains(&problem.part.to_string()), "{problem:?}");
             writeln!(out, "  {:?} {:?} {problem}", problem.severity, problem.reason).unwrap();
         }
     }

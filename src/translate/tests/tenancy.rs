@@ -254,6 +254,80 @@ fn the_oldest_are_within_what_a_namespace_may_have() {
 }
 
 #[test]
+fn problems_name_the_part_they_concern() {
+    const ONE: &str = "listeners: [{port: 5432}]";
+    for (tenancy, fields, expected) in [
+        ("loadBalancersPerNamespace: 0", ONE, &[("", Part::Object)][..]),
+        ("listenersPerNamespace: 0", ONE, &[("spec.listeners[0]", Part::WholeListener(0))]),
+        ("serviceTypes: []", ONE, &[("spec.service.type", Part::Service)]),
+        ("", "listeners: [{port: 5432}], service: {labels: {a: b}}", &[("spec.service.labels", Part::Service)]),
+        ("", "listeners: [{port: 5432, nodePort: 30001}]", &[("spec.listeners[0].nodePort", Part::NodePort(0))]),
+        (
+            "",
+            "listeners: [{port: 5432, access: {deny: [0.0.0.0/0, '::/0']}}]",
+            &[("spec.listeners[0].access.deny", Part::ClientRule(0))],
+        ),
+        (
+            "",
+            "listeners: [{port: 5432, limits: {maxConnections: 0, maxConnectionsPerSource: 0, newConnections: \
+             {count: 0, per: 1s}, newConnectionsPerSource: {count: 0, per: 1s}}}]",
+            &[
+                ("spec.listeners[0].limits.maxConnections", Part::Listener(0)),
+                ("spec.listeners[0].limits.maxConnectionsPerSource", Part::ClientRule(0)),
+                ("spec.listeners[0].limits.newConnections.count", Part::Listener(0)),
+                ("spec.listeners[0].limits.newConnectionsPerSource.count", Part::ClientRule(0)),
+            ],
+        ),
+        (
+            "serviceTypes: [NodePort]",
+            "service: {type: NodePort}, listeners: [{port: 5432, access: {deny: [10.0.0.0/8]}, limits: \
+             {maxConnectionsPerSource: 1, newConnectionsPerSource: {count: 1, per: 1s}}}]",
+            &[
+                ("spec.listeners[0].access", Part::ClientRule(0)),
+                ("spec.listeners[0].limits.maxConnectionsPerSource", Part::ClientRule(0)),
+                ("spec.listeners[0].limits.newConnectionsPerSource", Part::ClientRule(0)),
+            ],
+        ),
+        (
+            "secretsPerNamespace: 0",
+            "listeners: [{port: 5432, tls: {certificateRefs: [{name: x}]}}]",
+            &[
+                ("spec.listeners[0].tls.certificateRefs[0]", Part::ListenerTls(0)),
+                ("spec.listeners[0].tls.certificateRefs", Part::ListenerTls(0)),
+            ],
+        ),
+        (
+            "",
+            "listeners: [{name: a, port: 5433}, {name: b, port: 5439}]",
+            &[("spec.listeners[1].port", Part::Listener(1))],
+        ),
+        (
+            "",
+            "listeners: [{port: 5432}], loadBalancing: {algorithm: Random, hash: {}}, connect: {attempts: 0, \
+             preconnect: {perEndpoint: 0}}, healthCheck: {active: {healthyAfter: 0}, passive: \
+             {maxEjectedPercent: 101}}, timeouts: {handshake: 0s}",
+            &[
+                ("spec.timeouts.handshake", Part::Timeouts),
+                ("spec.loadBalancing.hash", Part::LoadBalancing),
+                ("spec.healthCheck.active.healthyAfter", Part::HealthCheck),
+                ("spec.healthCheck.passive.maxEjectedPercent", Part::HealthCheck),
+                ("spec.connect.attempts", Part::Connect),
+                ("spec.connect.preconnect.perEndpoint", Part::Preconnect),
+            ],
+        ),
+    ] {
+        let spec = format!("{fields}, backends: [{{service: {{name: pg, port: 1}}, weight: 0}}]");
+        let (_, verdicts) = first(&all(&[&gateway(tenancy), SERVICE, &load_balancer("a", 0, &spec)]));
+        let mut expected = expected.to_vec();
+        expected.push(("spec.backends[0].weight", Part::Backend(0)));
+        let mut found: Vec<_> =
+            verdicts[&object("a")].problems.iter().map(|problem| (&*problem.field, problem.part)).collect();
+        found.sort_by_key(|(_, part)| matches!(part, Part::Backend(_)));
+        assert_eq!(found, expected);
+    }
+}
+
+#[test]
 fn a_load_balancer_that_served_goes_on_when_the_namespace_has_too_many() {
     let world = |cap: &str| all(&[&gateway(cap), SERVICE, &load_balancer("a", 5, GOOD), &load_balancer("b", 1, GOOD)]);
     let (before, _) = first(&world(""));

@@ -27,11 +27,9 @@ fn requests(
 ) -> BTreeMap<ListenerKey, ListenerRequest> {
     let request = |(key, wanted): (&ListenerKey, &Option<Arc<Listener>>)| {
         let request = match wanted {
-            Some(listener) => ListenerRequest::Declared {
-                listener: listener.clone(),
-                field: "spec.listeners[0]".into(),
-                before: previous.get(key).cloned(),
-            },
+            Some(listener) => {
+                ListenerRequest::Declared { listener: listener.clone(), index: 0, before: previous.get(key).cloned() }
+            }
             None => ListenerRequest::LastGood(previous.get(key)?.clone()),
         };
         Some((key.clone(), request))
@@ -104,7 +102,7 @@ fn settling_listeners_of_one_port_takes_the_time_of_sorting() {
             let key = ListenerKey { object: ObjectKey::new("shop", &number.to_string()), port: 1 };
             // Each address is requested twice.
             let listener = listener(&key, &format!("10.{}.{}.1", number / 2 / 250, number / 2 % 250));
-            (key, ListenerRequest::Declared { listener, field: "spec.listeners[0]".into(), before: None })
+            (key, ListenerRequest::Declared { listener, index: 0, before: None })
         };
         (0..count).map(request).collect()
     };
