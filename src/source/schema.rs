@@ -3,6 +3,7 @@
 //! The types ignore unknown fields, so a mistyped field would be lost silently; the schema detects it. The CEL rules of
 //! the schema have equivalents in the types and in the translation, except those about features of clusters.
 
+mod path;
 mod secrets;
 #[cfg(test)]
 mod tests;
@@ -20,10 +21,12 @@ use k8s_openapi::{
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use serde_path_to_error::Segment;
 
 use self::{
+    path::DocumentPath,
     secrets::{is_check, may_be_secret, unknown_field as unknown_field_unquoted, unquoted_type, unquoted_value},
-    values::{last_name, quoted, strings, what_to_write, wrong_value},
+    values::{quoted, strings, what_to_write, wrong_value},
 };
 use crate::{
     api::{self, TcpLoadBalancer, TcpLoadBalancerSpec},
@@ -46,12 +49,12 @@ pub fn load_balancer(mut document: Value) -> Result<TcpLoadBalancerSpec, Vec<Str
         fields.remove("status");
     }
     let mut problems = SchemaProblems::default();
-    problems.check(&SCHEMA, &mut document, "");
+    problems.check(&SCHEMA, &mut document, &DocumentPath::Root);
     if !problems.all.is_empty() {
         return Err(problems.sentences(SchemaProblem::to_string));
     }
     typed::<TcpLoadBalancer>(document).map(|object| object.spec).map_err(|problem| {
-        let sentence = if may_be_secret(&problem.path) { secrets::UNQUOTED.into() } else { problem.sentence };
+        let sentence = if problem.may_be_secret { secrets::UNQUOTED.into() } else { problem.sentence };
         vec![SchemaProblem { sentence, ..problem }.to_string()]
     })
 }
@@ -60,19 +63,20 @@ pub fn load_balancer(mut document: Value) -> Result<TcpLoadBalancerSpec, Vec<Str
 pub(super) fn metadata(metadata: &Value) -> Vec<String> {
     let mut metadata = metadata.clone();
     let mut problems = SchemaProblems::default();
-    problems.check(&METADATA, &mut metadata, "metadata");
+    let path = DocumentPath::Root.field("metadata");
+    problems.check(&METADATA, &mut metadata, &path);
     for (field, is_label) in [("labels", true), ("annotations", false)] {
         for (key, value) in metadata[field].as_object().into_iter().flatten() {
             // The API server compares the keys of annotations in lower case.
             let compared = if is_label { key.clone() } else { key.to_lowercase() };
             if let Some(Err(sentence)) = api::format("QualifiedName").map(|check| check(&compared)) {
-                problems.add(&format!("metadata.{field}"), sentence);
+                problems.add(&path.field(field), sentence);
             }
             if let Some(value) = value.as_str().filter(|value| is_label && !is_label_value(value)) {
                 let value = quoted(&Value::from(value));
                 let sentence =
                     format!("{value} is not a valid label value: write at most 63 letters, digits, `-`, `_` and `.`");
-                problems.add(&format!("metadata.{field}.{key}"), sentence);
+                problems.add(&path.field(field).field(key), sentence);
             }
         }
     }
@@ -112,9 +116,9 @@ pub(super) fn endpoint_slice(document: Value) -> Result<Checked<EndpointSlice>, 
     checked(&ENDPOINT_SLICE, document, |problem| problem.to_string())
 }
 
-/// Reads a Secret. `sentence` describes a problem at a path without quoting the document.
+/// Reads a Secret. `sentence` describes a problem below a field of the document without quoting the document.
 pub(super) fn secret(document: Value, sentence: fn(&str) -> &str) -> Result<Checked<Secret>, Vec<String>> {
-    checked(&SECRET, document, |problem| format!("{}: {}", problem.path, sentence(&problem.path)))
+    checked(&SECRET, document, |problem| format!("{}: {}", problem.path, sentence(&problem.top_field)))
 }
 
 /// Reads a document of a built-in kind of Kubernetes. Unknown fields are no reason to refuse the object, because they
@@ -125,7 +129,7 @@ fn checked<T: DeserializeOwned>(
     describe: impl Fn(&SchemaProblem) -> String,
 ) -> Result<Checked<T>, Vec<String>> {
     let mut problems = SchemaProblems::default();
-    problems.check(schema, &mut document, "");
+    problems.check(schema, &mut document, &DocumentPath::Root);
     let (unknown, wrong): (Vec<_>, Vec<_>) = problems.all.into_iter().partition(|problem| problem.unknown_field);
     let remarks = unknown.iter().map(|problem| format!("{problem}; it is ignored")).collect();
     if !wrong.is_empty() {
@@ -161,10 +165,15 @@ fn kubernetes<T: JsonSchema>() -> Value {
 
 /// Deserializes a document into its type.
 fn typed<T: DeserializeOwned>(document: Value) -> Result<T, SchemaProblem> {
-    serde_path_to_error::deserialize(document).map_err(|error| SchemaProblem {
-        path: limited(&error.path().to_string(), MAX_SENTENCE / 2).into_owned(),
-        sentence: limited(&error.inner().to_string(), MAX_SENTENCE / 2).into_owned(),
-        unknown_field: false,
+    serde_path_to_error::deserialize(document).map_err(|error| {
+        let fields = error.path().iter().filter_map(|segment| match segment {
+            Segment::Map { key } => Some(key.as_str()),
+            Segment::Enum { variant } => Some(variant.as_str()),
+            Segment::Seq { .. } | Segment::Unknown => None,
+        });
+        let fields = Vec::from_iter(fields);
+        let (path, sentence) = (error.path().to_string(), error.inner().to_string());
+        SchemaProblem::new(&path, fields.into_iter().rev(), &sentence, false)
     })
 }
 
@@ -172,8 +181,21 @@ fn typed<T: DeserializeOwned>(document: Value) -> Result<T, SchemaProblem> {
 #[derive(Debug)]
 struct SchemaProblem {
     path: String,
+    /// The field of the document that contains the value.
+    top_field: String,
+    /// True if the value may be a password.
+    may_be_secret: bool,
     sentence: String,
     unknown_field: bool,
+}
+
+impl SchemaProblem {
+    /// `fields` are the names of the fields on the path, the last one first. Names and values may have any length.
+    fn new<'a>(path: &str, fields: impl Iterator<Item = &'a str> + Clone, sentence: &str, unknown_field: bool) -> Self {
+        let [path, top_field, sentence] = [path, fields.clone().last().unwrap_or_default(), sentence]
+            .map(|text| limited(text, MAX_SENTENCE / 2).into_owned());
+        Self { path, top_field, may_be_secret: may_be_secret(fields), sentence, unknown_field }
+    }
 }
 
 impl fmt::Display for SchemaProblem {
@@ -209,23 +231,22 @@ struct SchemaProblems {
 }
 
 impl SchemaProblems {
-    fn add(&mut self, path: &str, sentence: String) {
-        let path = if path.is_empty() { "the document" } else { path };
+    fn add(&mut self, path: &DocumentPath, sentence: String) {
         self.push(path, &sentence, false);
     }
 
-    fn add_unknown(&mut self, path: &str, sentence: &str) {
+    fn add_unknown(&mut self, path: &DocumentPath, sentence: &str) {
         self.push(path, sentence, true);
     }
 
-    /// Adds a problem. Names and values may have any length, and there may be any number of mistakes.
-    fn push(&mut self, path: &str, sentence: &str, unknown_field: bool) {
+    /// Adds a problem. There may be any number of mistakes.
+    fn push(&mut self, path: &DocumentPath, sentence: &str, unknown_field: bool) {
         if self.all.len() >= MAX_PROBLEMS {
             self.more += 1;
             return;
         }
-        let [path, sentence] = [path, sentence].map(|text| limited(text, MAX_SENTENCE / 2).into_owned());
-        self.all.push(SchemaProblem { path, sentence, unknown_field });
+        let written = if path.is_root() { "the document".into() } else { path.to_string() };
+        self.all.push(SchemaProblem::new(&written, path.fields(), sentence, unknown_field));
     }
 
     fn sentences(self, describe: impl Fn(&SchemaProblem) -> String) -> Vec<String> {
@@ -235,15 +256,16 @@ impl SchemaProblems {
 
     /// Checks `value` and everything below it. Nulls are dropped, as the API server does for fields that must not be
     /// null.
-    fn check(&mut self, schema: &Value, value: &mut Value, path: &str) {
-        let is_secret = may_be_secret(path);
+    fn check(&mut self, schema: &Value, value: &mut Value, path: &DocumentPath) {
+        let is_secret = may_be_secret(path.fields());
         make_whole(schema, value, path);
         if let Some(sentence) = wrong_type(schema, value, path) {
             let sentence = if is_secret || is_check(path) { unquoted_type(schema, value) } else { sentence };
             return self.add(path, sentence);
         }
-        if let Some(sentence) = wrong_value(schema, value, path) {
-            self.add(path, if is_secret { unquoted_value(schema, value, path) } else { sentence });
+        let name = path.last_field();
+        if let Some(sentence) = wrong_value(schema, value, name) {
+            self.add(path, if is_secret { unquoted_value(schema, value, name) } else { sentence });
         }
         match value {
             Value::Array(list) => self.check_list(schema, list, path),
@@ -252,46 +274,45 @@ impl SchemaProblems {
         }
     }
 
-    fn check_list(&mut self, schema: &Value, list: &mut [Value], path: &str) {
+    fn check_list(&mut self, schema: &Value, list: &mut [Value], path: &DocumentPath) {
         let mut seen = BTreeSet::new();
         for (index, entry) in list.iter_mut().enumerate() {
-            if let Some(identity) = identity(schema, entry, path)
+            let item = path.item(index);
+            if let Some(identity) = identity(schema, entry, path.last_field())
                 && !seen.insert(identity.value)
             {
                 let listed_twice = || "is listed twice: remove one".into();
-                let sentence = if may_be_secret(path) { listed_twice() } else { identity.sentence };
-                self.add(&format!("{path}[{index}]{}", identity.field), sentence);
+                let sentence = if may_be_secret(path.fields()) { listed_twice() } else { identity.sentence };
+                self.add(&identity.field.map_or(item, |field| item.field(field)), sentence);
             }
-            let path = format!("{path}[{index}]");
-            self.check(&schema["items"], entry, &path);
+            self.check(&schema["items"], entry, &item);
         }
     }
 
-    fn check_fields(&mut self, schema: &Value, fields: &mut Map<String, Value>, path: &str) {
+    fn check_fields(&mut self, schema: &Value, fields: &mut Map<String, Value>, path: &DocumentPath) {
         let Some(known) = schema["properties"].as_object() else {
             return self.check_map(&schema["additionalProperties"], fields, path);
         };
-        let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
         fields.retain(|name, value| !value.is_null() || !known.contains_key(name));
         for name in strings(&schema["required"]).filter(|name| !fields.contains_key(*name)) {
-            self.add(&below(name), format!("is missing: {}", what_to_write(name, &known[name])));
+            self.add(&path.field(name), format!("is missing: {}", what_to_write(name, &known[name])));
         }
         for (name, value) in fields {
             match known.get(name) {
-                Some(schema) => self.check(schema, value, &below(name)),
+                Some(schema) => self.check(schema, value, &path.field(name)),
                 // The API server handles these fields itself.
-                None if path.is_empty() && ["apiVersion", "kind", "metadata"].contains(&name.as_str()) => {}
-                None if may_be_secret(path) => self.add_unknown(path, &unknown_field_unquoted(known)),
-                None => self.add_unknown(&below(name), &unknown_field(name, known)),
+                None if path.is_root() && ["apiVersion", "kind", "metadata"].contains(&name.as_str()) => {}
+                None if may_be_secret(path.fields()) => self.add_unknown(path, &unknown_field_unquoted(known)),
+                None => self.add_unknown(&path.field(name), &unknown_field(name, known)),
             }
         }
     }
 
     /// Checks the values of a map with arbitrary keys.
-    fn check_map(&mut self, schema: &Value, fields: &mut Map<String, Value>, path: &str) {
+    fn check_map(&mut self, schema: &Value, fields: &mut Map<String, Value>, path: &DocumentPath) {
         fields.retain(|_, value| !value.is_null());
         for (name, value) in fields {
-            self.check(schema, value, &format!("{path}.{name}"));
+            self.check(schema, value, &path.field(name));
         }
     }
 }
@@ -316,10 +337,10 @@ fn unknown_field(name: &str, known: &Map<String, Value>) -> String {
 const READ_BY_RULES: [&str; 1] = ["nodePort"];
 
 /// Converts a whole number with a fraction of zero (`3.0`) to an integer like the API server, unless a rule reads it.
-fn make_whole(schema: &Value, value: &mut Value, path: &str) {
+fn make_whole(schema: &Value, value: &mut Value, path: &DocumentPath) {
     let whole = |float: &f64| float.fract() == 0.0 && float.abs() < (1_u64 << 53) as f64;
     if schema["type"] == "integer"
-        && !READ_BY_RULES.contains(&last_name(path))
+        && !READ_BY_RULES.contains(&path.last_field())
         && !value.is_i64()
         && !value.is_u64()
         && let Some(float) = value.as_f64().filter(whole)
@@ -328,7 +349,7 @@ fn make_whole(schema: &Value, value: &mut Value, path: &str) {
     }
 }
 
-fn wrong_type(schema: &Value, value: &Value, path: &str) -> Option<String> {
+fn wrong_type(schema: &Value, value: &Value, path: &DocumentPath) -> Option<String> {
     let integer = value.is_i64() || value.is_u64();
     let (right, wanted) = match schema["type"].as_str() {
         Some("object") => (value.is_object(), "be an object (`name: value` lines)"),
@@ -355,7 +376,7 @@ fn wrong_type(schema: &Value, value: &Value, path: &str) -> Option<String> {
             let values: Vec<_> = strings(&schema["enum"]).collect();
             format!("`{value}` is not a valid value: write {}", values.join(" or "))
         }
-        (Some("string"), Value::Number(_)) if rule.is_some_and(|rule| rule.contains("duration")) => {
+        (Some("string"), Value::Number(_)) if schema["format"] == "Duration" => {
             format!("`{value}` is {}", rule.unwrap_or_default())
         }
         (Some("string"), Value::Number(_)) => format!("must be text: write \"{value}\", with quotes"),
@@ -363,7 +384,7 @@ fn wrong_type(schema: &Value, value: &Value, path: &str) -> Option<String> {
             "must be text: write it with quotes, since yes, no, on, off, true and false are booleans in YAML".into()
         }
         (Some("object"), Value::String(_)) if let Some((field, values)) = only_choice(schema) => {
-            let (name, first) = (last_name(path), values[0]);
+            let (name, first) = (path.last_field(), values[0]);
             format!("must {wanted}, not {}: write for example `{name}: {{{field}: {first}}}`", quoted(value))
         }
         _ => format!("must {wanted}, not {}", quoted(value)),
@@ -379,28 +400,28 @@ fn only_choice(schema: &Value) -> Option<(&str, Vec<&str>)> {
 }
 
 /// The part of a list entry that must be unique.
-struct UniqueKey {
+struct UniqueKey<'a> {
     value: String,
-    /// The path below the entry, if the unique part is a field of it.
-    field: String,
+    /// The field of the entry that must be unique. `None`: the entry itself.
+    field: Option<&'a str>,
     /// The message for a duplicate.
     sentence: String,
 }
 
-fn identity(schema: &Value, entry: &Value, list: &str) -> Option<UniqueKey> {
+fn identity<'a>(schema: &'a Value, entry: &Value, list: &str) -> Option<UniqueKey<'a>> {
     match schema["x-kubernetes-list-type"].as_str()? {
         "set" => Some(UniqueKey {
             value: entry.to_string(),
-            field: String::new(),
+            field: None,
             sentence: format!("{} is listed twice: remove one", quoted(entry)),
         }),
         "map" => {
             let key = strings(&schema["x-kubernetes-list-map-keys"]).next()?;
             let value = entry.get(key)?;
-            let owner = list.rsplit('.').next()?.trim_end_matches('s');
+            let owner = list.trim_end_matches('s');
             Some(UniqueKey {
                 value: value.to_string(),
-                field: format!(".{key}"),
+                field: Some(key),
                 sentence: format!("{key} {value} is declared twice: give each {owner} its own {key}"),
             })
         }

@@ -111,8 +111,9 @@ const MAX_NAME: usize = 52;
 
 fn load_balancer(mut value: Value) -> Result<TcpLoadBalancerSpec, Vec<String>> {
     let mut problems = Vec::new();
-    let wanted = [("apiVersion", format!("{GROUP}/{VERSION}")), ("kind", KIND.to_owned())];
-    for (field, wanted) in wanted {
+    let version = format!("{GROUP}/{VERSION}");
+    let has_other_version = value["apiVersion"] != *version;
+    for (field, wanted) in [("apiVersion", &*version), ("kind", KIND)] {
         if value[field] != *wanted {
             problems.push(format!("{field}: must be {wanted}: write `{field}: {wanted}`"));
         }
@@ -128,7 +129,7 @@ fn load_balancer(mut value: Value) -> Result<TcpLoadBalancerSpec, Vec<String>> {
         problems.extend(metadata);
     }
     // The schema does not apply to fields of another version.
-    if problems.iter().any(|problem| problem.starts_with("apiVersion")) {
+    if has_other_version {
         return Err(problems);
     }
     match schema::load_balancer(value) {
@@ -146,9 +147,9 @@ fn secret(mut value: Value) -> Result<Checked<Secret>, Vec<String>> {
     if let Some(data) = value["data"].as_object_mut() {
         unfold(data);
     }
-    let sentence = |path: &str| match path.split('.').next() {
-        Some("data") => "is not base64: encode it, or write the plain text in `stringData`",
-        Some("stringData") => "must be text: write it with quotes, or as a block after `|`",
+    let sentence = |top_field: &str| match top_field {
+        "data" => "is not base64: encode it, or write the plain text in `stringData`",
+        "stringData" => "must be text: write it with quotes, or as a block after `|`",
         _ => "is not valid in a Secret",
     };
     let mut checked = schema::secret(value, sentence)?;

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::values::{last_name, wrong_value};
+use super::{path::DocumentPath, values::wrong_value};
 
 /// Fields that may contain a password, even in the wrong place. Their values are never quoted.
 const SECRET: [&str; 3] = ["send", "headers", "passwordRef"];
@@ -10,12 +10,13 @@ const SECRET: [&str; 3] = ["send", "headers", "passwordRef"];
 const CHECKS: [&str; 5] = ["exchange", "http", "postgres", "mysql", "redis"];
 pub const UNQUOTED: &str = "is not valid: see the manual for valid values";
 
-pub fn may_be_secret(path: &str) -> bool {
-    path.split('.').any(|field| SECRET.contains(&field.split('[').next().unwrap_or_default()))
+/// True if one of the fields on a path may contain a password.
+pub fn may_be_secret<'a>(mut fields: impl Iterator<Item = &'a str>) -> bool {
+    fields.any(|field| SECRET.contains(&field))
 }
 
-pub fn is_check(path: &str) -> bool {
-    path.starts_with("spec.") && CHECKS.contains(&last_name(path))
+pub fn is_check(path: &DocumentPath) -> bool {
+    path.fields().last() == Some("spec") && CHECKS.contains(&path.last_field())
 }
 
 /// The message about a wrong type, without the value.
@@ -29,8 +30,8 @@ pub fn unquoted_type(schema: &Value, value: &Value) -> String {
 }
 
 /// The message of [`wrong_value`], without the value.
-pub fn unquoted_value(schema: &Value, value: &Value, path: &str) -> String {
-    let named = |value: &Value| wrong_value(schema, value, path);
+pub fn unquoted_value(schema: &Value, value: &Value, name: &str) -> String {
+    let named = |value: &Value| wrong_value(schema, value, name);
     match value {
         // The length of an empty text reveals nothing.
         Value::String(text) if text.is_empty() => named(value),

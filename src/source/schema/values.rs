@@ -8,11 +8,6 @@ pub fn strings(list: &Value) -> impl Iterator<Item = &str> {
     list.as_array().into_iter().flatten().filter_map(Value::as_str)
 }
 
-pub fn last_name(path: &str) -> &str {
-    let name = path.rsplit('.').next().unwrap_or(path);
-    name.split('[').next().unwrap_or(name)
-}
-
 /// A short description of a value for a sentence.
 pub fn quoted(value: &Value) -> String {
     match value {
@@ -26,8 +21,8 @@ pub fn quoted(value: &Value) -> String {
     }
 }
 
-pub fn wrong_value(schema: &Value, value: &Value, path: &str) -> Option<String> {
-    let name = last_name(path);
+/// The message about a wrong value of the field `name`.
+pub fn wrong_value(schema: &Value, value: &Value, name: &str) -> Option<String> {
     let bound = |key: &str| schema[key].as_f64();
     match value {
         Value::String(text) if schema["enum"].is_array() => not_listed(text, &schema["enum"]),
@@ -103,9 +98,9 @@ fn described(name: &str, schema: &Value) -> String {
     if !values.is_empty() {
         return format!("write `{name}` ({})", values.join(" or "));
     }
-    let rule = schema["x-kubernetes-validations"][0]["message"].as_str();
-    // A bound alone does not describe the content.
-    let instead = rule.and_then(|rule| rule.split_once(": write ")).filter(|(what, _)| *what != "not a line of text");
+    // The bounds of a text do not describe its content.
+    let rule = schema["x-kubernetes-validations"][0]["message"].as_str().filter(|_| schema["format"] != "Text");
+    let instead = rule.and_then(|rule| rule.split_once(": write "));
     if let Some((_, instead)) = instead {
         return format!("write {instead}");
     }
