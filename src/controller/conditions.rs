@@ -50,8 +50,8 @@ pub struct Statuses {
     pub report_at: Option<Timestamp>,
 }
 
-/// The status of each load balancer of the class, including those in sidecars. `problems` has the reasons why ports and
-/// Services are not as desired.
+/// The status of each load balancer of the class, including those in sidecars, as if it were new: see [`steady`].
+/// `problems` has the reasons why ports and Services are not as desired.
 pub fn statuses(
     observed: &Observed,
     replicas: &Replicas,
@@ -78,7 +78,7 @@ pub fn statuses(
         )?;
         let (status, deferred_until) = status(&input);
         report_at = report_at.into_iter().chain(deferred_until).min();
-        Some((object.clone(), steady(status, declared.status.as_deref())))
+        Some((object.clone(), status))
     };
     let statuses = observed.world.load_balancers.iter().filter_map(status).collect();
     Statuses { statuses, report_at }

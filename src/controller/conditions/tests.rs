@@ -160,7 +160,8 @@ impl Case {
 
     /// The status of a new object, or of an object with the status `before`.
     fn first_status(&self) -> TcpLoadBalancerStatus {
-        self.statuses().statuses.into_values().next().expect("it has a status")
+        let status = self.statuses().statuses.into_values().next().expect("it has a status");
+        steady(status, self.before.as_ref())
     }
 
     /// The status of an object that has been in this state for an hour, unless it has a status `before`.
