@@ -238,7 +238,7 @@ impl Offer {
         send(connection.as_fd(), &Message::Complete, &[], deadline)?;
         match receive(connection.as_fd(), deadline)? {
             (Message::Serving, _) => Ok(()),
-            _ => Err(io::ErrorKind::InvalidData.into()),
+            (Message::Listener(_) | Message::Admin | Message::Complete, _) => Err(io::ErrorKind::InvalidData.into()),
         }
     }
 }

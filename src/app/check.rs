@@ -70,7 +70,7 @@ fn check(arguments: CheckArgs) -> anyhow::Result<CheckReport> {
         CheckMode::Standalone if for_a_cluster => {
             bail!("--cluster and --tenancy require --mode cluster: remove them, or remove --mode standalone")
         }
-        mode => mode,
+        mode @ (CheckMode::Auto | CheckMode::Standalone | CheckMode::Cluster) => mode,
     };
     let tenancy = if tenancy.is_empty() { tenancy::everything() } else { tenancy::of_values(&tenancy)? };
     let (inputs, paths): (Vec<_>, Vec<_>) = paths.into_iter().partition(|path| path == Path::new("-"));

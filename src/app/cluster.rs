@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     api::{self, Placement},
-    cli::{self, AdminAddress, Controller, Sidecar},
+    cli::{self, AdminAddress, Controller, PlacementName, Sidecar},
     controller::{Settings, Workload},
     model::ObjectKey,
     proxy::socket::Sharing,
@@ -47,9 +47,9 @@ pub async fn controller(arguments: Controller) -> anyhow::Result<ExitCode> {
         }),
     };
     let tenancy = Arc::new(tenancy(&arguments));
-    let mode = match placement {
-        Placement::Host => ProcessMode::Host(tenancy),
-        _ => ProcessMode::Gateway(Arc::new(Allocations::default()), tenancy),
+    let mode = match arguments.placement {
+        PlacementName::Host => ProcessMode::Host(tenancy),
+        PlacementName::Gateway => ProcessMode::Gateway(Arc::new(Allocations::default()), tenancy),
     };
     let settings = Settings {
         class: arguments.class,

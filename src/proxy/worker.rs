@@ -308,9 +308,10 @@ impl Worker {
             let due = drains.due(&open(&drains), Instant::now());
             self.sessions.close_first(&due, |session| drains.of(session.listener));
             for CloseQuota { count, reason } in due {
-                match reason {
-                    CloseReason::DrainDeadline => drained.reset += count,
-                    _ => drained.closed += count,
+                if reason == CloseReason::DrainDeadline {
+                    drained.reset += count;
+                } else {
+                    drained.closed += count;
                 }
             }
             sleep(jittered(DRAIN_TICK)).await;

@@ -298,7 +298,7 @@ impl SourceShard {
         match (slot, &admitted) {
             (_, Ok(usage) | Err((Refusal::SourceRate, usage))) => self.store(prefix, slot, *usage),
             (Slot::New(place), Err(_)) => share.give_back(place),
-            _ => {}
+            (Slot::Entry(_) | Slot::Shared, Err(_)) => {}
         }
         admitted.map_err(|(refusal, _)| refusal)?;
         if !matches!(slot, Slot::Shared) {

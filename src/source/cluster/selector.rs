@@ -59,7 +59,7 @@ impl Selector {
             (Some(namespace), Select::Name(name)) => {
                 Some(ObjectKey { namespace: namespace.clone(), name: name.clone() })
             }
-            _ => None,
+            (None, _) | (_, Select::All | Select::AnyService | Select::Service(_)) => None,
         }
     }
 

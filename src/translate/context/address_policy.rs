@@ -103,7 +103,12 @@ impl RefusedAddresses {
                 // Not a mistake of the manifest.
                 AddressRefusal::Unconnectable(_) if who.is_some() => path.warn(Reason::Invalid, message),
                 AddressRefusal::Unconnectable(_) => path.drop_item(Reason::Invalid, message),
-                _ => path.drop_item(Reason::NotPermitted, message),
+                AddressRefusal::Special(_)
+                | AddressRefusal::Denied
+                | AddressRefusal::Internal
+                | AddressRefusal::Outside => {
+                    path.drop_item(Reason::NotPermitted, message);
+                }
             }
         }
     }

@@ -109,7 +109,7 @@ fn tls(
         alpn: match tls.start_tls {
             // PostgreSQL 17 clients require it for direct TLS.
             Some(api::StartTls::Postgres) if tls.alpn.is_empty() => vec!["postgresql".into()],
-            _ => application_protocols(&tls.alpn, &mut path.at("alpn")),
+            Some(api::StartTls::Postgres) | None => application_protocols(&tls.alpn, &mut path.at("alpn")),
         },
         start_tls: start_tls(tls.start_tls),
         client_validation: tls.client_validation.as_ref().filter(|_| terminates).and_then(|declared| {

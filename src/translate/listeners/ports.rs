@@ -44,7 +44,7 @@ impl ListenerRequest {
             {
                 Self::LastGood(before)
             }
-            other => other,
+            request @ (Self::Declared { .. } | Self::LastGood(_)) => request,
         }
     }
 }

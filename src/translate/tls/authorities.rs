@@ -249,13 +249,19 @@ impl Texts<'_> {
         for Block { label, line, der } in text.blocks()? {
             match label {
                 PemLabel::Crl => lists.push((line, der.into())),
-                _ if self.is_one_text() => {}
-                _ => {
-                    return Err(format!(
-                        "{} has a block other than a revocation list at line {line}: remove it; CA certificates belong \
-                         in ca.crt, or in the file in `ca`",
-                        text.title
-                    ));
+                PemLabel::Certificate
+                | PemLabel::Pkcs8Key
+                | PemLabel::Pkcs1Key
+                | PemLabel::Sec1Key
+                | PemLabel::EncryptedKey
+                | PemLabel::Parameters => {
+                    if !self.is_one_text() {
+                        return Err(format!(
+                            "{} has a block other than a revocation list at line {line}: remove it; CA certificates \
+                             belong in ca.crt, or in the file in `ca`",
+                            text.title
+                        ));
+                    }
                 }
             }
         }

@@ -175,7 +175,7 @@ impl ProbeTarget {
             ProbeError::Unexpected(sentence) if is_quoted(&sentence) => {
                 ProbeError::unexpected("the answer repeats the password of the check and is not shown")
             }
-            failure => failure,
+            failure @ (ProbeError::Io(_) | ProbeError::Unexpected(_)) => failure,
         }
     }
 
@@ -187,7 +187,9 @@ impl ProbeTarget {
                 let asked = http::ask(&mut connection, request, self.address, deadline).await;
                 asked.ok_or_else(|| self.timed_out())??;
             }
-            _ => return timeout_at(deadline, self.ask_on(connection)).await.map_err(|_| self.timed_out())?,
+            Probe::Tcp | Probe::Tls(_) | Probe::Grpc(_) | Probe::Postgres(_) | Probe::MySql(_) | Probe::Redis(_) => {
+                return timeout_at(deadline, self.ask_on(connection)).await.map_err(|_| self.timed_out())?;
+            }
         }
         Ok(connection)
     }

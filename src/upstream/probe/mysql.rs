@@ -22,7 +22,7 @@ pub(super) async fn ask(
     let mut packets = PacketStream::new(connection);
     let greeting = match packets.next().await?.answer()? {
         Answer::Other(packet) => Greeting::read(&packet).ok_or_else(not_understood)?,
-        _ => return Err(not_understood()),
+        Answer::Ok | Answer::Switch(..) => return Err(not_understood()),
     };
     if let Some(tls) = tls {
         if !greeting.offers_tls {
@@ -34,7 +34,7 @@ pub(super) async fn ask(
     log_in(&mut packets, &greeting, session, tls.is_some()).await?;
     let has_role = match session.role {
         Role::Any => Ok(()),
-        role => expect_role(is_read_only(&mut packets).await?, role),
+        role @ (Role::Primary | Role::Replica) => expect_role(is_read_only(&mut packets).await?, role),
     };
     // The server counts connections that end without QUIT.
     packets.say(&[packet::QUIT]).await?;
@@ -81,7 +81,7 @@ async fn is_read_only(packets: &mut PacketStream) -> Result<bool, ProbeError> {
     packets.say(&[&[packet::QUERY], &b"SELECT @@global.read_only"[..]].concat()).await?;
     match packets.next().await?.answer()? {
         Answer::Other(packet) if packet.0 == ONE_COLUMN => {}
-        _ => return Err(not_understood()),
+        Answer::Ok | Answer::Switch(..) | Answer::Other(_) => return Err(not_understood()),
     }
     // The column's definition, and the end of all definitions.
     packets.next().await?;

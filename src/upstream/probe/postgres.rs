@@ -44,7 +44,7 @@ pub(super) async fn ask(
     conversation.log_in(session).await?;
     let has_role = match session.role {
         Role::Any => Ok(()),
-        role => expect_role(conversation.is_in_recovery().await?, role),
+        role @ (Role::Primary | Role::Replica) => expect_role(conversation.is_in_recovery().await?, role),
     };
     conversation
         .say(|text| {
