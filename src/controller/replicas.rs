@@ -19,7 +19,7 @@ pub use self::poll::follow;
 use super::{Settings, observed::Observed};
 use crate::{
     model::{ObjectKey, ReplicaReport},
-    world::{World, service_of},
+    world::World,
 };
 
 /// The ready proxies, by the names of their pods.
@@ -95,7 +95,7 @@ impl Gatherer {
     /// Follows all ready replicas, and no others. A Service without EndpointSlices has no information about replicas:
     /// it was deleted or is being replaced, while the replicas still serve.
     fn follow_ready(&mut self, world: &World) {
-        if slices(world, &self.service).next().is_some() {
+        if world.slices_of(&self.service).next().is_some() {
             self.follow(&ready(world, &self.service));
         }
     }
@@ -137,19 +137,12 @@ impl Gatherer {
 
 /// The admin addresses of the ready pods behind a Service. Of several addresses of a pod, the first one counts.
 fn ready(world: &World, service: &ObjectKey) -> BTreeMap<Arc<str>, SocketAddr> {
-    let addresses: BTreeSet<(SocketAddr, Arc<str>)> = slices(world, service).flat_map(admin_pages).collect();
+    let addresses: BTreeSet<(SocketAddr, Arc<str>)> = world.slices_of(service).flat_map(admin_pages).collect();
     let mut ready = BTreeMap::new();
     for (address, pod) in addresses {
         ready.entry(pod).or_insert(address);
     }
     ready
-}
-
-fn slices<'a>(world: &'a World, service: &ObjectKey) -> impl Iterator<Item = &'a EndpointSlice> {
-    let of_service = |(key, slice): &(&ObjectKey, &Arc<EndpointSlice>)| {
-        key.namespace == service.namespace && service_of(slice) == Some(&*service.name)
-    };
-    world.endpoint_slices.iter().filter(of_service).map(|(_, slice)| &**slice)
 }
 
 fn admin_pages(slice: &EndpointSlice) -> impl Iterator<Item = (SocketAddr, Arc<str>)> {

@@ -16,6 +16,11 @@ impl ObjectKey {
         Self { namespace: namespace.into(), name: name.into() }
     }
 
+    /// An object in the same namespace.
+    pub fn sibling(&self, name: &str) -> Self {
+        Self { namespace: self.namespace.clone(), name: name.into() }
+    }
+
     /// The keys of all possible listeners of this load balancer.
     pub fn listeners(&self) -> RangeInclusive<ListenerKey> {
         let key = |port| ListenerKey { object: self.clone(), port };

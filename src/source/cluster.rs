@@ -38,7 +38,9 @@ use watches::{Selectors, Watches};
 use crate::{
     api::{KIND, RefKind, TcpLoadBalancerStatus},
     model::ObjectKey,
-    world::{Allocations, Declared, ObjectRef, ProcessMode, Quotas, SLICES_OF, World, managed_service},
+    world::{
+        Allocations, Declared, ObjectRef, ProcessMode, Quotas, SLICES_OF, World, backend_services, managed_service,
+    },
 };
 
 /// A change in a cluster.
@@ -230,7 +232,7 @@ impl Cluster {
 
     /// The Services whose EndpointSlices a load balancer needs but this process may not read, with the reason.
     fn slices_not_read(&self) -> BTreeMap<(&'static str, ObjectKey), Arc<str>> {
-        let services = specs(&self.shown).flat_map(|(key, spec)| selector::services(key, spec));
+        let services = specs(&self.shown).flat_map(|(key, spec)| backend_services(key, spec));
         let denied = services.filter_map(|service| {
             let state = self.watches.slices.of(&Selector::of_service(&service))?.state();
             let why = state.refused().filter(|_| !state.store.is_synced())?.into();
@@ -245,7 +247,7 @@ impl Cluster {
         if self.mode.tenancy().and_then(|tenancy| tenancy.secrets_per_namespace).is_none() {
             return BTreeSet::new();
         }
-        let referred = specs(&self.shown).flat_map(|(key, spec)| selector::references(key, spec));
+        let referred = specs(&self.shown).flat_map(|(key, spec)| ObjectRef::all_by(key, spec));
         let is_read = |ObjectRef { kind, key }: &ObjectRef| match kind {
             RefKind::Secret => is_read_or_broken(&self.watches.secrets, key),
             RefKind::ConfigMap => is_read_or_broken(&self.watches.config_maps, key),
@@ -254,7 +256,7 @@ impl Cluster {
     }
 
     fn interest(&self) -> Interest {
-        let services = specs(&self.shown).flat_map(|(key, spec)| selector::services(key, spec)).collect();
+        let services = specs(&self.shown).flat_map(|(key, spec)| backend_services(key, spec)).collect();
         Interest { services, home: self.scope.home.as_ref().map(|home| home.namespace.as_str().into()) }
     }
 

@@ -61,8 +61,19 @@ pub struct ObjectRef {
 impl ObjectRef {
     /// An object in the namespace of a load balancer.
     pub fn by(object: &ObjectKey, Reference { kind, name }: Reference) -> Self {
-        Self { kind, key: ObjectKey { namespace: object.namespace.clone(), name: name.into() } }
+        Self { kind, key: object.sibling(name) }
     }
+
+    /// The Secrets and ConfigMaps that a load balancer refers to, some of them several times.
+    pub fn all_by(object: &ObjectKey, spec: &TcpLoadBalancerSpec) -> impl Iterator<Item = Self> {
+        spec.references().map(|reference| Self::by(object, reference))
+    }
+}
+
+/// The Services that a load balancer refers to, some of them several times.
+pub fn backend_services(object: &ObjectKey, spec: &TcpLoadBalancerSpec) -> impl Iterator<Item = ObjectKey> + Clone {
+    let services = spec.backends.iter().filter_map(|backend| backend.service.as_ref());
+    services.map(|service| object.sibling(&service.name.0))
 }
 
 impl fmt::Display for ObjectRef {

@@ -22,7 +22,7 @@ use std::{
 };
 
 pub use allocations::{Allocation, Allocations, namespace_of};
-pub use declared::{COMMAND_LINE, Declared, ObjectIdentity, ObjectRef};
+pub use declared::{COMMAND_LINE, Declared, ObjectIdentity, ObjectRef, backend_services};
 pub use dns::{Lookup, WantedName};
 pub use endpoint_slice::{SERVICE_NAME, SLICES_OF, service_of};
 use k8s_openapi::api::{
@@ -70,6 +70,12 @@ impl World {
     /// The reason why an object is unknown. `None`: the object is in this world, or does not exist.
     pub fn unread(&self, kind: &'static str, key: &ObjectKey) -> Option<Arc<str>> {
         if self.unread.is_empty() { None } else { self.unread.get(&(kind, key.clone())).cloned() }
+    }
+
+    /// The EndpointSlices of a Service.
+    pub fn slices_of(&self, service: &ObjectKey) -> impl Iterator<Item = &EndpointSlice> {
+        let in_namespace = self.endpoint_slices.iter().filter(|(key, _)| key.namespace == service.namespace);
+        in_namespace.map(|(_, slice)| &**slice).filter(|slice| service_of(slice) == Some(&service.name))
     }
 
     /// The DNS names of backends, each with the shortest interval of its lookups. Empty if the mode cannot use

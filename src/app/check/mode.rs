@@ -7,11 +7,11 @@ use std::{
 
 use super::templates::TEMPLATE;
 use crate::{
-    api::{BackendService, Placement, RefKind, TcpLoadBalancerSpec},
+    api::{Placement, RefKind, TcpLoadBalancerSpec},
     cli::CheckMode,
     model::ObjectKey,
     translate::{Part, Problem, Reason, selects_pods},
-    world::{Allocations, Declared, ObjectRef, ProcessMode, Quotas, Tenancy, World, service_of},
+    world::{Allocations, Declared, ObjectRef, ProcessMode, Quotas, Tenancy, World, backend_services, service_of},
 };
 
 /// The mode in which a load balancer will be served.
@@ -38,7 +38,7 @@ impl CompilationUnit {
             spec.backends.get(index)?.service.as_ref()
         };
         problem.reason == Reason::EndpointsPending
-            && service().is_some_and(|service| self.awaiting_pods.contains(&service_key(object, service)))
+            && service().is_some_and(|service| self.awaiting_pods.contains(&object.sibling(&service.name.0)))
     }
 }
 
@@ -165,16 +165,15 @@ pub enum Missing {
 
 /// The references of a load balancer that the world does not contain.
 pub fn missing(object: &ObjectKey, spec: &TcpLoadBalancerSpec, world: &World) -> impl Iterator<Item = Missing> {
-    let services = spec.backends.iter().filter_map(|backend| backend.service.as_ref()).filter_map(|service| {
-        let key = service_key(object, service);
+    let services = backend_services(object, spec).filter_map(|key| {
         if is_unreadable("Service", &key, world) {
             return None;
         }
         let Some(service) = world.services.get(&key) else { return Some(Missing::Service(key)) };
         let is_name = service.spec.as_ref().and_then(|spec| spec.type_.as_deref()) == Some("ExternalName");
-        (!is_name && !has_slices(&key, world)).then_some(Missing::EndpointSlices(key))
+        (!is_name && world.slices_of(&key).next().is_none()).then_some(Missing::EndpointSlices(key))
     });
-    let references = spec.references().map(|reference| ObjectRef::by(object, reference)).filter(|referred| {
+    let references = ObjectRef::all_by(object, spec).filter(|referred| {
         let is_there = match referred.kind {
             RefKind::ConfigMap => world.config_maps.contains_key(&referred.key),
             RefKind::Secret => world.secrets.contains_key(&referred.key),
@@ -184,17 +183,8 @@ pub fn missing(object: &ObjectKey, spec: &TcpLoadBalancerSpec, world: &World) ->
     services.chain(references.map(Missing::Object))
 }
 
-pub fn service_key(object: &ObjectKey, service: &BackendService) -> ObjectKey {
-    ObjectKey { namespace: object.namespace.clone(), name: service.name.0.as_str().into() }
-}
-
 fn is_unreadable(kind: &'static str, key: &ObjectKey, world: &World) -> bool {
     world.unreadable.contains_key(&(kind, key.clone()))
-}
-
-fn has_slices(service: &ObjectKey, world: &World) -> bool {
-    let mut slices = world.endpoint_slices.iter().filter(|(key, _)| key.namespace == service.namespace);
-    slices.any(|(_, slice)| service_of(slice) == Some(&service.name))
 }
 
 /// Marks the objects that the files do not contain as unread.
@@ -222,7 +212,7 @@ fn note_unread(world: &mut World, awaiting_pods: &BTreeSet<ObjectKey>) {
 fn note_beyond_quota(world: &mut World, tenancy: &Tenancy) {
     let quotas = Quotas::of(&world.load_balancers, Some(tenancy));
     let specs = world.load_balancers.iter().filter_map(|(object, declared)| Some((object, declared.spec.as_ref()?)));
-    let referred = specs.flat_map(|(object, spec)| spec.references().map(|one| ObjectRef::by(object, one)));
+    let referred = specs.flat_map(|(object, spec)| ObjectRef::all_by(object, spec));
     let beyond = referred.filter(|referred| !quotas.allow(referred)).collect();
     world.beyond_quota = beyond;
 }

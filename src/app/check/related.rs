@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use super::{mode::service_key, templates::ObjectId};
+use super::templates::ObjectId;
 use crate::{
     api::{KIND, TcpLoadBalancerSpec},
     model::ObjectKey,
     source::FileProblem,
-    world::{ObjectRef, World},
+    world::{ObjectRef, World, backend_services},
 };
 
 /// The problems of load balancers, of their references, and of files as a whole.
@@ -28,14 +28,7 @@ pub fn related(problems: &[FileProblem], world: &World, templates: &BTreeSet<Obj
 }
 
 fn objects_of(object: &ObjectKey, spec: &TcpLoadBalancerSpec) -> Vec<ObjectId> {
-    let services = spec
-        .backends
-        .iter()
-        .filter_map(|backend| backend.service.as_ref())
-        .map(|service| ("Service", service_key(object, service)));
-    let references = spec.references().map(|reference| {
-        let ObjectRef { kind, key } = ObjectRef::by(object, reference);
-        (kind.name(), key)
-    });
+    let services = backend_services(object, spec).map(|service| ("Service", service));
+    let references = ObjectRef::all_by(object, spec).map(|ObjectRef { kind, key }| (kind.name(), key));
     services.chain(references).collect()
 }

@@ -2,11 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use crate::{
-    api::TcpLoadBalancerSpec,
-    model::ObjectKey,
-    world::{ObjectRef, SERVICE_NAME},
-};
+use crate::{model::ObjectKey, world::SERVICE_NAME};
 
 /// The objects of one kind that a watch selects.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,24 +84,6 @@ impl Selector {
             (Select::All | Select::AnyService, None) => format!("{kind}s"),
         }
     }
-}
-
-/// The Secrets and ConfigMaps that a load balancer refers to.
-pub fn references(key: &ObjectKey, spec: &TcpLoadBalancerSpec) -> BTreeSet<ObjectRef> {
-    let of_listeners = spec.listeners.iter().flat_map(|listener| listener.references());
-    let of_backends = spec.backends.iter().flat_map(|backend| backend.references());
-    let of_checks = spec.health_check.iter().flat_map(|check| check.references());
-    of_listeners.chain(of_backends).chain(of_checks).map(|reference| ObjectRef::by(key, reference)).collect()
-}
-
-/// The Services that a load balancer refers to.
-pub fn services(key: &ObjectKey, spec: &TcpLoadBalancerSpec) -> BTreeSet<ObjectKey> {
-    let services = spec.backends.iter().filter_map(|backend| backend.service.as_ref());
-    services.map(|service| sibling(key, &service.name.0)).collect()
-}
-
-fn sibling(key: &ObjectKey, name: &str) -> ObjectKey {
-    ObjectKey { namespace: key.namespace.clone(), name: name.into() }
 }
 
 /// The Services of interest. Changes of other Services and of their endpoints are ignored.

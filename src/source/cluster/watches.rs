@@ -10,13 +10,13 @@ use k8s_openapi::api::{
 use super::{
     kinds::{CachedObject, LoadBalancer, PortAllocations},
     scope::Scope,
-    selector::{API_SERVER, Selector, references, services},
+    selector::{API_SERVER, Selector},
     watch_task::{Common, KindWatches},
 };
 use crate::{
     api::{RefKind, TcpLoadBalancerSpec},
     model::ObjectKey,
-    world::ObjectRef,
+    world::{ObjectRef, backend_services},
 };
 
 /// Defines [`Selectors`] and [`Watches`] for a list of kinds.
@@ -99,13 +99,13 @@ impl Selectors {
     /// The selectors that a load balancer adds.
     pub fn of_load_balancer(scope: &Scope, key: &ObjectKey, spec: &TcpLoadBalancerSpec) -> Self {
         let mut selectors = Self::default();
-        for ObjectRef { kind, key } in references(key, spec) {
+        for ObjectRef { kind, key } in ObjectRef::all_by(key, spec) {
             selectors.referred_mut(kind).insert(Selector::named(&key));
         }
         if scope.only.is_some() {
-            let services = services(key, spec);
-            selectors.services = services.iter().map(Selector::named).collect();
-            selectors.slices = services.iter().map(Selector::of_service).collect();
+            let services = backend_services(key, spec);
+            selectors.services = services.clone().map(|service| Selector::named(&service)).collect();
+            selectors.slices = services.map(|service| Selector::of_service(&service)).collect();
         }
         selectors
     }

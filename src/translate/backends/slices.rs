@@ -62,7 +62,7 @@ pub(super) fn members(
 ) -> ServiceEndpoints {
     let Declaration { object, context, .. } = declaration;
     let world = context.world;
-    let key = ObjectKey { namespace: object.namespace.clone(), name: declared.name.0.as_str().into() };
+    let key = object.sibling(&declared.name.0);
     if let Some(why) = world.unread("Service", &key) {
         path.at("name").warn(Reason::Unknown, &*why);
         return ServiceEndpoints::default();
