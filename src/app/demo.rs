@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use self::rates::{Rates, Sample};
 use super::{
     runtime::on_control_runtime,
-    serve::{bind_admin, first_report},
+    serve::{bind_admin, first_report, proxy_options},
     shutdown::Signals,
 };
 use crate::{
@@ -35,7 +35,7 @@ use crate::{
     descriptors::{self, Budget},
     drain::DrainMode,
     model::{ObjectKey, Snapshot},
-    proxy::{AcceptQueue, DrainOutcome, Monitor, Options, Proxy, access_log, socket::Sharing},
+    proxy::{AcceptQueue, DrainOutcome, Monitor, Options, Proxy, access_log},
     state::{Configuration, ReadinessState},
     tools::backend::{self, EchoServer},
     translate::{Verdicts, translate},
@@ -109,19 +109,8 @@ fn start_backends(stop: &CancellationToken) -> io::Result<BTreeMap<SocketAddr, &
 fn start_proxy(workers: usize, budget: Budget) -> anyhow::Result<(Proxy, access_log::Writer)> {
     let (access_log, writer) =
         access_log::AccessLog::start(access_log::Events::None, access_log::Format::Text, io::sink());
-    let options = Options {
-        workers,
-        // The backends' ends of the connections are in this process too.
-        descriptors: budget.serving / 2,
-        spare_from: budget.spare_from,
-        preconnected: budget.preconnected,
-        pipes: budget.pipes,
-        probes: budget.probes,
-        cancels: budget.cancels,
-        sharing: Sharing::Exclusive,
-        inherited: BTreeMap::new(),
-        access_log,
-    };
+    // The backends' ends of the connections are in this process too.
+    let options = Options { descriptors: budget.serving / 2, ..proxy_options(workers, &budget, access_log) };
     Ok((Proxy::start(options, &Handle::current()).context("cannot start the workers")?, writer))
 }
 

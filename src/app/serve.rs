@@ -148,18 +148,7 @@ fn start_proxy(
 ) -> anyhow::Result<(Arc<Proxy>, access_log::Writer)> {
     let workers = run.worker_count();
     let (access_log, writer) = AccessLog::start(run.access_log.into(), run.log_format.into(), std::io::stdout());
-    let options = Options {
-        workers,
-        descriptors: budget.serving,
-        spare_from: budget.spare_from,
-        preconnected: budget.preconnected,
-        pipes: budget.pipes,
-        probes: budget.probes,
-        cancels: budget.cancels,
-        sharing,
-        inherited,
-        access_log,
-    };
+    let options = Options { sharing, inherited, ..proxy_options(workers, &budget, access_log) };
     let proxy = Arc::new(Proxy::start(options, &runtime::Handle::current()).context("cannot start the workers")?);
     info!(workers, connections = budget.connections(), "started");
     Ok((proxy, writer))
@@ -330,6 +319,22 @@ async fn inherit(path: Option<&Path>, signals: &Signals) -> anyhow::Result<(Opti
         Some((successor, inheritance)) => (Some(successor), inheritance),
         None => (None, Inheritance::default()),
     })
+}
+
+/// The options of a proxy with this budget that shares no addresses and inherits no sockets.
+pub fn proxy_options(workers: usize, budget: &Budget, access_log: AccessLog) -> Options {
+    Options {
+        workers,
+        descriptors: budget.serving,
+        spare_from: budget.spare_from,
+        preconnected: budget.preconnected,
+        pipes: budget.pipes,
+        probes: budget.probes,
+        cancels: budget.cancels,
+        sharing: Sharing::Exclusive,
+        inherited: BTreeMap::new(),
+        access_log,
+    }
 }
 
 pub fn bind_admin(address: AdminAddress, inherited: Option<StdTcpListener>) -> anyhow::Result<Option<StdTcpListener>> {
