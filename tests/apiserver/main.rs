@@ -4,6 +4,8 @@
 //! machine, it is skipped.
 
 mod agreement;
+#[path = "../cases/mod.rs"]
+mod cases;
 mod check;
 mod crd;
 #[path = "../harness/mod.rs"]
