@@ -10,11 +10,11 @@ use std::path::PathBuf;
 
 pub use check::{CheckArgs, CheckMode, CheckOutput};
 use clap::{Args, Parser, Subcommand};
-pub use cluster::{Controller, PlacementName, ServiceTypeName, Sidecar, Tenants};
-pub use run::{AccessLogEvents, LogFormat, RunArgs};
-pub use simple::{AlgorithmName, Simple};
+pub use cluster::{Controller, PlacementName, Sidecar};
+pub use run::{LogFormat, RunArgs};
+pub use simple::Simple;
 use values::admin_address;
-pub use values::{AdminAddress, ListenAddress, Quota, WorkloadName, port_range};
+pub use values::{AdminAddress, ListenAddress, WorkloadName, port_range};
 
 use crate::api;
 

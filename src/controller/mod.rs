@@ -40,7 +40,7 @@ pub use observed::Observed;
 pub use owners::ANCHOR_DESCRIPTION;
 #[cfg(test)]
 pub use replicas::follow;
-pub use replicas::{Replica, Replicas, gather};
+pub use replicas::{Replica, Replicas};
 pub use settings::{Settings, Workload};
 
 use leader::Leader;

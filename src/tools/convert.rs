@@ -3,5 +3,4 @@
 mod conversion;
 mod golb;
 
-pub use conversion::{Conversion, ConvertError};
 pub use golb::golb;

@@ -38,7 +38,7 @@ pub use self::{
     backends::Backends,
     dial::{dial, is_local},
     endpoint::{
-        ActiveConnection, Endpoint, EndpointState, RecentFailure, TriedEndpoints,
+        ActiveConnection, Endpoint, TriedEndpoints,
         pool::{PoolFigures, PreconnectBudget},
     },
     in_place::in_place,
