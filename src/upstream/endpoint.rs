@@ -35,8 +35,7 @@ pub struct Endpoint {
     backend: ArcSwap<Backend>,
     usable: AtomicBool,
     status: ArcSwap<HealthStatus>,
-    /// `None`: not on standby.
-    standby_since: ArcSwapOption<Instant>,
+    on_standby: AtomicBool,
     /// In percent of the weight of the endpoint.
     share: AtomicU32,
     near: AtomicBool,
@@ -65,8 +64,6 @@ pub struct EndpointState {
     pub healthy: bool,
     /// The latest end of its ejection; `None`: not ejected.
     pub ejected_until: Option<Timestamp>,
-    /// Failed attempts to connect since the last success, without probes.
-    pub consecutive_failures: u32,
     /// The latest failure of a probe or of an attempt to connect, of any age.
     pub last_failure: Option<Arc<RecentFailure>>,
 }
@@ -105,7 +102,7 @@ impl Endpoint {
                 pending_first_check: false,
                 ejected_until: None,
             }),
-            standby_since: ArcSwapOption::empty(),
+            on_standby: AtomicBool::new(false),
             share: AtomicU32::new(100),
             near: AtomicBool::new(false),
             active: ActiveCount::default(),
@@ -154,12 +151,7 @@ impl Endpoint {
 
     /// True if its priority level is active in at least one of its subsets. If not, it is on standby.
     pub fn in_service(&self) -> bool {
-        self.standby_since.load().is_none()
-    }
-
-    /// The start of its standby; `None`: it is not on standby.
-    pub fn standby_since(&self) -> Option<Instant> {
-        self.standby_since.load().as_deref().copied()
+        !self.on_standby.load(Relaxed)
     }
 
     /// The effective share of its weight, in percent: less than 100 during slow start.
@@ -177,7 +169,6 @@ impl Endpoint {
         EndpointState {
             healthy: status.healthy,
             ejected_until: status.ejected_until.map(wall_clock),
-            consecutive_failures: self.consecutive_failures(),
             last_failure: self.last_failure.load_full(),
         }
     }
@@ -305,10 +296,8 @@ impl Endpoint {
         self.share.store(percent, Relaxed);
     }
 
-    pub(super) fn set_standby(&self, is_standby: bool) {
-        if is_standby == self.in_service() {
-            self.standby_since.store(is_standby.then(|| Arc::new(Instant::now())));
-        }
+    pub(super) fn set_standby(&self, on_standby: bool) {
+        self.on_standby.store(on_standby, Relaxed);
     }
 
     /// Replaces the pool; `None` flushes it.

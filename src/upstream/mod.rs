@@ -156,10 +156,6 @@ impl Upstream {
         self.control().subset(backends)
     }
 
-    pub fn connect(&self) -> model::Connect {
-        self.published.connect()
-    }
-
     /// TCP keepalive towards the endpoints.
     pub fn keepalive(&self) -> Option<model::Keepalive> {
         self.published.current.load().keepalive

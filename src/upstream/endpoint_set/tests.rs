@@ -151,7 +151,7 @@ fn an_endpoint_that_connections_fail_to_reach_is_ejected_and_comes_back() {
     assert!(scene.pass(29 * SECOND).is_empty());
     assert!(is_return(&scene.pass(SECOND), "ejection time is over"));
     assert_eq!(scene.picture(), "uuuu");
-    assert_eq!(scene.endpoint(0).state().consecutive_failures, 0);
+    assert_eq!(scene.endpoint(0).consecutive_failures(), 0);
     assert!(scene.fail(0, 4).is_empty(), "it starts afresh");
 }
 
