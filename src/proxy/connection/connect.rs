@@ -5,9 +5,10 @@ use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 use futures::{FutureExt, future::LocalBoxFuture};
 use rustls::pki_types::ServerName;
 use tokio::time::{Instant, timeout, timeout_at};
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_rustls::TlsConnector;
 use tracing::warn;
 
+use super::{record::ConnectionRecord, sides::BackendConnection};
 use crate::{
     model::{Backend, BackendTls, ProxyVersion, StartTls},
     proxy::{
@@ -19,15 +20,6 @@ use crate::{
     tcp::TcpSocket,
     upstream::{ActiveConnection, Endpoint, LogLimiter, Subset, TriedEndpoints, dial, is_local},
 };
-
-/// A connection to an endpoint, ready for the client's bytes.
-#[derive(Debug)]
-pub enum BackendConnection {
-    Plain(WithPreamble<Stream>),
-    Tls(Box<TlsBackend>),
-}
-
-pub type TlsBackend = TlsStream<WithPreamble<Stream>>;
 
 /// The client information that an endpoint gets ahead of the client's bytes.
 #[derive(Debug)]
@@ -49,7 +41,12 @@ pub enum Encryption {
     PassedThrough(Option<StartTls>),
 }
 
-impl ClientInfo<'_> {
+impl<'a> ClientInfo<'a> {
+    pub fn new(stream: &'a Stream, encryption: Encryption, record: &ConnectionRecord) -> Self {
+        let (client, destination, client_tls) = (record.client, record.destination, record.tls.clone());
+        Self { stream, client, destination, client_tls, encryption }
+    }
+
     /// The PROXY header. Fails if the client has disconnected.
     fn header(&self, version: ProxyVersion) -> Result<Box<[u8]>, CloseReason> {
         let destination = match self.destination {

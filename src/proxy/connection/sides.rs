@@ -1,8 +1,8 @@
-//! The kinds of connections that the relay serves.
+//! The two sides of a connection, each plain or with TLS.
 
-use tokio_rustls::server::TlsStream;
+use tokio_rustls::{client, server};
 
-use super::{connect::TlsBackend, relay::Side};
+use super::relay::Side;
 use crate::{
     proxy::{
         stream::{Stream, prefixed_io::PrefixedIo, with_preamble::WithPreamble},
@@ -11,7 +11,31 @@ use crate::{
     tcp::TcpSocket,
 };
 
-pub type TlsClient = TlsStream<DeferredTickets<PrefixedIo<Stream>>>;
+/// An admitted client. Its TLS, if any, is terminated here or passed through.
+pub enum ClientConnection {
+    Plain(PrefixedIo<Stream>),
+    Tls(Box<TlsClient>),
+}
+
+/// A connection to an endpoint, ready for the client's bytes.
+#[derive(Debug)]
+pub enum BackendConnection {
+    Plain(WithPreamble<Stream>),
+    Tls(Box<TlsBackend>),
+}
+
+type TlsClient = server::TlsStream<DeferredTickets<PrefixedIo<Stream>>>;
+type TlsBackend = client::TlsStream<WithPreamble<Stream>>;
+
+impl ClientConnection {
+    /// The underlying TCP connection.
+    pub fn stream(&mut self) -> &mut Stream {
+        match self {
+            Self::Plain(client) => client.stream(),
+            Self::Tls(client) => client.stream(),
+        }
+    }
+}
 
 impl Side for Stream {
     fn stream(&mut self) -> &mut Stream {
