@@ -10,7 +10,7 @@ use std::{
     cell::RefCell,
     collections::HashMap,
     io,
-    net::{SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener, TcpStream},
     os::fd::{AsFd, AsRawFd},
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -30,7 +30,7 @@ use tracing::warn;
 
 use self::{
     abort_on_panic::AbortOnPanic,
-    accept::{Backoff, accept, is_exhausted, registered},
+    accept::{Backoff, accept, is_exhausted},
     handle::{AcceptQueue, DrainOutcome, Shared, SocketId, WorkerCommand, WorkerHandle},
     sessions::{CloseQuota, Sessions},
     shutdown::Drains,
@@ -137,10 +137,7 @@ impl Worker {
                 let _ = done.send(self.listen(id, slot, socket));
             }
             WorkerCommand::Close { id, queue, done } => self.close(id, queue, done),
-            WorkerCommand::Adopt(tcp, accepted) => match TcpSocket::new(tcp) {
-                Ok(tcp) => self.serve(tcp, *accepted),
-                Err(_) => self.lost(&accepted, CloseReason::LocalFailure),
-            },
+            WorkerCommand::Adopt(tcp, accepted) => self.serve(tcp, *accepted),
             WorkerCommand::Count { done } => drop(done.send(self.sessions.established())),
             WorkerCommand::Rank { requests, done } => drop(done.send(self.sessions.first_to_close(&requests))),
             WorkerCommand::CloseSome { requests, done } => drop(done.send(self.sessions.close(&requests))),
@@ -170,7 +167,7 @@ impl Worker {
         accepting.abort();
         if queue == AcceptQueue::Drain {
             for _ in 0..LAST_ACCEPTS {
-                match accept(listening.get_ref()).and_then(registered) {
+                match accept(listening.get_ref()) {
                     Ok((tcp, peer)) => self.accepted(tcp, peer, &slot),
                     // This connection was reset while it waited; others may wait behind it.
                     Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -191,7 +188,7 @@ impl Worker {
         let _abort = AbortOnPanic;
         let mut backoff = Backoff::default();
         loop {
-            match socket.async_io(Interest::READABLE, accept).await.and_then(registered) {
+            match socket.async_io(Interest::READABLE, accept).await {
                 Ok((tcp, peer)) => {
                     backoff.succeeded();
                     self.accepted(tcp, peer, &slot);
@@ -204,7 +201,7 @@ impl Worker {
     }
 
     /// Counts a new connection, and refuses it or passes it to the least busy worker.
-    fn accepted(self: &Rc<Self>, tcp: TcpSocket, peer: SocketAddr, slot: &ListenerSlot) {
+    fn accepted(self: &Rc<Self>, tcp: TcpStream, peer: SocketAddr, slot: &ListenerSlot) {
         let config = slot.load_full();
         config.state.counters.shard(self.index).accept();
         let at = Instant::now();
@@ -223,8 +220,7 @@ impl Worker {
         }
     }
 
-    fn hand_over(&self, tcp: TcpSocket, accepted: AcceptedConnection, other: &WorkerHandle) {
-        let tcp = tcp.into_std();
+    fn hand_over(&self, tcp: TcpStream, accepted: AcceptedConnection, other: &WorkerHandle) {
         other.open.fetch_add(1, Relaxed);
         self.own().open.fetch_sub(1, Relaxed);
         if let Err(returned) = other.orders.send(WorkerCommand::Adopt(tcp, Box::new(accepted)))
@@ -252,7 +248,7 @@ impl Worker {
         &self.shared.workers[self.index]
     }
 
-    fn admit(&self, tcp: &TcpSocket, config: &ListenerConfig, now: Instant) -> Result<Permits, CloseReason> {
+    fn admit(&self, tcp: &TcpStream, config: &ListenerConfig, now: Instant) -> Result<Permits, CloseReason> {
         let permit =
             if tcp.as_fd().as_raw_fd() < self.shared.spare_from { Share::permit(&config.state.share) } else { None };
         let permit = permit.ok_or_else(|| self.process_full(config))?;
@@ -284,7 +280,9 @@ impl Worker {
         (own > open + open / 8).then_some(least)
     }
 
-    fn serve(self: &Rc<Self>, tcp: TcpSocket, accepted: AcceptedConnection) {
+    /// Serves a connection in a task on this worker's event loop, which only now learns of its socket.
+    fn serve(self: &Rc<Self>, tcp: TcpStream, accepted: AcceptedConnection) {
+        let Ok(tcp) = TcpSocket::new(tcp) else { return self.lost(&accepted, CloseReason::LocalFailure) };
         let session = Rc::new(Session::new(&accepted.config, accepted.at));
         self.sessions.add(session.clone(), |place| {
             let registered = SessionGuard { worker: self.clone(), place };

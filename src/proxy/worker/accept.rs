@@ -7,17 +7,11 @@ use std::{
 use rustix::{io::Errno, net::SocketFlags};
 use tracing::{info, warn};
 
-use crate::tcp::TcpSocket;
-
 /// Accepts a waiting connection, independent of the event loop's readiness.
 pub fn accept(socket: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     let (tcp, peer) = rustix::net::acceptfrom_with(socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
     let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).ok_or(io::ErrorKind::ConnectionAborted)?;
     Ok((tcp.into(), peer))
-}
-
-pub fn registered((tcp, peer): (TcpStream, SocketAddr)) -> io::Result<(TcpSocket, SocketAddr)> {
-    Ok((TcpSocket::new(tcp)?, peer))
 }
 
 /// True if this host has no descriptor or memory left: the connection still waits.
