@@ -50,7 +50,7 @@ pub struct Statuses {
     pub report_at: Option<Timestamp>,
 }
 
-/// The status of each load balancer of the class, including those in sidecars, as if it were new: see [`steady`].
+/// The status of each load balancer of the class, including those in sidecars, as if it were new: see [`fn@steady`].
 /// `problems` has the reasons why ports and Services are not as desired.
 pub fn statuses(
     observed: &Observed,
