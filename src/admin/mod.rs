@@ -160,9 +160,9 @@ fn live(monitor: &Monitor) -> Response {
 async fn report(reports: &Reports, uri: &Uri) -> Response {
     let unless = uri.query().and_then(|query| query.strip_prefix("unless="));
     match reports.next(unless).await {
-        Some(told) => {
-            let headers = [(CONTENT_TYPE, "application/json"), (ETAG, &format!("\"{}\"", told.tag))];
-            (headers, visible_json(&told.text).into_owned()).into_response()
+        Some(report) => {
+            let headers = [(CONTENT_TYPE, "application/json"), (ETAG, &format!("\"{}\"", report.tag))];
+            (headers, visible_json(&report.text).into_owned()).into_response()
         }
         None => StatusCode::NOT_MODIFIED.into_response(),
     }

@@ -49,7 +49,7 @@ pub struct Reports {
 
 /// A rendered report.
 #[derive(Debug)]
-pub struct Told {
+pub struct RenderedReport {
     /// Equal reports have equal tags.
     pub tag: String,
     pub text: String,
@@ -57,19 +57,19 @@ pub struct Told {
 
 #[derive(Debug)]
 struct Last {
-    told: Arc<Told>,
+    report: Arc<RenderedReport>,
     /// The latest generation that was served completely, by uid.
     whole: BTreeMap<Arc<str>, i64>,
 }
 
 impl Reports {
     pub fn new(monitor: Monitor, state: Arc<ReadinessState>, rendering: Rendering, stop: CancellationToken) -> Self {
-        let last = Last { told: Arc::new(Told::new(&ReplicaReport::default())), whole: BTreeMap::new() };
+        let last = Last { report: Arc::new(RenderedReport::new(&ReplicaReport::default())), whole: BTreeMap::new() };
         Self { monitor, state, rendering, stop, last: Mutex::new(last) }
     }
 
     /// The report at once, or as soon as its tag differs from `unless`. `None`: it stayed the same for a while.
-    pub async fn next(&self, unless: Option<&str>) -> Option<Arc<Told>> {
+    pub async fn next(&self, unless: Option<&str>) -> Option<Arc<RenderedReport>> {
         let Some(unless) = unless else { return Some(self.rendered().await) };
         let until = Instant::now() + LONGEST_WAIT;
         let (mut configurations, mut reports) = (self.state.configurations(), self.monitor.reports());
@@ -91,12 +91,12 @@ impl Reports {
         }
     }
 
-    async fn rendered(&self) -> Arc<Told> {
+    async fn rendered(&self) -> Arc<RenderedReport> {
         self.rendering.run(|| self.latest()).await
     }
 
     /// The current report, or the previous one while a new configuration is being applied.
-    fn latest(&self) -> Arc<Told> {
+    fn latest(&self) -> Arc<RenderedReport> {
         // Read in this order, so that the view is never older than the configuration.
         let configuration = self.state.configuration();
         let view = self.monitor.view();
@@ -104,13 +104,14 @@ impl Reports {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if view.report.generation >= configuration.generation {
             last.whole = whole(&configuration, &last.whole);
-            last.told = Arc::new(Told::new(&of(&configuration, &view, &self.monitor.draining(), &last.whole)));
+            last.report =
+                Arc::new(RenderedReport::new(&of(&configuration, &view, &self.monitor.draining(), &last.whole)));
         }
-        last.told.clone()
+        last.report.clone()
     }
 }
 
-impl Told {
+impl RenderedReport {
     fn new(report: &ReplicaReport) -> Self {
         // Strings, numbers and maps with simple keys: the serialization cannot fail.
         let text = serde_json::to_string(report).unwrap_or_default();

@@ -40,7 +40,7 @@ pub struct Compiler {
     names: Names,
     world: Arc<World>,
     last: Arc<Snapshot>,
-    said: Configuration,
+    published: Configuration,
     state: Arc<ReadinessState>,
     observed: watch::Sender<Observed>,
 }
@@ -53,7 +53,7 @@ impl Compiler {
             names: Names::start(resolve),
             world: Arc::default(),
             last: Arc::default(),
-            said: Configuration::default(),
+            published: Configuration::default(),
             state,
             observed: watch::Sender::default(),
         }
@@ -85,7 +85,7 @@ impl Compiler {
                 declared.status = status;
             }
         }
-        self.observed.send_replace(Observed { world: self.world.clone(), verdicts: self.said.verdicts.clone() });
+        self.observed.send_replace(Observed { world: self.world.clone(), verdicts: self.published.verdicts.clone() });
     }
 
     /// Compiles the current world with the current DNS answers.
@@ -100,13 +100,13 @@ impl Compiler {
             verdicts: Arc::new(verdicts),
             problems: self.world.problems.clone(),
         };
-        log_changes(&self.said, &configuration);
+        log_changes(&self.published, &configuration);
         if snapshot.generation != self.last.generation {
             log_difference(&self.last, &snapshot);
         }
         self.last = Arc::new(snapshot);
         self.observed.send_replace(Observed { world: self.world.clone(), verdicts: configuration.verdicts.clone() });
-        self.said = configuration.clone();
+        self.published = configuration.clone();
         self.state.set_configuration(configuration);
         self.last.clone()
     }
@@ -162,7 +162,7 @@ fn publish(proxy: &Proxy, snapshot: Arc<Snapshot>) {
 }
 
 /// Logs the listeners that cannot be opened, each once, with the origin of their declaration.
-pub fn tell_of_unbound(mut reports: watch::Receiver<Arc<Report>>, state: Arc<ReadinessState>) -> AbortOnDropHandle<()> {
+pub fn log_unbound(mut reports: watch::Receiver<Arc<Report>>, state: Arc<ReadinessState>) -> AbortOnDropHandle<()> {
     AbortOnDropHandle::new(tokio::spawn(async move {
         let mut reported = BTreeMap::new();
         loop {

@@ -112,7 +112,7 @@ pub async fn serve(serving: Serving) -> anyhow::Result<ExitCode> {
         first = apply_first(&mut compiler, &proxy) => first?,
         () = signals.first() => bail!("stopped before the manifests were read"),
     };
-    let _telling = configuration::tell_of_unbound(proxy.reports(), state.clone());
+    let _unbound_log = configuration::log_unbound(proxy.reports(), state.clone());
     let readying = match empty {
         Empty::Ends => {
             worth_running(&first, &report, &state).inspect_err(|_| proxy.stop())?;

@@ -107,7 +107,7 @@ impl EndpointConfig {
     }
 }
 
-/// The proximity of an endpoint from this process, if the load balancer uses locality. The nearest come first.
+/// The proximity of an endpoint to this process, if the load balancer uses locality. The nearest come first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum Proximity {
     #[serde(rename = "Node")]
@@ -273,4 +273,15 @@ pub struct Preconnect {
     /// A connection that is unused for this long is closed and replaced.
     #[serde(serialize_with = "duration::required::serialize")]
     pub idle_timeout: Duration,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proximity_keeps_its_names_in_snapshots() {
+        let names = [Proximity::SameNode, Proximity::SameZone, Proximity::Remote];
+        assert_eq!(serde_json::to_string(&names).unwrap(), r#"["Node","Zone","Far"]"#);
+    }
 }

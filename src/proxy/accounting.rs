@@ -104,7 +104,7 @@ close_reasons! {
     ConnectTimeout = "connect_timeout",
     /// This host had no free local port for a connection to the backend's address.
     NoLocalPort = "no_local_port",
-    /// This host had no file descriptor or memory for a connection to a backend.
+    /// This host had no file descriptor or memory for this connection or one to a backend.
     LocalFailure = "local_failure",
     /// An internal error of this program.
     Internal = "internal",

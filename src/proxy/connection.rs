@@ -23,7 +23,7 @@ use self::{
     record::{ConnectionRecord, ConnectionRecorder, Session, canonical},
     relay::{Deadlines, both_ways},
     sides::{BackendConnection, ClientConnection},
-    tls::Termination,
+    tls::{Destination, Termination},
 };
 use super::{
     accounting::CloseReason,
@@ -112,19 +112,11 @@ async fn run(
         Some(termination) => Box::pin(tls::terminate(client, termination, handshakes, record)).await?,
     };
 
-    // In this order: the endpoint counts a connection until it is closed.
+    // Dropped in reverse order: the endpoint counts the connection until it is closed.
     let (_active, mut backend) = Box::pin(connect(&mut client, subset, encryption, record)).await?;
 
     let deadlines = deadlines(listener, record.accepted_at());
     Ok(relay(&mut client, &mut backend, deadlines, guard, record).await)
-}
-
-/// The endpoints that a connection goes to, and its treatment of TLS.
-struct Destination<'a> {
-    subset: &'a Subset,
-    /// Present if TLS is terminated here.
-    termination: Option<Termination<'a>>,
-    encryption: Encryption,
 }
 
 /// The identity of the client, from a PROXY header or from its address.

@@ -137,7 +137,8 @@ impl Worker {
                 let _ = done.send(self.listen(id, slot, socket));
             }
             WorkerCommand::Close { id, queue, done } => self.close(id, queue, done),
-            WorkerCommand::Adopt(tcp, accepted) => self.serve(tcp, *accepted),
+            // The connection is recorded if this fails.
+            WorkerCommand::Adopt(tcp, accepted) => drop(self.serve(tcp, *accepted)),
             WorkerCommand::Count { done } => drop(done.send(self.sessions.established())),
             WorkerCommand::Rank { requests, done } => drop(done.send(self.sessions.first_to_close(&requests))),
             WorkerCommand::CloseSome { requests, done } => drop(done.send(self.sessions.close(&requests))),
@@ -167,8 +168,8 @@ impl Worker {
         accepting.abort();
         if queue == AcceptQueue::Drain {
             for _ in 0..LAST_ACCEPTS {
-                match accept(listening.get_ref()) {
-                    Ok((tcp, peer)) => self.accepted(tcp, peer, &slot),
+                match accept(listening.get_ref()).and_then(|(tcp, peer)| self.accepted(tcp, peer, &slot)) {
+                    Ok(()) => {}
                     // This connection was reset while it waited; others may wait behind it.
                     Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                     Err(_) => break,
@@ -188,11 +189,9 @@ impl Worker {
         let _abort = AbortOnPanic;
         let mut backoff = Backoff::default();
         loop {
-            match socket.async_io(Interest::READABLE, accept).await {
-                Ok((tcp, peer)) => {
-                    backoff.succeeded();
-                    self.accepted(tcp, peer, &slot);
-                }
+            let accepted = socket.async_io(Interest::READABLE, accept).await;
+            match accepted.and_then(|(tcp, peer)| self.accepted(tcp, peer, &slot)) {
+                Ok(()) => backoff.succeeded(),
                 Err(error) if is_exhausted(&error) => sleep(backoff.failed(&error)).await,
                 // This connection was reset while it waited; others may wait behind it.
                 Err(_) => {}
@@ -200,8 +199,8 @@ impl Worker {
         }
     }
 
-    /// Counts a new connection, and refuses it or passes it to the least busy worker.
-    fn accepted(self: &Rc<Self>, tcp: TcpStream, peer: SocketAddr, slot: &ListenerSlot) {
+    /// Counts a new connection, and refuses it or passes it to the least busy worker. Fails like [`Worker::serve`].
+    fn accepted(self: &Rc<Self>, tcp: TcpStream, peer: SocketAddr, slot: &ListenerSlot) -> io::Result<()> {
         let config = slot.load_full();
         config.state.counters.shard(self.index).accept();
         let at = Instant::now();
@@ -209,14 +208,18 @@ impl Worker {
             Ok(permits) => permits,
             Err(reason) => {
                 reset(&tcp);
-                return self.context.recorder.record_unserved(&config, peer, at, reason);
+                self.context.recorder.record_unserved(&config, peer, at, reason);
+                return Ok(());
             }
         };
         let accepted = AcceptedConnection { peer, config, at, permits };
         self.own().open.fetch_add(1, Relaxed);
         match self.less_busy() {
             None => self.serve(tcp, accepted),
-            Some(other) => self.hand_over(tcp, accepted, other),
+            Some(other) => {
+                self.hand_over(tcp, accepted, other);
+                Ok(())
+            }
         }
     }
 
@@ -280,9 +283,10 @@ impl Worker {
         (own > open + open / 8).then_some(least)
     }
 
-    /// Serves a connection in a task on this worker's event loop, which only now learns of its socket.
-    fn serve(self: &Rc<Self>, tcp: TcpStream, accepted: AcceptedConnection) {
-        let Ok(tcp) = TcpSocket::new(tcp) else { return self.lost(&accepted, CloseReason::LocalFailure) };
+    /// Serves a connection in a task. Fails if this worker's event loop, which only now learns of the socket, cannot
+    /// take it; the connection is then recorded.
+    fn serve(self: &Rc<Self>, tcp: TcpStream, accepted: AcceptedConnection) -> io::Result<()> {
+        let tcp = TcpSocket::new(tcp).inspect_err(|_| self.lost(&accepted, CloseReason::LocalFailure))?;
         let session = Rc::new(Session::new(&accepted.config, accepted.at));
         self.sessions.add(session.clone(), |place| {
             let registered = SessionGuard { worker: self.clone(), place };
@@ -290,6 +294,7 @@ impl Worker {
             // Not an `async` block, which would store the future twice: where it is captured and where it is awaited.
             spawn_local(served.map(|()| drop(registered))).abort_handle()
         });
+        Ok(())
     }
 
     /// Drains open connections as their listeners declare: idle ones first.

@@ -61,7 +61,7 @@ impl Documents {
 
     fn of(origin: &Origin, parts: impl IntoIterator<Item = DocumentPart>) -> Self {
         let title = &origin.title;
-        let (mut documents, mut untold) = (Self::default(), 0);
+        let (mut documents, mut omitted) = (Self::default(), 0);
         for part in parts {
             match part {
                 Ok((line, value)) => documents.add(origin, &format!("{title}:{line}"), line, value),
@@ -70,14 +70,14 @@ impl Documents {
                 }
             }
             // A small file may contain a million of them.
-            untold += documents.problems.len().saturating_sub(MAX_PROBLEMS);
+            omitted += documents.problems.len().saturating_sub(MAX_PROBLEMS);
             documents.problems.truncate(MAX_PROBLEMS);
         }
-        documents.bounded(origin, untold)
+        documents.bounded(origin, omitted)
     }
 
     /// Applies the limits of one file.
-    fn bounded(mut self, origin: &Origin, untold: usize) -> Self {
+    fn bounded(mut self, origin: &Origin, omitted: usize) -> Self {
         if self.objects.len() > MAX_DOCUMENTS {
             let count = self.objects.len();
             self.objects.truncate(MAX_DOCUMENTS);
@@ -88,7 +88,7 @@ impl Documents {
             );
             self.problems.insert(0, origin.problem(None, many));
         }
-        self.problems = bounded_problems(self.problems, untold, MAX_PROBLEMS);
+        self.problems = bounded_problems(self.problems, omitted, MAX_PROBLEMS);
         self.remarks = bounded_problems(self.remarks, 0, MAX_PROBLEMS);
         self
     }

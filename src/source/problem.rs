@@ -47,9 +47,9 @@ impl Deref for FileProblem {
 }
 
 /// Limits the problems to `most`, and each message to [`MAX_SENTENCE`]. The last problem counts the omitted ones,
-/// including the `untold` ones.
-pub fn bounded_problems(mut problems: Vec<FileProblem>, untold: usize, most: usize) -> Vec<FileProblem> {
-    let more = untold + problems.len().saturating_sub(most);
+/// including the `omitted` ones.
+pub fn bounded_problems(mut problems: Vec<FileProblem>, omitted: usize, most: usize) -> Vec<FileProblem> {
+    let more = omitted + problems.len().saturating_sub(most);
     problems.truncate(most);
     for problem in &mut problems {
         if let Cow::Owned(short) = limited(&problem.message, MAX_SENTENCE) {

@@ -64,6 +64,21 @@ fn an_equal_status_is_not_written() {
 }
 
 #[test]
+fn a_condition_keeps_the_time_of_a_written_status_that_is_not_seen_yet() {
+    let at = |second, message| {
+        let mut status = refused("Invalid");
+        status.conditions[0].last_transition_time = Time(Timestamp::from_second(second).unwrap());
+        status.conditions[0].message = String::from(message);
+        status
+    };
+    let (old, now) = (status(5), Instant::now());
+    let mut record = Record::new("uid".into());
+    assert_eq!(write(&mut record, &desired(&at(1, "a"), Some(&old)), now), Due::Now(at(1, "a")));
+    assert_eq!(write(&mut record, &desired(&at(2, "a"), Some(&old)), now), Due::Never);
+    assert_eq!(write(&mut record, &desired(&at(2, "b"), Some(&old)), now), Due::Now(at(1, "b")));
+}
+
+#[test]
 fn a_written_status_is_not_written_again_before_it_is_seen() {
     let (old, new, now) = (status(5), refused("Invalid"), Instant::now());
     let mut record = Record::new("uid".into());

@@ -29,16 +29,12 @@ pub async fn cancel(
     let servers: BTreeMap<_, _> = usable.map(|endpoint| (endpoint.address(), endpoint)).collect();
     let client_info = ClientInfo::new(client.get_mut(), Encryption::OfBackend, record);
     let open = async |endpoint: Arc<Endpoint>| {
+        let mut server = connect::open(&endpoint, &client_info).await?;
         // A reset could overtake the request.
-        Ok(match connect::open(&endpoint, &client_info).await? {
-            BackendConnection::Plain(mut server) => {
-                server.get_mut().ended_cleanly();
-                Either::Left(server)
-            }
-            BackendConnection::Tls(mut server) => {
-                server.get_mut().0.get_mut().ended_cleanly();
-                Either::Right(server)
-            }
+        server.stream().ended_cleanly();
+        Ok(match server {
+            BackendConnection::Plain(server) => Either::Left(server),
+            BackendConnection::Tls(server) => Either::Right(server),
         })
     };
     let state = &record.config.state;

@@ -37,6 +37,16 @@ impl ClientConnection {
     }
 }
 
+impl BackendConnection {
+    /// The underlying TCP connection.
+    pub fn stream(&mut self) -> &mut Stream {
+        match self {
+            Self::Plain(backend) => backend.stream(),
+            Self::Tls(backend) => backend.stream(),
+        }
+    }
+}
+
 impl Side for Stream {
     fn stream(&mut self) -> &mut Stream {
         self

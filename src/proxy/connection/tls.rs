@@ -9,7 +9,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::{
-    Destination, cancel::cancel, connect::Encryption, handshake_limiter::HandshakeLimiter, record::ConnectionRecord,
+    cancel::cancel, connect::Encryption, handshake_limiter::HandshakeLimiter, record::ConnectionRecord,
     sides::ClientConnection,
 };
 use crate::{
@@ -27,7 +27,16 @@ use crate::{
             DeferredTickets, HandshakeFault, HelloError, Identity, ServerTls, UNRECOGNIZED_NAME, read_client_hello_with,
         },
     },
+    upstream::Subset,
 };
+
+/// The endpoints that a connection goes to, and its treatment of TLS.
+pub struct Destination<'a> {
+    pub subset: &'a Subset,
+    /// Present if TLS is terminated here.
+    pub termination: Option<Termination<'a>>,
+    pub encryption: Encryption,
+}
 
 /// TLS to terminate, and the time at which the handshake must be done.
 pub struct Termination<'a> {

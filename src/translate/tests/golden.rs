@@ -87,6 +87,7 @@ fn rendered(snapshot: &Snapshot, verdicts: &Verdicts) -> String {
         writeln!(out, "verdict on {object}").unwrap();
         for problem in &verdict.problems {
             assert!(problem.field.contains(&problem.part.to_string()), "{problem:?}");
+            assert_eq!(problem.field.contains("nodePort"), matches!(problem.part, Part::NodePort(_)), "{problem:?}");
             writeln!(out, "  {:?} {:?} {problem}", problem.severity, problem.reason).unwrap();
         }
     }

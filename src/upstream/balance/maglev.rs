@@ -175,14 +175,20 @@ impl Table {
 
     fn find_or_insert(members: Vec<Member>, previous: Option<&Arc<Self>>) -> Arc<Self> {
         let hash = hash(&members);
-        // Before the lock, which all load balancers share.
-        let fallback = previous.and_then(|previous| Fallback::new(previous, &members));
-        let mut tables = TABLES.lock().unwrap_or_else(PoisonError::into_inner);
-        let tables = tables.get_or_insert_default();
-        let existing = tables.get(&hash).and_then(Weak::upgrade);
-        if let Some(table) = existing.filter(|table| table.members == members) {
+        let existing = |tables: &Option<HashMap<u64, Weak<Self>>>| {
+            let table = tables.as_ref()?.get(&hash).and_then(Weak::upgrade);
+            table.filter(|table| table.members == members)
+        };
+        if let Some(table) = existing(&TABLES.lock().unwrap_or_else(PoisonError::into_inner)) {
             return table;
         }
+        // Without the lock, which all load balancers share.
+        let fallback = previous.and_then(|previous| Fallback::new(previous, &members));
+        let mut tables = TABLES.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(table) = existing(&tables) {
+            return table;
+        }
+        let tables = tables.get_or_insert_default();
         let table = Arc::new(Self { members, slots: OnceLock::new(), fallback: ArcSwapOption::from_pointee(fallback) });
         // Whenever the map has doubled, so that removing costs no more than inserting.
         if tables.len() == tables.capacity() {
