@@ -22,7 +22,7 @@ use jiff::Timestamp;
 
 use self::{
     finding::Finding,
-    input::StatusInput,
+    input::{ControllerState, StatusInput},
     reason::ConditionReason,
     types::{CERTIFICATES_VALID, RESOLVED_REFS},
 };
@@ -59,23 +59,17 @@ pub fn statuses(
     settings: &Settings,
     now: Timestamp,
 ) -> Statuses {
-    let managed = services::managed(&observed.world, settings);
-    let replicas_are_unknown = !observed.world.services.contains_key(&settings.replicas);
+    let state = ControllerState {
+        managed: &services::managed(&observed.world, settings),
+        problems,
+        replicas,
+        replicas_are_unknown: !observed.world.services.contains_key(&settings.replicas),
+        settings,
+        now,
+    };
     let mut report_at = None;
     let status = |(object, declared): (&ObjectKey, &Declared)| {
-        let verdict = observed.verdicts.get(object)?;
-        let problem = problems.get(object);
-        let input = StatusInput::new(
-            object,
-            declared,
-            verdict,
-            managed.get(object),
-            problem,
-            replicas,
-            replicas_are_unknown,
-            settings,
-            now,
-        )?;
+        let input = StatusInput::new(object, declared, observed.verdicts.get(object)?, &state)?;
         let (status, deferred_until) = status(&input);
         report_at = report_at.into_iter().chain(deferred_until).min();
         Some((object.clone(), status))

@@ -9,7 +9,12 @@ use std::{
 use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::apis::meta::v1::OwnerReference};
 use tokio::time::Instant;
 
-use super::{Replicas, Settings, allocations::Claim, observed::Observed, services};
+use super::{
+    Replicas, Settings,
+    allocations::Claim,
+    observed::Observed,
+    services::{self, ExposedLoadBalancer},
+};
 use crate::{
     api::TcpLoadBalancerSpec,
     model::{ListenerOutcome, ObjectKey},
@@ -158,7 +163,8 @@ fn service(
     if ports.is_empty() || managed.is_some_and(ManagedService::is_leaving) {
         return ServiceAction::Nothing;
     }
-    let wanted = services::wanted(object.key, uid, spec, &ports, input.owners, input.settings);
+    let load_balancer = ExposedLoadBalancer { key: object.key, uid, spec };
+    let wanted = services::wanted(&load_balancer, &ports, input.owners, input.settings);
     match managed {
         Some(managed) if services::is_up_to_date(managed.service, &wanted) => ServiceAction::Nothing,
         Some(managed)

@@ -96,15 +96,21 @@ fn covers(there: &Value, wanted: &Value) -> bool {
     }
 }
 
-/// The Service of a load balancer.
+/// A load balancer with a Service.
+pub struct ExposedLoadBalancer<'a> {
+    pub key: &'a ObjectKey,
+    pub uid: &'a str,
+    pub spec: &'a TcpLoadBalancerSpec,
+}
+
+/// The Service of a load balancer. `ports` has the proxy port of each listener.
 pub fn wanted(
-    object: &ObjectKey,
-    uid: &str,
-    spec: &TcpLoadBalancerSpec,
+    load_balancer: &ExposedLoadBalancer,
     ports: &BTreeMap<u16, u16>,
     owners: &[OwnerReference],
     settings: &Settings,
 ) -> Service {
+    let ExposedLoadBalancer { key: object, uid, spec } = *load_balancer;
     let template = spec.service.clone().unwrap_or_default();
     let mut labels = template.labels.clone();
     labels.extend(

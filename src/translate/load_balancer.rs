@@ -163,8 +163,7 @@ impl Declaration<'_> {
                 self.check_identity(index, path);
                 // Secrets of listeners beyond the quota are not read.
                 let is_within = within_quota && quotas::check_listener(self, index, path);
-                let before = before.map(|before| &**before);
-                is_within.then(|| listeners::translate(declared, shared, self, before, certificates, path)).flatten()
+                is_within.then(|| listeners::translate(declared, shared, self, certificates, path)).flatten()
             });
             let request = match listener.flatten() {
                 Some(listener) => {

@@ -30,7 +30,7 @@ use std::{
     sync::Arc,
 };
 
-use backends::{loops, sticky};
+use backends::{loops, slices::Retention, sticky};
 use context::TranslateContext;
 use jiff::Timestamp;
 use listeners::ports;
@@ -41,7 +41,7 @@ pub use verdict::{Part, Problem, Reason, Severity, Verdict, Verdicts};
 
 use crate::{
     api::Placement,
-    model::{ListenerKey, ObjectKey, Snapshot, UpstreamConfig, UpstreamKey},
+    model::{EndpointKey, ListenerKey, ObjectKey, Snapshot, UpstreamConfig, UpstreamKey},
     world::{COMMAND_LINE, Declared, ProcessMode, World},
 };
 
@@ -94,6 +94,26 @@ struct AddressScope {
     upstreams: BTreeMap<UpstreamKey, Arc<UpstreamConfig>>,
 }
 
+/// The expirations of the endpoints that are retained, by upstream.
+fn retained_until(
+    snapshot: &Snapshot,
+    verdicts: &Verdicts,
+    retentions: BTreeMap<UpstreamKey, Retention>,
+    context: &TranslateContext,
+) -> BTreeMap<UpstreamKey, BTreeMap<EndpointKey, Timestamp>> {
+    // Valid load balancers retain nothing but what their retentions say.
+    let is_well =
+        |object: &ObjectKey| context.world.load_balancers[object].spec.is_some() && !verdicts[object].refuses();
+    let with_kept = snapshot.upstreams.iter().filter(|(key, _)| !is_well(&key.object));
+    let expirations =
+        with_kept.filter_map(|(key, upstream)| Some((key.clone(), context.expirations_of(key, upstream)?)));
+    let mut retained_until: BTreeMap<_, BTreeMap<_, _>> = expirations.collect();
+    for (key, retention) in retentions.into_iter().filter(|(_, retention)| !retention.expirations.is_empty()) {
+        retained_until.entry(key).or_default().extend(retention.expirations);
+    }
+    retained_until
+}
+
 fn translate_all(world: &World, previous: &Snapshot, now: Timestamp, scopes_of: AddressScopes) -> (Snapshot, Verdicts) {
     let context = TranslateContext::of(world, previous, now);
     let mut certificates = CertificateLoader::new(world, previous, now);
@@ -141,17 +161,8 @@ fn translate_all(world: &World, previous: &Snapshot, now: Timestamp, scopes_of: 
     verdicts.values_mut().for_each(Verdict::limit);
 
     retentions.retain(|key, _| used.contains(key));
-    // Valid load balancers retain nothing else.
-    let is_well = |object: &ObjectKey| world.load_balancers[object].spec.is_some() && !verdicts[object].refuses();
-    let with_kept = snapshot.upstreams.iter().filter(|(key, _)| !is_well(&key.object));
-    let retained_until =
-        with_kept.filter_map(|(key, upstream)| Some((key.clone(), context.expirations_of(key, upstream)?)));
-    let mut retained_until: BTreeMap<_, BTreeMap<_, _>> = retained_until.collect();
     snapshot.report_due = retentions.values().filter_map(|retention| retention.report_due).min();
-    for (key, retention) in retentions.into_iter().filter(|(_, retention)| !retention.expirations.is_empty()) {
-        retained_until.entry(key).or_default().extend(retention.expirations);
-    }
-    snapshot.retained_until = retained_until;
+    snapshot.retained_until = retained_until(&snapshot, &verdicts, retentions, &context);
     snapshot.certificate_cache = Arc::new(certificates.cache);
     if !snapshot.configures_the_same(previous) {
         snapshot.generation = previous.generation.saturating_add(1);

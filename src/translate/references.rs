@@ -50,8 +50,10 @@ impl<'a> ReferencedText<'a> {
     }
 }
 
-/// Fallback texts for an unreadable reference.
-pub(super) struct FallbackText {
+/// The last good value of a reference, and the message about its use while the reference is unreadable.
+pub(super) struct ReferenceFallback<T> {
+    /// `None`: there was none, and the reference is dropped.
+    pub value: Option<T>,
     pub retained: &'static str,
     pub dropped: &'static str,
 }
@@ -80,12 +82,11 @@ impl Unchecked {
 }
 
 impl Declaration<'_> {
-    /// Reads a reference. An invalid one falls back to the last good value, or is dropped.
+    /// Reads a reference. An unreadable one falls back to the last good value, or is dropped.
     pub fn read_or_last_good<T>(
         &self,
         reference: Option<Reference>,
-        before: Option<T>,
-        fallback: FallbackText,
+        fallback: ReferenceFallback<T>,
         path: &mut FieldPath,
         read: impl FnOnce() -> Result<T, String>,
     ) -> Option<T> {
@@ -98,11 +99,11 @@ impl Declaration<'_> {
             None => read().map_err(|message| (Reason::InvalidCertificateRef, message)),
         };
         read.map_err(|(reason, message)| {
-            let fallback = if before.is_some() { fallback.retained } else { fallback.dropped };
-            path.drop_item(reason, format!("{message}; {fallback}"));
+            let use_instead = if fallback.value.is_some() { fallback.retained } else { fallback.dropped };
+            path.drop_item(reason, format!("{message}; {use_instead}"));
         })
         .ok()
-        .or(before)
+        .or(fallback.value)
     }
 
     /// The referenced object, if it exceeds the quota of its namespace.

@@ -6,7 +6,11 @@ use std::{
 use jiff::Timestamp;
 
 use super::{
-    super::{observed, replicas::Replicas, settings::Settings},
+    super::{
+        observed::{self, ProvisioningProblems},
+        replicas::Replicas,
+        settings::Settings,
+    },
     reason::ConditionReason,
 };
 use crate::{
@@ -15,6 +19,17 @@ use crate::{
     translate::{Problem, Reason, Severity, Verdict},
     world::{Declared, ObjectIdentity, managed_service::ManagedService},
 };
+
+/// The state of the controller from which all statuses are derived.
+pub struct ControllerState<'a> {
+    pub managed: &'a BTreeMap<ObjectKey, ManagedService<'a>>,
+    pub problems: &'a ProvisioningProblems,
+    pub replicas: &'a Replicas,
+    /// See [`StatusInput::replicas_are_unknown`].
+    pub replicas_are_unknown: bool,
+    pub settings: &'a Settings,
+    pub now: Timestamp,
+}
 
 /// The input for the status of one load balancer.
 pub struct StatusInput<'a> {
@@ -62,18 +77,13 @@ pub enum Topic {
 
 impl<'a> StatusInput<'a> {
     /// `None`: the object is not in an API server, or has another class or placement.
-    #[expect(clippy::too_many_arguments, reason = "each is one thing that is known")]
     pub fn new(
         object: &'a ObjectKey,
         declared: &'a Declared,
         verdict: &'a Verdict,
-        service: Option<&'a ManagedService<'a>>,
-        problem: Option<&'a observed::ProvisioningProblem>,
-        all_replicas: &'a Replicas,
-        replicas_are_unknown: bool,
-        settings: &'a Settings,
-        now: Timestamp,
+        state: &ControllerState<'a>,
     ) -> Option<Self> {
+        let ControllerState { replicas: all_replicas, settings, .. } = *state;
         let (spec, identity) = (declared.spec.as_deref(), declared.identity.as_ref()?);
         if spec.is_some_and(|spec| !settings.judges(spec.class(), spec.placement.unwrap_or_default())) {
             return None;
@@ -89,13 +99,13 @@ impl<'a> StatusInput<'a> {
             identity,
             verdict,
             status_before: declared.status.as_deref(),
-            service,
-            problem,
+            service: state.managed.get(object),
+            problem: state.problems.get(object),
             replicas,
             all_replicas,
-            replicas_are_unknown,
+            replicas_are_unknown: state.replicas_are_unknown,
             settings,
-            now,
+            now: state.now,
         })
     }
 

@@ -90,7 +90,12 @@ impl Fixture {
         let all: Vec<Value> = listeners.iter().map(|port| json!({"name": format!("l{port}"), "port": port})).collect();
         let spec = serde_json::from_value(json!({"listeners": all, "service": service, "backends": []})).unwrap();
         let ports = listeners.iter().map(|port| (*port, 20000 + port)).collect();
-        let service = services::wanted(&db(), uid, &spec, &ports, &[], &Settings::of_a_gateway());
+        let service = services::wanted(
+            &ExposedLoadBalancer { key: &db(), uid, spec: &spec },
+            &ports,
+            &[],
+            &Settings::of_a_gateway(),
+        );
         let key = ObjectKey::new("lb", service.metadata.name.as_deref().unwrap());
         self.world(|world| world.services = BTreeMap::from([(key, Arc::new(service))]));
         self

@@ -9,7 +9,8 @@ fn made_of(service: Value, ports: &[(u16, u16)]) -> Service {
         "backends": [{"service": {"name": "db", "port": 5432}}],
     });
     let spec = serde_json::from_value(spec).unwrap();
-    wanted(&ObjectKey::new("shop", "db"), "u1", &spec, &ports.iter().copied().collect(), &[], &Settings::of_a_gateway())
+    let load_balancer = ExposedLoadBalancer { key: &ObjectKey::new("shop", "db"), uid: "u1", spec: &spec };
+    wanted(&load_balancer, &ports.iter().copied().collect(), &[], &Settings::of_a_gateway())
 }
 
 fn spec_of(service: Value) -> Value {

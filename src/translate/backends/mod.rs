@@ -134,9 +134,16 @@ fn part(
     let previous_endpoints = previous_endpoints(index, before, service, declaration);
     let Endpoints { mut serving, mut unready, not_ready, last_resort, mut retention, is_pending } =
         endpoints(backend, &previous_endpoints, declaration, path);
-    let unready_share = if asks_for_shares(declaration.spec) { not_ready } else { 0 };
-    let settings = settings(backend, unready_share, declaration, before, active_check, certificates, path);
-    let settings = Backend { last_resort, ..settings };
+    let own_check = backend.health_check.as_ref().and_then(|check| check.active.as_ref());
+    let settings = Backend {
+        active_check: match own_check {
+            Some(own) => checks::active_check(own, declaration, &mut path.at("healthCheck").at("active")),
+            None => active_check.cloned(),
+        },
+        unready: if asks_for_shares(declaration.spec) { not_ready } else { 0 },
+        last_resort,
+        ..settings(backend, declaration, before, certificates, path)
+    };
     checks::refuse_impossible(backend, &settings, &serving, declaration, path);
     if errors.refuse() {
         retention = Retention::default();
@@ -228,28 +235,23 @@ fn asks_for_shares(spec: &TcpLoadBalancerSpec) -> bool {
     failover.and_then(|failover| failover.min_usable_percent).is_some_and(|percent| percent > 0)
 }
 
+/// The settings of a backend, without its check and the state of its endpoints.
 fn settings(
     backend: &api::Backend,
-    unready: usize,
     declaration: &Declaration,
     before: Option<&Arc<Backend>>,
-    active_check: Option<&Arc<ActiveCheck>>,
     certificates: &mut CertificateLoader,
     path: &mut FieldPath,
 ) -> Backend {
     let tls_before = before.and_then(|before| before.tls.as_ref());
-    let own = backend.health_check.as_ref().and_then(|check| check.active.as_ref());
     Backend {
-        active_check: match own {
-            Some(own) => checks::active_check(own, declaration, &mut path.at("healthCheck").at("active")),
-            None => active_check.cloned(),
-        },
+        active_check: None,
         tls: backend
             .tls
             .as_ref()
             .and_then(|declared| tls::translate(declared, declaration, tls_before, certificates, &mut path.at("tls"))),
         priority: Priority(path.at("priority").number(backend.priority, 0..=15)),
-        unready,
+        unready: 0,
         service: backend.service.as_ref().map(|service| service.name.0.as_str().into()),
         last_resort: false,
         proxy_protocol: backend.proxy_protocol.map(|version| match version {

@@ -37,15 +37,13 @@ pub(super) fn translate(
     declared: &api::Listener,
     shared: &CommonSettings,
     declaration: &Declaration,
-    before: Option<&Listener>,
     certificates: &mut CertificateLoader,
     path: &mut FieldPath,
 ) -> Option<Listener> {
     let Declaration { object, uid, context, .. } = *declaration;
     let bind = context.bindings.address(object, uid, declared, path);
     client_address::check(declared, declaration.spec, context.world, path);
-    let before = before.and_then(|before| before.tls.as_ref());
-    let tls = declared.tls.as_ref().map(|tls| self::tls(tls, declared, declaration, before, certificates, path));
+    let tls = tls(declared, declaration, certificates, path);
     if declared.tls.is_none() && !declared.routes.is_empty() {
         path.at("routes").refuse(
             "routes require tls, since they match TLS server names: write for example `tls: {mode: Passthrough}`, or \
@@ -72,13 +70,13 @@ pub(super) fn translate(
 }
 
 fn tls(
-    tls: &api::ListenerTls,
     listener: &api::Listener,
     declaration: &Declaration,
-    before: Option<&Tls>,
     certificates: &mut CertificateLoader,
     path: &mut FieldPath,
-) -> Tls {
+) -> Option<Tls> {
+    let tls = listener.tls.as_ref()?;
+    let before = declaration.last_good_listener(listener).and_then(|before| before.tls.as_ref());
     let routes = routes::translate(listener, tls, declaration, &mut path.at("routes"));
     let mut path = path.at("tls").with_part(Part::ListenerTls);
     let terminates = routes.iter().any(|route| route.mode == TlsMode::Terminate);
@@ -97,7 +95,7 @@ fn tls(
             }
         }
     }
-    Tls {
+    Some(Tls {
         certificates: match terminates {
             true => certificates.translate(tls, declaration, presented, &mut path),
             false => Vec::new(),
@@ -117,7 +115,7 @@ fn tls(
             certificates.client_validation(declared, declaration, before, &mut path.at("clientValidation"))
         }),
         routes,
-    }
+    })
 }
 
 fn application_protocols(declared: &[String], path: &mut FieldPath) -> Vec<Arc<str>> {

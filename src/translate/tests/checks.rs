@@ -83,69 +83,63 @@ fn a_backend_has_its_own_check_or_the_common_one() {
     assert_eq!(c, None);
 }
 
+/// Active checks with a mistake, and the message from its path on.
+const CHECK_MISTAKES: &[(&str, &str)] = &[
+    ("{http: {}}", ".http: requires type HTTP: write `type: HTTP`, or remove it"),
+    ("{type: HTTP, redis: {}}", ".redis: requires type Redis: write `type: Redis`, or remove it"),
+    ("{type: Exchange}", ".exchange: type Exchange requires `exchange`: write for example `exchange: {"),
+    ("{type: Exchange, exchange: {expect: {}}}", ".exchange.expect: write one of text and hex"),
+    ("{type: Exchange, exchange: {expect: {text: a, hex: '61'}}}", ".exchange.expect: write one of text and hex"),
+    ("{type: Exchange, exchange: {send: {}, expect: {text: a}}}", ".exchange.send: write one of text and hex"),
+    (
+        "{type: HTTP, http: {headers: [{name: Host, value: a}]}}",
+        ".http.headers[0]: the Host header is set by `host`: write it there",
+    ),
+    (
+        "{type: HTTP, http: {headers: [{name: transfer-Encoding, value: chunked}]}}",
+        ".http.headers[0]: probes have no body: remove Content-Length and Transfer-Encoding",
+    ),
+    ("{type: HTTP, http: {headers: [{name: Content-Length, value: '5'}]}}", ".http.headers[0]: probes have no body"),
+    ("{transport: TLS}", ".transport: transport has no effect with types TCP, TLS and None"),
+    ("{type: TLS, transport: Plain}", ".transport: transport has no effect with types TCP, TLS and None"),
+    ("{type: None, transport: TLS}", ".transport: transport has no effect with types TCP, TLS and None"),
+    ("{type: TLS, tls: {serverName: '*.a'}}", ".tls.serverName: a wildcard cannot be requested: write one name"),
+    ("{type: MySQL}", ".mysql: type MySQL requires an account, since the server counts connections that do not log"),
+    ("{type: Postgres, postgres: {role: Replica}}", ".postgres.role: role requires user, since PostgreSQL reports"),
+    (
+        "{type: Postgres, postgres: {passwordRef: {name: monitor}}}",
+        ".postgres.passwordRef: passwordRef requires user: set `user` or remove `passwordRef`",
+    ),
+    ("{type: Redis, redis: {user: u}}", ".redis.user: user requires passwordRef: set `passwordRef` or remove `user`"),
+    (
+        "{type: Redis, redis: {passwordRef: {name: nowhere}}}",
+        ".redis.passwordRef: Secret shop/nowhere does not exist: create it, or correct the reference",
+    ),
+    (
+        "{type: Redis, redis: {passwordRef: {name: monitor, key: pass}}}",
+        ".redis.passwordRef: Secret shop/monitor has no password under that `key`: set `key` to the key",
+    ),
+    (
+        "{type: Redis, redis: {passwordRef: {name: monitor, key: bad}}}",
+        ".redis.passwordRef: bad of Secret shop/monitor is not a password: write one line of at most 1024 bytes",
+    ),
+    (
+        "{type: Redis, redis: {passwordRef: {}}}",
+        ".redis.passwordRef: neither name nor file is set: write the name of a Secret, or a file",
+    ),
+    (
+        "{type: Redis, redis: {passwordRef: {name: monitor, file: a}}}",
+        ".redis.passwordRef: both name and file are set: keep one of them",
+    ),
+    ("{type: Redis, redis: {passwordRef: {file: a}}}", ".redis.passwordRef: file /etc/tcplb/a has not been read"),
+    ("{port: 0}", ".port: 0 is out of range: write 1 to 65535"),
+    ("{jitterPercent: 51}", ".jitterPercent: 51 is out of range: write 0 to 50"),
+    ("{unhealthyInterval: 99ms}", ".unhealthyInterval: 99ms is out of range: write 100ms to 1h"),
+];
+
 #[test]
 fn mistakes_in_checks_get_a_message() {
-    for (mistake, expected) in [
-        ("{http: {}}", ".http: requires type HTTP: write `type: HTTP`, or remove it"),
-        ("{type: HTTP, redis: {}}", ".redis: requires type Redis: write `type: Redis`, or remove it"),
-        ("{type: Exchange}", ".exchange: type Exchange requires `exchange`: write for example `exchange: {"),
-        ("{type: Exchange, exchange: {expect: {}}}", ".exchange.expect: write one of text and hex"),
-        ("{type: Exchange, exchange: {expect: {text: a, hex: '61'}}}", ".exchange.expect: write one of text and hex"),
-        ("{type: Exchange, exchange: {send: {}, expect: {text: a}}}", ".exchange.send: write one of text and hex"),
-        (
-            "{type: HTTP, http: {headers: [{name: Host, value: a}]}}",
-            ".http.headers[0]: the Host header is set by `host`: write it there",
-        ),
-        (
-            "{type: HTTP, http: {headers: [{name: transfer-Encoding, value: chunked}]}}",
-            ".http.headers[0]: probes have no body: remove Content-Length and Transfer-Encoding",
-        ),
-        (
-            "{type: HTTP, http: {headers: [{name: Content-Length, value: '5'}]}}",
-            ".http.headers[0]: probes have no body",
-        ),
-        ("{transport: TLS}", ".transport: transport has no effect with types TCP, TLS and None"),
-        ("{type: TLS, transport: Plain}", ".transport: transport has no effect with types TCP, TLS and None"),
-        ("{type: None, transport: TLS}", ".transport: transport has no effect with types TCP, TLS and None"),
-        ("{type: TLS, tls: {serverName: '*.a'}}", ".tls.serverName: a wildcard cannot be requested: write one name"),
-        (
-            "{type: MySQL}",
-            ".mysql: type MySQL requires an account, since the server counts connections that do not log",
-        ),
-        ("{type: Postgres, postgres: {role: Replica}}", ".postgres.role: role requires user, since PostgreSQL reports"),
-        (
-            "{type: Postgres, postgres: {passwordRef: {name: monitor}}}",
-            ".postgres.passwordRef: passwordRef requires user: set `user` or remove `passwordRef`",
-        ),
-        (
-            "{type: Redis, redis: {user: u}}",
-            ".redis.user: user requires passwordRef: set `passwordRef` or remove `user`",
-        ),
-        (
-            "{type: Redis, redis: {passwordRef: {name: nowhere}}}",
-            ".redis.passwordRef: Secret shop/nowhere does not exist: create it, or correct the reference",
-        ),
-        (
-            "{type: Redis, redis: {passwordRef: {name: monitor, key: pass}}}",
-            ".redis.passwordRef: Secret shop/monitor has no password under that `key`: set `key` to the key",
-        ),
-        (
-            "{type: Redis, redis: {passwordRef: {name: monitor, key: bad}}}",
-            ".redis.passwordRef: bad of Secret shop/monitor is not a password: write one line of at most 1024 bytes",
-        ),
-        (
-            "{type: Redis, redis: {passwordRef: {}}}",
-            ".redis.passwordRef: neither name nor file is set: write the name of a Secret, or a file",
-        ),
-        (
-            "{type: Redis, redis: {passwordRef: {name: monitor, file: a}}}",
-            ".redis.passwordRef: both name and file are set: keep one of them",
-        ),
-        ("{type: Redis, redis: {passwordRef: {file: a}}}", ".redis.passwordRef: file /etc/tcplb/a has not been read"),
-        ("{port: 0}", ".port: 0 is out of range: write 1 to 65535"),
-        ("{jitterPercent: 51}", ".jitterPercent: 51 is out of range: write 0 to 50"),
-        ("{unhealthyInterval: 99ms}", ".unhealthyInterval: 99ms is out of range: write 100ms to 1h"),
-    ] {
+    for (mistake, expected) in CHECK_MISTAKES {
         let (snapshot, verdicts) = first(&checked(mistake));
         let messages = sentences(&verdicts, "pg");
         assert!(

@@ -12,58 +12,61 @@ fn a_correct_load_balancer_has_a_verdict_without_problems() {
     assert!(snapshot.listeners.contains_key(&listener("pg", 5432)));
 }
 
+/// Fields of a listener with a mistake, and the message from its path on.
+const LISTENER_MISTAKES: &[(&str, &str)] = &[
+    ("port: 0", "port: 0 is out of range: write 1 to 65535"),
+    ("tls: {}", "tls.certificateRefs: must not be empty: write the name of a Secret"),
+    ("tls: {certificateRefs: []}", "tls.certificateRefs: must not be empty: write the name of a Secret"),
+    (
+        "tls: {certificateRefs: [{}]}",
+        "tls.certificateRefs[0]: neither name nor files is set: write the name of a Secret, or two files; it is \
+         ignored",
+    ),
+    (
+        "tls: {certificateRefs: [{name: a, files: {certificate: a, key: b}}]}",
+        "tls.certificateRefs[0]: both name and files are set: keep one of them",
+    ),
+    (
+        "tls: {certificateRefs: [{name: pg-tls}]}",
+        "tls.certificateRefs[0]: Secret shop/pg-tls does not exist: create it, or correct the reference",
+    ),
+    (
+        "tls: {certificateRefs: [{name: pg-tls}]}",
+        "tls.certificateRefs: none of the certificates is usable; the listener is not served",
+    ),
+    (
+        "tls: {certificateRefs: [{name: x}], alpn: ['']}",
+        "tls.alpn[0]: not an application protocol: write at most 63 characters, for example h2",
+    ),
+    (
+        "tls: {certificateRefs: [{name: x}], alpn: [h2, 0123456789012345678901234567890123456789012345678901234567890123]}",
+        "tls.alpn[1]: not an application protocol",
+    ),
+    ("proxyProtocol: {mode: Required, trustedNetworks: []}", "proxyProtocol.trustedNetworks: must not be empty"),
+    (
+        "proxyProtocol: {mode: Optional}",
+        "proxyProtocol.trustedNetworks: must not be empty, since no peer could send the header",
+    ),
+    ("limits: {maxConnections: 0}", "limits.maxConnections: 0 is out of range: write 1 to 10000000"),
+    ("limits: {maxConnectionsPerSource: 0}", "limits.maxConnectionsPerSource: 0 is out of range"),
+    ("limits: {newConnections: {count: 0, per: 1m}}", "limits.newConnections.count: 0 is out of range"),
+    (
+        "limits: {newConnections: {count: 1, per: 999ms}}",
+        "limits.newConnections.per: 999ms is out of range: write 1s to 1h",
+    ),
+    (
+        "limits: {newConnections: {count: 1, per: 1h1ms}}",
+        "limits.newConnections.per: 1h1ms is out of range: write 1s to 1h",
+    ),
+    (
+        "limits: {newConnectionsPerSource: {count: 1, per: 1m, burst: 0}}",
+        "limits.newConnectionsPerSource.burst: 0 is out of range: write 1 to 10000000; the listener is not served",
+    ),
+];
+
 #[test]
 fn an_invalid_listener_is_reported_and_dropped() {
-    for (mistake, expected) in [
-        ("port: 0", "port: 0 is out of range: write 1 to 65535"),
-        ("tls: {}", "tls.certificateRefs: must not be empty: write the name of a Secret"),
-        ("tls: {certificateRefs: []}", "tls.certificateRefs: must not be empty: write the name of a Secret"),
-        (
-            "tls: {certificateRefs: [{}]}",
-            "tls.certificateRefs[0]: neither name nor files is set: write the name of a Secret, or two files; it is \
-             ignored",
-        ),
-        (
-            "tls: {certificateRefs: [{name: a, files: {certificate: a, key: b}}]}",
-            "tls.certificateRefs[0]: both name and files are set: keep one of them",
-        ),
-        (
-            "tls: {certificateRefs: [{name: pg-tls}]}",
-            "tls.certificateRefs[0]: Secret shop/pg-tls does not exist: create it, or correct the reference",
-        ),
-        (
-            "tls: {certificateRefs: [{name: pg-tls}]}",
-            "tls.certificateRefs: none of the certificates is usable; the listener is not served",
-        ),
-        (
-            "tls: {certificateRefs: [{name: x}], alpn: ['']}",
-            "tls.alpn[0]: not an application protocol: write at most 63 characters, for example h2",
-        ),
-        (
-            "tls: {certificateRefs: [{name: x}], alpn: [h2, 0123456789012345678901234567890123456789012345678901234567890123]}",
-            "tls.alpn[1]: not an application protocol",
-        ),
-        ("proxyProtocol: {mode: Required, trustedNetworks: []}", "proxyProtocol.trustedNetworks: must not be empty"),
-        (
-            "proxyProtocol: {mode: Optional}",
-            "proxyProtocol.trustedNetworks: must not be empty, since no peer could send the header",
-        ),
-        ("limits: {maxConnections: 0}", "limits.maxConnections: 0 is out of range: write 1 to 10000000"),
-        ("limits: {maxConnectionsPerSource: 0}", "limits.maxConnectionsPerSource: 0 is out of range"),
-        ("limits: {newConnections: {count: 0, per: 1m}}", "limits.newConnections.count: 0 is out of range"),
-        (
-            "limits: {newConnections: {count: 1, per: 999ms}}",
-            "limits.newConnections.per: 999ms is out of range: write 1s to 1h",
-        ),
-        (
-            "limits: {newConnections: {count: 1, per: 1h1ms}}",
-            "limits.newConnections.per: 1h1ms is out of range: write 1s to 1h",
-        ),
-        (
-            "limits: {newConnectionsPerSource: {count: 1, per: 1m, burst: 0}}",
-            "limits.newConnectionsPerSource.burst: 0 is out of range: write 1 to 10000000; the listener is not served",
-        ),
-    ] {
+    for (mistake, expected) in LISTENER_MISTAKES {
         let port = if mistake.starts_with("port") { "" } else { "port: 1, " };
         let world = load_balancer(
             "pg",
@@ -78,90 +81,87 @@ fn an_invalid_listener_is_reported_and_dropped() {
     }
 }
 
+/// Fields of a load balancer with a mistake, and the message from its path on.
+const COMMON_MISTAKES: &[(&str, &str)] = &[
+    ("timeouts: {handshake: 0s}", "timeouts.handshake: 0s is out of range: write at least 1ms"),
+    ("timeouts: {jitterPercent: 101}", "timeouts.jitterPercent: 101 is out of range: write 0 to 100"),
+    ("tcpKeepalive: {idle: 1500ms}", "tcpKeepalive.idle: 1s500ms is not a whole number of seconds"),
+    ("tcpKeepalive: {idle: 32768s}", "tcpKeepalive.idle: 9h6m8s is out of range: write 1s to 9h6m7s"),
+    ("tcpKeepalive: {interval: 0s}", "tcpKeepalive.interval: 0s is out of range"),
+    ("tcpKeepalive: {probes: 0}", "tcpKeepalive.probes: 0 is out of range: write 1 to 100"),
+    ("drain: {shutdown: {spread: 61s}}", "drain.shutdown.spread: 1m1s is longer than `after`: write at most 1m"),
+    (
+        "drain: {endpointRemoved: {after: 2s, spread: 3s}}",
+        "drain.endpointRemoved.spread: 3s is longer than `after`: write at most 2s",
+    ),
+    ("rebalance: {maxImbalancePercent: 0}", "rebalance.maxImbalancePercent: 0 is out of range: write 1 to 1000"),
+    ("rebalance: {maxClosesPerMinute: 0}", "rebalance.maxClosesPerMinute: 0 is out of range: write 1 to 1000000"),
+    ("rebalance: {minAge: 24h1s}", "rebalance.minAge: 24h1s is out of range: write at most 24h"),
+    (
+        "rebalance: {}, loadBalancing: {algorithm: Maglev}",
+        "rebalance: has no effect with algorithm Maglev, where clients return to the same endpoint: remove it, or \
+         write another algorithm",
+    ),
+    (
+        "drain: {endpointUnhealthy: {maxPerSecond: 0}}",
+        "drain.endpointUnhealthy.maxPerSecond: 0 is out of range: write 1 to 100000",
+    ),
+    (
+        "drain: {endpointRemoved: {policy: Keep, spread: 1s}}",
+        "drain.endpointRemoved.policy: after, spread and maxPerSecond have no effect with policy Keep: write \
+         `policy: Close`, or remove them",
+    ),
+    (
+        "drain: {listenerRemoved: {policy: Keep, maxPerSecond: 1}}",
+        "drain.listenerRemoved.policy: after, spread and maxPerSecond have no effect with policy Keep",
+    ),
+    (
+        "loadBalancing: {hash: {prefixV6: 64}}",
+        "loadBalancing.hash: has no effect with algorithm RoundRobin: write `algorithm: Maglev`, or remove it",
+    ),
+    (
+        "loadBalancing: {algorithm: Maglev, locality: {prefer: SameZone}}",
+        "loadBalancing.locality: has no effect with algorithm Maglev, with which all processes choose the same \
+         endpoint for a client: write another algorithm, or remove it",
+    ),
+    ("loadBalancing: {slowStart: 999ms}", "loadBalancing.slowStart: 999ms is out of range: write 1s to 1h"),
+    (
+        "loadBalancing: {algorithm: Maglev, slowStart: 30s}",
+        "loadBalancing.slowStart: has no effect with algorithm Maglev: write another algorithm, or remove it",
+    ),
+    (
+        "loadBalancing: {failover: {minUsablePercent: 50}}",
+        "loadBalancing.failover: has no effect, since all backends have the same priority: write a higher \
+         `priority` for the standby backends, or remove it",
+    ),
+    ("loadBalancing: {algorithm: Maglev, hash: {prefixV6: 0}}", "loadBalancing.hash.prefixV6: 0 is out of range"),
+    ("healthCheck: {active: {interval: 99ms}}", "healthCheck.active.interval: 99ms is out of range: write 100ms to 1h"),
+    ("healthCheck: {active: {interval: 1h1s}}", "healthCheck.active.interval: 1h1s is out of range"),
+    (
+        "healthCheck: {active: {interval: 2s, timeout: 3s}}",
+        "healthCheck.active.timeout: 3s is longer than the interval: write at most 2s",
+    ),
+    ("healthCheck: {active: {timeout: 0s}}", "healthCheck.active.timeout: 0s is out of range: write at least 1ms"),
+    ("healthCheck: {active: {healthyAfter: 0}}", "healthCheck.active.healthyAfter: 0 is out of range"),
+    ("healthCheck: {active: {unhealthyAfter: 101}}", "healthCheck.active.unhealthyAfter: 101 is out of range"),
+    ("healthCheck: {passive: {ejectFor: 999ms}}", "healthCheck.passive.ejectFor: 999ms is out of range"),
+    (
+        "healthCheck: {passive: {ejectFor: 1m, maxEjectFor: 30s}}",
+        "healthCheck.passive.maxEjectFor: 30s is shorter than ejectFor: write at least 1m",
+    ),
+    ("healthCheck: {passive: {maxEjectFor: 0s}}", "healthCheck.passive.maxEjectFor: 0s is shorter than ejectFor"),
+    ("healthCheck: {passive: {maxEjectedPercent: 101}}", "healthCheck.passive.maxEjectedPercent: 101 is out of"),
+    ("healthCheck: {passive: {consecutiveFailures: 0}}", "healthCheck.passive.consecutiveFailures: 0 is out of"),
+    ("connect: {timeout: 0s}", "connect.timeout: 0s is out of range: write at least 1ms"),
+    ("connect: {timeout: 5s, deadline: 4s}", "connect.deadline: 4s is shorter than the timeout: write at least 5s"),
+    ("connect: {attempts: 0}", "connect.attempts: 0 is out of range: write 1 to 10"),
+    ("connect: {preconnect: {perEndpoint: 0}}", "connect.preconnect.perEndpoint: 0 is out of range"),
+    ("connect: {preconnect: {perEndpoint: 1, idleTimeout: 99ms}}", "connect.preconnect.idleTimeout: 99ms is out of"),
+];
+
 #[test]
 fn invalid_common_settings_of_a_new_object_drop_all_listeners() {
-    for (mistake, expected) in [
-        ("timeouts: {handshake: 0s}", "timeouts.handshake: 0s is out of range: write at least 1ms"),
-        ("timeouts: {jitterPercent: 101}", "timeouts.jitterPercent: 101 is out of range: write 0 to 100"),
-        ("tcpKeepalive: {idle: 1500ms}", "tcpKeepalive.idle: 1s500ms is not a whole number of seconds"),
-        ("tcpKeepalive: {idle: 32768s}", "tcpKeepalive.idle: 9h6m8s is out of range: write 1s to 9h6m7s"),
-        ("tcpKeepalive: {interval: 0s}", "tcpKeepalive.interval: 0s is out of range"),
-        ("tcpKeepalive: {probes: 0}", "tcpKeepalive.probes: 0 is out of range: write 1 to 100"),
-        ("drain: {shutdown: {spread: 61s}}", "drain.shutdown.spread: 1m1s is longer than `after`: write at most 1m"),
-        (
-            "drain: {endpointRemoved: {after: 2s, spread: 3s}}",
-            "drain.endpointRemoved.spread: 3s is longer than `after`: write at most 2s",
-        ),
-        ("rebalance: {maxImbalancePercent: 0}", "rebalance.maxImbalancePercent: 0 is out of range: write 1 to 1000"),
-        ("rebalance: {maxClosesPerMinute: 0}", "rebalance.maxClosesPerMinute: 0 is out of range: write 1 to 1000000"),
-        ("rebalance: {minAge: 24h1s}", "rebalance.minAge: 24h1s is out of range: write at most 24h"),
-        (
-            "rebalance: {}, loadBalancing: {algorithm: Maglev}",
-            "rebalance: has no effect with algorithm Maglev, where clients return to the same endpoint: remove it, or \
-             write another algorithm",
-        ),
-        (
-            "drain: {endpointUnhealthy: {maxPerSecond: 0}}",
-            "drain.endpointUnhealthy.maxPerSecond: 0 is out of range: write 1 to 100000",
-        ),
-        (
-            "drain: {endpointRemoved: {policy: Keep, spread: 1s}}",
-            "drain.endpointRemoved.policy: after, spread and maxPerSecond have no effect with policy Keep: write \
-             `policy: Close`, or remove them",
-        ),
-        (
-            "drain: {listenerRemoved: {policy: Keep, maxPerSecond: 1}}",
-            "drain.listenerRemoved.policy: after, spread and maxPerSecond have no effect with policy Keep",
-        ),
-        (
-            "loadBalancing: {hash: {prefixV6: 64}}",
-            "loadBalancing.hash: has no effect with algorithm RoundRobin: write `algorithm: Maglev`, or remove it",
-        ),
-        (
-            "loadBalancing: {algorithm: Maglev, locality: {prefer: SameZone}}",
-            "loadBalancing.locality: has no effect with algorithm Maglev, with which all processes choose the same \
-             endpoint for a client: write another algorithm, or remove it",
-        ),
-        ("loadBalancing: {slowStart: 999ms}", "loadBalancing.slowStart: 999ms is out of range: write 1s to 1h"),
-        (
-            "loadBalancing: {algorithm: Maglev, slowStart: 30s}",
-            "loadBalancing.slowStart: has no effect with algorithm Maglev: write another algorithm, or remove it",
-        ),
-        (
-            "loadBalancing: {failover: {minUsablePercent: 50}}",
-            "loadBalancing.failover: has no effect, since all backends have the same priority: write a higher \
-             `priority` for the standby backends, or remove it",
-        ),
-        ("loadBalancing: {algorithm: Maglev, hash: {prefixV6: 0}}", "loadBalancing.hash.prefixV6: 0 is out of range"),
-        (
-            "healthCheck: {active: {interval: 99ms}}",
-            "healthCheck.active.interval: 99ms is out of range: write 100ms to 1h",
-        ),
-        ("healthCheck: {active: {interval: 1h1s}}", "healthCheck.active.interval: 1h1s is out of range"),
-        (
-            "healthCheck: {active: {interval: 2s, timeout: 3s}}",
-            "healthCheck.active.timeout: 3s is longer than the interval: write at most 2s",
-        ),
-        ("healthCheck: {active: {timeout: 0s}}", "healthCheck.active.timeout: 0s is out of range: write at least 1ms"),
-        ("healthCheck: {active: {healthyAfter: 0}}", "healthCheck.active.healthyAfter: 0 is out of range"),
-        ("healthCheck: {active: {unhealthyAfter: 101}}", "healthCheck.active.unhealthyAfter: 101 is out of range"),
-        ("healthCheck: {passive: {ejectFor: 999ms}}", "healthCheck.passive.ejectFor: 999ms is out of range"),
-        (
-            "healthCheck: {passive: {ejectFor: 1m, maxEjectFor: 30s}}",
-            "healthCheck.passive.maxEjectFor: 30s is shorter than ejectFor: write at least 1m",
-        ),
-        ("healthCheck: {passive: {maxEjectFor: 0s}}", "healthCheck.passive.maxEjectFor: 0s is shorter than ejectFor"),
-        ("healthCheck: {passive: {maxEjectedPercent: 101}}", "healthCheck.passive.maxEjectedPercent: 101 is out of"),
-        ("healthCheck: {passive: {consecutiveFailures: 0}}", "healthCheck.passive.consecutiveFailures: 0 is out of"),
-        ("connect: {timeout: 0s}", "connect.timeout: 0s is out of range: write at least 1ms"),
-        ("connect: {timeout: 5s, deadline: 4s}", "connect.deadline: 4s is shorter than the timeout: write at least 5s"),
-        ("connect: {attempts: 0}", "connect.attempts: 0 is out of range: write 1 to 10"),
-        ("connect: {preconnect: {perEndpoint: 0}}", "connect.preconnect.perEndpoint: 0 is out of range"),
-        (
-            "connect: {preconnect: {perEndpoint: 1, idleTimeout: 99ms}}",
-            "connect.preconnect.idleTimeout: 99ms is out of",
-        ),
-    ] {
+    for (mistake, expected) in COMMON_MISTAKES {
         let world = load_balancer(
             "pg",
             &format!("{{listeners: [{{port: 1}}], backends: [{{addresses: ['10.0.0.1:1']}}], {mistake}}}"),

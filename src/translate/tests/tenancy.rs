@@ -63,58 +63,57 @@ fn not_permitted(verdicts: &Verdicts) -> bool {
     problems.iter().any(|problem| problem.severity == Severity::Refused && problem.reason == Reason::NotPermitted)
 }
 
+/// A tenancy, the settings of a Service, and the refusal; empty: accepted.
+const SERVICE_REQUESTS: &[(&str, &str, &str)] = &[
+    ("", "{}", ""),
+    ("serviceTypes: [LoadBalancer]", "{}", "type: ClusterIP is not allowed: the administrator allows LoadBalancer"),
+    ("", "{type: LoadBalancer}", "type: LoadBalancer is not allowed: the administrator allows ClusterIP"),
+    ("serviceTypes: []", "{type: NodePort}", "type: NodePort is not allowed: the administrator allows none"),
+    ("serviceTypes: [ClusterIP, LoadBalancer]", "{type: LoadBalancer}", ""),
+    ("", "{annotations: {a: b}}", "annotations: `a` is not allowed: the administrator allows none"),
+    ("annotations: [a, 'b.io/*']", "{annotations: {a: b, b.io/c: d}}", ""),
+    (
+        "annotations: [a, 'b.io/*']",
+        "{annotations: {ab: c}}",
+        "annotations: `ab` is not allowed: the administrator allows a, b.io/*",
+    ),
+    ("annotations: [a]", "{labels: {a: b}}", "labels: `a` is not allowed: the administrator allows none"),
+    ("labels: ['*']", "{labels: {a.b/c: d, e: ''}}", ""),
+    ("labels: ['*']", "{labels: {tcplb.io/name: x}}", "labels: `tcplb.io/name` is set by the controller: remove it"),
+    (
+        "annotations: ['*']",
+        "{annotations: {app.kubernetes.io/managed-by: x}}",
+        "annotations: `app.kubernetes.io/managed-by` is set by the controller: remove it",
+    ),
+    ("labels: ['*']", "{labels: {'a b': c}}", "labels: `a b` is not a valid key: write at most 63 letters, digits"),
+    ("labels: ['*']", "{labels: {A.b/c: d}}", "labels: `A.b/c` is not a valid key"),
+    ("labels: ['*']", "{labels: {a: 'b c'}}", "labels: `b c` is not a valid label value: write at most 63 letters"),
+    (
+        "",
+        "{externalTrafficPolicy: Local}",
+        "externalTrafficPolicy: has no effect with type ClusterIP: write another type, or remove it",
+    ),
+    (
+        "serviceTypes: [LoadBalancer], loadBalancerClasses: ['internal/*']",
+        "{type: LoadBalancer, loadBalancerClass: public/x}",
+        "loadBalancerClass: `public/x` is not allowed: the administrator allows internal/*",
+    ),
+    (
+        "serviceTypes: [LoadBalancer], loadBalancerClasses: ['internal/*']",
+        "{type: LoadBalancer, loadBalancerClass: internal/x}",
+        "",
+    ),
+    (
+        "loadBalancerClasses: ['*']",
+        "{loadBalancerClass: x}",
+        "loadBalancerClass: has no effect with type ClusterIP: write `type: LoadBalancer`, or remove it",
+    ),
+];
+
 #[test]
 fn tenancy_limits_the_settings_of_services() {
     let meanwhile = "; its Service is not created or changed";
-    for (tenancy, service, expected) in [
-        ("", "{}", ""),
-        ("serviceTypes: [LoadBalancer]", "{}", "type: ClusterIP is not allowed: the administrator allows LoadBalancer"),
-        ("", "{type: LoadBalancer}", "type: LoadBalancer is not allowed: the administrator allows ClusterIP"),
-        ("serviceTypes: []", "{type: NodePort}", "type: NodePort is not allowed: the administrator allows none"),
-        ("serviceTypes: [ClusterIP, LoadBalancer]", "{type: LoadBalancer}", ""),
-        ("", "{annotations: {a: b}}", "annotations: `a` is not allowed: the administrator allows none"),
-        ("annotations: [a, 'b.io/*']", "{annotations: {a: b, b.io/c: d}}", ""),
-        (
-            "annotations: [a, 'b.io/*']",
-            "{annotations: {ab: c}}",
-            "annotations: `ab` is not allowed: the administrator allows a, b.io/*",
-        ),
-        ("annotations: [a]", "{labels: {a: b}}", "labels: `a` is not allowed: the administrator allows none"),
-        ("labels: ['*']", "{labels: {a.b/c: d, e: ''}}", ""),
-        (
-            "labels: ['*']",
-            "{labels: {tcplb.io/name: x}}",
-            "labels: `tcplb.io/name` is set by the controller: remove it",
-        ),
-        (
-            "annotations: ['*']",
-            "{annotations: {app.kubernetes.io/managed-by: x}}",
-            "annotations: `app.kubernetes.io/managed-by` is set by the controller: remove it",
-        ),
-        ("labels: ['*']", "{labels: {'a b': c}}", "labels: `a b` is not a valid key: write at most 63 letters, digits"),
-        ("labels: ['*']", "{labels: {A.b/c: d}}", "labels: `A.b/c` is not a valid key"),
-        ("labels: ['*']", "{labels: {a: 'b c'}}", "labels: `b c` is not a valid label value: write at most 63 letters"),
-        (
-            "",
-            "{externalTrafficPolicy: Local}",
-            "externalTrafficPolicy: has no effect with type ClusterIP: write another type, or remove it",
-        ),
-        (
-            "serviceTypes: [LoadBalancer], loadBalancerClasses: ['internal/*']",
-            "{type: LoadBalancer, loadBalancerClass: public/x}",
-            "loadBalancerClass: `public/x` is not allowed: the administrator allows internal/*",
-        ),
-        (
-            "serviceTypes: [LoadBalancer], loadBalancerClasses: ['internal/*']",
-            "{type: LoadBalancer, loadBalancerClass: internal/x}",
-            "",
-        ),
-        (
-            "loadBalancerClasses: ['*']",
-            "{loadBalancerClass: x}",
-            "loadBalancerClass: has no effect with type ClusterIP: write `type: LoadBalancer`, or remove it",
-        ),
-    ] {
+    for (tenancy, service, expected) in SERVICE_REQUESTS {
         let spec = format!("{GOOD}, service: {service}");
         let (snapshot, verdicts) = first(&all(&[&gateway(tenancy), SERVICE, &load_balancer("a", 0, &spec)]));
         assert!(snapshot.listeners.contains_key(&listener("a", 5432)), "it costs the Service only: {service}");
@@ -253,69 +252,72 @@ fn the_oldest_are_within_what_a_namespace_may_have() {
     assert_eq!(serving("listenersPerNamespace: 5"), (vec![1, 3, 4, 5, 6], vec![message.into()], true));
 }
 
+const ONE: &str = "listeners: [{port: 5432}]";
+
+/// The field and the part of each problem.
+type ConcernedParts = &'static [(&'static str, Part)];
+
+/// A tenancy, fields with mistakes, and their problems.
+const PARTS: &[(&str, &str, ConcernedParts)] = &[
+    ("loadBalancersPerNamespace: 0", ONE, &[("", Part::Object)]),
+    ("listenersPerNamespace: 0", ONE, &[("spec.listeners[0]", Part::WholeListener(0))]),
+    ("serviceTypes: []", ONE, &[("spec.service.type", Part::Service)]),
+    ("", "listeners: [{port: 5432}], service: {labels: {a: b}}", &[("spec.service.labels", Part::Service)]),
+    ("", "listeners: [{port: 5432, nodePort: 30001}]", &[("spec.listeners[0].nodePort", Part::NodePort(0))]),
+    (
+        "",
+        "listeners: [{port: 5432, access: {deny: [0.0.0.0/0, '::/0']}}]",
+        &[("spec.listeners[0].access.deny", Part::ClientRule(0))],
+    ),
+    (
+        "",
+        "listeners: [{port: 5432, limits: {maxConnections: 0, maxConnectionsPerSource: 0, newConnections: \
+         {count: 0, per: 1s}, newConnectionsPerSource: {count: 0, per: 1s}}}]",
+        &[
+            ("spec.listeners[0].limits.maxConnections", Part::Listener(0)),
+            ("spec.listeners[0].limits.maxConnectionsPerSource", Part::ClientRule(0)),
+            ("spec.listeners[0].limits.newConnections.count", Part::Listener(0)),
+            ("spec.listeners[0].limits.newConnectionsPerSource.count", Part::ClientRule(0)),
+        ],
+    ),
+    (
+        "serviceTypes: [NodePort]",
+        "service: {type: NodePort}, listeners: [{port: 5432, access: {deny: [10.0.0.0/8]}, limits: \
+         {maxConnectionsPerSource: 1, newConnectionsPerSource: {count: 1, per: 1s}}}]",
+        &[
+            ("spec.listeners[0].access", Part::ClientRule(0)),
+            ("spec.listeners[0].limits.maxConnectionsPerSource", Part::ClientRule(0)),
+            ("spec.listeners[0].limits.newConnectionsPerSource", Part::ClientRule(0)),
+        ],
+    ),
+    (
+        "secretsPerNamespace: 0",
+        "listeners: [{port: 5432, tls: {certificateRefs: [{name: x}]}}]",
+        &[
+            ("spec.listeners[0].tls.certificateRefs[0]", Part::ListenerTls(0)),
+            ("spec.listeners[0].tls.certificateRefs", Part::ListenerTls(0)),
+        ],
+    ),
+    ("", "listeners: [{name: a, port: 5433}, {name: b, port: 5439}]", &[("spec.listeners[1].port", Part::Listener(1))]),
+    (
+        "",
+        "listeners: [{port: 5432}], loadBalancing: {algorithm: Random, hash: {}}, connect: {attempts: 0, \
+         preconnect: {perEndpoint: 0}}, healthCheck: {active: {healthyAfter: 0}, passive: \
+         {maxEjectedPercent: 101}}, timeouts: {handshake: 0s}",
+        &[
+            ("spec.timeouts.handshake", Part::Timeouts),
+            ("spec.loadBalancing.hash", Part::LoadBalancing),
+            ("spec.healthCheck.active.healthyAfter", Part::HealthCheck),
+            ("spec.healthCheck.passive.maxEjectedPercent", Part::HealthCheck),
+            ("spec.connect.attempts", Part::Connect),
+            ("spec.connect.preconnect.perEndpoint", Part::Preconnect),
+        ],
+    ),
+];
+
 #[test]
 fn problems_name_the_part_they_concern() {
-    const ONE: &str = "listeners: [{port: 5432}]";
-    for (tenancy, fields, expected) in [
-        ("loadBalancersPerNamespace: 0", ONE, &[("", Part::Object)][..]),
-        ("listenersPerNamespace: 0", ONE, &[("spec.listeners[0]", Part::WholeListener(0))]),
-        ("serviceTypes: []", ONE, &[("spec.service.type", Part::Service)]),
-        ("", "listeners: [{port: 5432}], service: {labels: {a: b}}", &[("spec.service.labels", Part::Service)]),
-        ("", "listeners: [{port: 5432, nodePort: 30001}]", &[("spec.listeners[0].nodePort", Part::NodePort(0))]),
-        (
-            "",
-            "listeners: [{port: 5432, access: {deny: [0.0.0.0/0, '::/0']}}]",
-            &[("spec.listeners[0].access.deny", Part::ClientRule(0))],
-        ),
-        (
-            "",
-            "listeners: [{port: 5432, limits: {maxConnections: 0, maxConnectionsPerSource: 0, newConnections: \
-             {count: 0, per: 1s}, newConnectionsPerSource: {count: 0, per: 1s}}}]",
-            &[
-                ("spec.listeners[0].limits.maxConnections", Part::Listener(0)),
-                ("spec.listeners[0].limits.maxConnectionsPerSource", Part::ClientRule(0)),
-                ("spec.listeners[0].limits.newConnections.count", Part::Listener(0)),
-                ("spec.listeners[0].limits.newConnectionsPerSource.count", Part::ClientRule(0)),
-            ],
-        ),
-        (
-            "serviceTypes: [NodePort]",
-            "service: {type: NodePort}, listeners: [{port: 5432, access: {deny: [10.0.0.0/8]}, limits: \
-             {maxConnectionsPerSource: 1, newConnectionsPerSource: {count: 1, per: 1s}}}]",
-            &[
-                ("spec.listeners[0].access", Part::ClientRule(0)),
-                ("spec.listeners[0].limits.maxConnectionsPerSource", Part::ClientRule(0)),
-                ("spec.listeners[0].limits.newConnectionsPerSource", Part::ClientRule(0)),
-            ],
-        ),
-        (
-            "secretsPerNamespace: 0",
-            "listeners: [{port: 5432, tls: {certificateRefs: [{name: x}]}}]",
-            &[
-                ("spec.listeners[0].tls.certificateRefs[0]", Part::ListenerTls(0)),
-                ("spec.listeners[0].tls.certificateRefs", Part::ListenerTls(0)),
-            ],
-        ),
-        (
-            "",
-            "listeners: [{name: a, port: 5433}, {name: b, port: 5439}]",
-            &[("spec.listeners[1].port", Part::Listener(1))],
-        ),
-        (
-            "",
-            "listeners: [{port: 5432}], loadBalancing: {algorithm: Random, hash: {}}, connect: {attempts: 0, \
-             preconnect: {perEndpoint: 0}}, healthCheck: {active: {healthyAfter: 0}, passive: \
-             {maxEjectedPercent: 101}}, timeouts: {handshake: 0s}",
-            &[
-                ("spec.timeouts.handshake", Part::Timeouts),
-                ("spec.loadBalancing.hash", Part::LoadBalancing),
-                ("spec.healthCheck.active.healthyAfter", Part::HealthCheck),
-                ("spec.healthCheck.passive.maxEjectedPercent", Part::HealthCheck),
-                ("spec.connect.attempts", Part::Connect),
-                ("spec.connect.preconnect.perEndpoint", Part::Preconnect),
-            ],
-        ),
-    ] {
+    for (tenancy, fields, expected) in PARTS {
         let spec = format!("{fields}, backends: [{{service: {{name: pg, port: 1}}, weight: 0}}]");
         let (_, verdicts) = first(&all(&[&gateway(tenancy), SERVICE, &load_balancer("a", 0, &spec)]));
         let mut expected = expected.to_vec();

@@ -22,7 +22,7 @@ use crate::{
     translate::{
         declaration::Declaration,
         field_errors::FieldPath,
-        references::{FallbackText, ReferencedText, object_or_files},
+        references::{ReferenceFallback, ReferencedText, object_or_files},
         verdict::Reason,
     },
 };
@@ -97,12 +97,12 @@ impl<'a> CertificateLoader<'a> {
         path: &mut FieldPath,
     ) -> Option<Arc<Authority>> {
         let source: Arc<str> = source(reference, declaration).into();
-        let kept = before.iter().find(|authority| authority.source == source).cloned();
-        let fallback = FallbackText {
+        let fallback = ReferenceFallback {
+            value: before.iter().find(|authority| authority.source == source).cloned(),
             retained: "the previous certificates stay in use",
             dropped: "it is ignored, and certificates of its authorities are refused",
         };
-        let authority = declaration.read_or_last_good(reference.reference(), kept, fallback, path, || {
+        let authority = declaration.read_or_last_good(reference.reference(), fallback, path, || {
             let texts = self.texts(reference, declaration)?;
             let fingerprint = texts.fingerprint();
             // Messages name the files, so the key does too.

@@ -21,7 +21,7 @@ use crate::{
     translate::{
         declaration::Declaration,
         field_errors::FieldPath,
-        references::{FallbackText, ReferencedText, object_or_files},
+        references::{ReferenceFallback, ReferencedText, object_or_files},
         verdict::Reason,
     },
     world::{ObjectRef, World},
@@ -95,9 +95,12 @@ impl<'a> CertificateLoader<'a> {
         path: &mut FieldPath,
     ) -> Option<Arc<Certificate>> {
         let source = source(reference, declaration);
-        let kept = before.iter().find(|certificate| *certificate.source == *source).cloned();
-        let fallback = FallbackText { retained: "the previous one stays in use", dropped: "it is ignored" };
-        let certificate = declaration.read_or_last_good(reference.reference(), kept, fallback, path, || {
+        let fallback = ReferenceFallback {
+            value: before.iter().find(|certificate| *certificate.source == *source).cloned(),
+            retained: "the previous one stays in use",
+            dropped: "it is ignored",
+        };
+        let certificate = declaration.read_or_last_good(reference.reference(), fallback, path, || {
             let pair = self.pair(reference, declaration)?;
             let (source, fingerprint) = (Arc::from(source), pair.fingerprint());
             // Messages name the files, so the key does too.
