@@ -1,6 +1,6 @@
 //! Settings of the C library for free memory.
 
-#![allow(unsafe_code, reason = "no library sets this option of glibc's")]
+#![expect(unsafe_code, reason = "no library sets this option of glibc's")]
 
 #[cfg(target_env = "gnu")]
 use std::{ffi::c_int, thread};

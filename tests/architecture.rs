@@ -1,5 +1,7 @@
 //! Checks the directions of dependencies; ARCHITECTURE.md has them and the reasons.
 
+#![expect(clippy::unwrap_used, reason = "tests panic on unexpected values")]
+
 #[path = "architecture/imports.rs"]
 mod imports;
 #[path = "architecture/type_names.rs"]
@@ -157,6 +159,35 @@ fn unsafe_code_is_in_two_small_modules() {
     assert_eq!(allowing, UNSAFE.map(PathBuf::from));
     for file in UNSAFE {
         assert!(text(&format!("src/{file}")).lines().count() < 50, "{file}");
+    }
+}
+
+/// The lints that limit functions, with their settings in clippy.toml.
+const FUNCTION_LIMITS: [(&str, &str); 2] =
+    [("too_many_lines", "too-many-lines-threshold = 60"), ("too_many_arguments", "too-many-arguments-threshold = 5")];
+
+#[test]
+fn the_limits_of_functions_apply_to_all_packages_without_exception() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = |file: &str| fs::read_to_string(root.join(file)).unwrap();
+    let (manifest, settings) = (text("Cargo.toml"), text("clippy.toml"));
+    for (lint, setting) in FUNCTION_LIMITS {
+        assert!(manifest.contains(&format!("\n{lint} = \"warn\"\n")), "Cargo.toml: {lint}");
+        assert!(settings.contains(&format!("\n{setting}\n")), "clippy.toml: {setting}");
+    }
+    for package in [".", "bench", "fuzz", "models"] {
+        assert!(text(&format!("{package}/Cargo.toml")).contains("\n[lints]\nworkspace = true\n"), "{package}");
+        let mut files = Vec::new();
+        for folder in ["src", "tests", "fuzz_targets"].map(|folder| root.join(package).join(folder)) {
+            if folder.is_dir() {
+                gather(&folder, &mut files);
+            }
+        }
+        for file in files {
+            let words = words(&fs::read_to_string(&file).unwrap());
+            let excepted = FUNCTION_LIMITS.iter().find(|(lint, _)| words.iter().any(|word| word == lint));
+            assert_eq!(excepted, None, "{}", file.display());
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! `tcplb check` as a process.
 
+#![expect(clippy::unwrap_used, reason = "tests panic on unexpected values")]
+
 use std::{
     fmt::Write as _,
     fs,

@@ -1,5 +1,7 @@
 //! Committed generated files are current.
 
+#![expect(clippy::unwrap_used, reason = "tests panic on unexpected values")]
+
 use std::{collections::BTreeSet, fs, path::Path};
 
 use serde_json::Value;

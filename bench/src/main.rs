@@ -1,5 +1,8 @@
 //! Benchmarks of tcplb, HAProxy, nginx and Envoy with the same work. See README.md here.
 
+#![expect(clippy::print_stderr, clippy::print_stdout, reason = "progress and results go to the terminal")]
+#![expect(clippy::unwrap_used, reason = "a poisoned lock or a wrong assumption ends the measurement")]
+
 mod axes;
 mod backend;
 mod bench;

@@ -34,7 +34,7 @@ fn on_threads<T: Send + 'static, const N: usize>(work: [Box<dyn FnOnce() -> T + 
     let last = work.pop().expect("there is some work");
     let others: Vec<_> = work.into_iter().map(thread::spawn).collect();
     let last = last();
-    others.into_iter().map(|thread| thread.join().unwrap()).chain([last]).collect()
+    others.into_iter().map(|thread| thread.join().expect("no thread panics")).chain([last]).collect()
 }
 
 fn shares(places: &Arc<Places>, total: usize) -> [Arc<Share>; 2] {

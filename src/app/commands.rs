@@ -28,6 +28,7 @@ pub fn crd() -> anyhow::Result<ExitCode> {
 }
 
 /// `tcplb convert golb FILE`
+#[expect(clippy::print_stderr, reason = "the command has no log; its output is the manifest")]
 pub fn convert_golb(file: &Path) -> anyhow::Result<ExitCode> {
     let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
     let converted = decoded(bytes).and_then(|text| convert::golb(&text).map_err(|error| error.to_string()));

@@ -75,6 +75,7 @@ impl Signals {
 }
 
 /// Ends the process even if it is blocked, for example by a log without a reader or a stopped terminal.
+#[expect(clippy::exit, reason = "a blocked process cannot end in another way")]
 fn end_soon() {
     thread::spawn(|| {
         thread::sleep(HURRY);

@@ -3,6 +3,8 @@
 //! `make e2e` runs this with the cluster that it starts. Without a cluster, and without etcd and kube-apiserver on this
 //! machine, it is skipped.
 
+#![expect(clippy::unwrap_used, reason = "tests panic on unexpected values")]
+
 mod agreement;
 #[path = "../cases/mod.rs"]
 mod cases;

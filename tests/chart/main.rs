@@ -2,6 +2,8 @@
 //!
 //! Needs `helm`. Objects are validated by the cluster of `KUBECONFIG`, which does not store them.
 
+#![expect(clippy::unwrap_used, reason = "tests panic on unexpected values")]
+
 mod examples;
 mod manifests;
 mod names;

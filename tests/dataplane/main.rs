@@ -1,5 +1,8 @@
 //! The data plane over real sockets, as clients and backends see it. The tests publish snapshots directly.
 
+#![expect(clippy::print_stdout, reason = "the tests print their measurements")]
+#![expect(clippy::unwrap_used, reason = "tests panic on unexpected values")]
+
 #[path = "../harness/authority.rs"]
 mod authority;
 mod backend_tls;

@@ -4,6 +4,10 @@
 //! namespace, and waits for conditions with a deadline. Most scenarios run concurrently; those that take nodes or the
 //! API server away run alone.
 
+#![expect(clippy::large_futures, reason = "a test runs a single scenario")]
+#![expect(clippy::print_stdout, reason = "the tests print their measurements")]
+#![expect(clippy::unwrap_used, reason = "tests panic on unexpected values")]
+
 mod backends;
 mod clients;
 mod cluster;

@@ -1,6 +1,8 @@
 //! Many concurrent connections through the built program: only the clients of a killed backend notice its death, and
 //! all counts agree.
 
+#![expect(clippy::unwrap_used, reason = "tests panic on unexpected values")]
+
 #[path = "../harness/mod.rs"]
 mod harness;
 mod swarm;

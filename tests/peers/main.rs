@@ -1,5 +1,7 @@
 //! Common software on both sides of the built program. Tests of software that is not installed are skipped.
 
+#![expect(clippy::unwrap_used, reason = "tests panic on unexpected values")]
+
 #[path = "../harness/authority.rs"]
 mod authority;
 mod checks;

@@ -1,5 +1,7 @@
 //! The built program as a process: its commands, signals, files and sockets, observed from outside.
 
+#![expect(clippy::unwrap_used, reason = "tests panic on unexpected values")]
+
 #[path = "../harness/mod.rs"]
 mod harness;
 

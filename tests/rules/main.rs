@@ -3,6 +3,8 @@
 //! The same rules exist in the types and in the translation. These tests find differences between them; `tests/apiserver`
 //! repeats them with a real API server.
 
+#![expect(clippy::unwrap_used, reason = "tests panic on unexpected values")]
+
 #[path = "../cases/mod.rs"]
 mod cases;
 #[path = "../harness/mod.rs"]

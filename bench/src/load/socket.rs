@@ -1,6 +1,6 @@
 //! Connections from many addresses, so that ports are not exhausted.
 
-#![allow(unsafe_code, reason = "no library sets IP_BIND_ADDRESS_NO_PORT")]
+#![expect(unsafe_code, reason = "no library sets IP_BIND_ADDRESS_NO_PORT")]
 
 use std::{
     ffi::c_int,

@@ -67,8 +67,8 @@ pub(super) fn event(kind: Kind) -> Event {
         kind,
         at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
         listener: Arc::new(ListenerLabel { label: "shop/pg:5432".into(), name: "pg".into() }),
-        peer: "10.0.0.1:4000".parse().unwrap(),
-        client: "192.0.2.7:5000".parse().unwrap(),
+        peer: SocketAddr::from(([10, 0, 0, 1], 4000)),
+        client: SocketAddr::from(([192, 0, 2, 7], 5000)),
         tls: Some(Arc::new(ClientTls {
             server_name: Some("db.example.com".into()),
             agreed: Some(Agreed {
@@ -79,7 +79,7 @@ pub(super) fn event(kind: Kind) -> Event {
             }),
             fault: None,
         })),
-        endpoint: Some("10.1.0.1:5432".parse().unwrap()),
+        endpoint: Some(SocketAddr::from(([10, 1, 0, 1], 5432))),
         attempts: 1,
         bytes_to_backend: 7,
         bytes_to_client: 8,

@@ -1,6 +1,6 @@
 //! The bytes that the kernel has accepted to send and the peer has not acknowledged.
 
-#![allow(unsafe_code, reason = "no library asks for SIOCOUTQ")]
+#![expect(unsafe_code, reason = "no library asks for SIOCOUTQ")]
 
 use std::{ffi::c_int, os::fd::AsFd};
 
