@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::harness::{Folder, Tcplb, free_address, manifest, wait_until};
+use crate::harness::{Folder, Tcplb, free_address, manifest, metric, wait_until};
 
 /// A load balancer whose endpoints are probed.
 struct Checked {
@@ -62,14 +62,16 @@ impl Checked {
     }
 
     fn usable(&self, endpoint: SocketAddr) -> bool {
-        self.tcplb.metric("tcplb_endpoint_usable", &[&format!("endpoint_address=\"{endpoint}\"")]) == 1.0
+        is_usable(&self.tcplb.metrics(), endpoint)
     }
 
-    /// Waits until connections reach exactly these endpoints.
+    /// Waits until connections reach exactly these endpoints: at one moment, since two requests for the metrics could
+    /// see the endpoints before and after a change.
     fn goes_to(&self, endpoints: &[SocketAddr]) {
         wait_until(&format!("connections go to {endpoints:?}"), || {
-            let all = self.tcplb.metric("tcplb_endpoint_usable", &[]);
-            all == endpoints.len() as f64 && endpoints.iter().all(|endpoint| self.usable(*endpoint))
+            let metrics = self.tcplb.metrics();
+            metric(&metrics, "tcplb_endpoint_usable", &[]) == endpoints.len() as f64
+                && endpoints.iter().all(|endpoint| is_usable(&metrics, *endpoint))
         });
     }
 
@@ -90,6 +92,10 @@ impl Checked {
     fn fails_saying(&self, reason: &str) {
         wait_until(&format!("a probe fails, and says `{reason}`"), || self.last_failure().contains(reason));
     }
+}
+
+fn is_usable(metrics: &str, endpoint: SocketAddr) -> bool {
+    metric(metrics, "tcplb_endpoint_usable", &[&format!("endpoint_address=\"{endpoint}\"")]) == 1.0
 }
 
 /// Checks that a change of roles was detected in time: after the required number of probes and one that had already
