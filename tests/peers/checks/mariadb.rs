@@ -29,7 +29,7 @@ fn writes_follow_the_primary_when_mariadb_servers_change_their_roles() {
     writes.goes_to(&[one.address]);
     reads.goes_to(&[other.address]);
     all.goes_to(&both);
-    assert!(writes.last_failure().contains("is a replica, expected a primary"), "{}", writes.last_failure());
+    writes.fails_saying("is a replica, expected a primary");
 
     one.asked("SET GLOBAL read_only = 1");
     other.asked("SET GLOBAL read_only = 0");

@@ -24,8 +24,8 @@ fn writes_follow_the_primary_when_a_postgresql_replica_is_promoted() {
     let (writes, reads) = (checked("Primary"), checked("Replica"));
     writes.goes_to(&[primary.address]);
     reads.goes_to(&[replica.address]);
-    assert!(writes.last_failure().contains("is a replica, expected a primary"), "{}", writes.last_failure());
-    assert!(reads.last_failure().contains("is a primary, expected a replica"), "{}", reads.last_failure());
+    writes.fails_saying("is a replica, expected a primary");
+    reads.fails_saying("is a primary, expected a replica");
     writes.has_probed("passed", 10);
     for server in [&primary, &replica] {
         let log = server.log();

@@ -40,10 +40,10 @@ fn writes_follow_the_primary_when_two_redis_servers_change_their_roles() {
         }
     };
     expect(&one, &other);
-    assert!(writes.last_failure().contains("is a replica, expected a primary"), "{}", writes.last_failure());
+    writes.fails_saying("is a replica, expected a primary");
     become_replica("other");
     expect(&other, &one);
-    assert!(reads.last_failure().contains("is a primary, expected a replica"), "{}", reads.last_failure());
+    reads.fails_saying("is a primary, expected a replica");
 }
 
 #[test]
