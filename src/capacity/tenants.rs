@@ -182,7 +182,7 @@ impl Drop for TenantPermit {
         let TenantQueue { pool, share, changed, .. } = &*self.queue;
         let had_most = self.queue.has_most();
         let freed = {
-            let _not_divided_meanwhile = pool.lock();
+            let _division_lock = pool.lock();
             share.give_back_undivided(self.place)
         };
         match freed {

@@ -148,7 +148,7 @@ spec:
     }
 }
 
-/// What the server says about the port and the encryption of a session.
+/// The server's answer about the port and the encryption of a session.
 fn port(session: &mut Program) -> String {
     session
         .tell(b"SELECT 'port', inet_server_port(), 'encrypted', ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid();\n");

@@ -55,7 +55,7 @@ fn outcome(seen: Seen, closed: f64) -> Outcome {
     // The excess of three endpoints. Each of these connections is closed once.
     let too_many = CLIENTS as f64 - 3.0 * MOST;
     let mut figures = vec![
-        Measurement::new("seconds until nobody had too many", even, 15.0..=32.0),
+        Measurement::new("seconds until no endpoint had too many", even, 15.0..=32.0),
         Measurement::new("closed", closed, too_many * 0.9..=too_many * 1.1),
         // The credit may be that of a quarter of a second.
         Measurement::new(

@@ -183,7 +183,7 @@ fn a_port_bound_elsewhere_than_allocated_is_not_admitted() {
 #[test]
 fn a_port_stays_while_it_is_declared_and_leaves_when_it_is_not() {
     let fixture = Fixture::new(&[1, 2], json!({})).with_service("u1", &[1, 2], json!({}));
-    assert_eq!(fixture.plan(), ServicePlan::default(), "bound by nobody, and yet it stays");
+    assert_eq!(fixture.plan(), ServicePlan::default(), "no replica binds its port, and yet it stays");
     let fixture = Fixture::new(&[2], json!({})).with_service("u1", &[1, 2], json!({}));
     assert_eq!(fixture.ports(), Some(vec![2]));
     let mut fixture = Fixture::new(&[3], json!({})).with_service("u1", &[1], json!({}));

@@ -384,11 +384,11 @@ fn a_secret_beyond_the_quota_drops_only_its_certificate() {
         "{kind: Gateway, tenancy: {secretsPerNamespace: 1}, ports: {20001: {uid: u-a, port: 1, object: shop/a}}}";
     let mut world = in_a_cluster(mode, "Gateway");
     world.beyond_quota.insert(secret("two"));
-    let expected = |meanwhile: &str| {
+    let expected = |consequence: &str| {
         let message = format!(
             "spec.listeners[0].tls.certificateRefs[1]: the administrator allows 1 Secrets and ConfigMaps with \
              certificates or passwords in namespace shop, and older load balancers and the references before this one \
-             use them up: remove one of them, or use one of these instead of two; {meanwhile}"
+             use them up: remove one of them, or use one of these instead of two; {consequence}"
         );
         vec![(Severity::Refused, Reason::NotPermitted, message)]
     };

@@ -67,7 +67,7 @@ fn one_broken_object_changes_nothing_for_the_others() {
 fn a_listener_that_served_keeps_serving_until_it_is_no_longer_declared() {
     let good = "{listeners: [{name: a, port: 1}, {name: b, port: 2}], backends: [{addresses: ['10.0.0.1:1']}]}";
     let (before, _) = first(&load_balancer("pg", good));
-    for (wrong, meanwhile) in [
+    for (wrong, consequence) in [
         (
             "{listeners: [{name: a, port: 1, limits: {maxConnections: 0}}, {name: b, port: 2}], \
               backends: [{addresses: ['10.0.0.1:1']}]}",
@@ -104,7 +104,7 @@ fn a_listener_that_served_keeps_serving_until_it_is_no_longer_declared() {
     ] {
         let (after, verdicts) = then(&load_balancer("pg", wrong), &before);
         assert!(after.configures_the_same(&before), "{wrong}");
-        assert!(sentences(&verdicts, "pg")[0].ends_with(meanwhile), "{verdicts:?}");
+        assert!(sentences(&verdicts, "pg")[0].ends_with(consequence), "{verdicts:?}");
         assert_eq!(sentences(&verdicts, "pg").len(), 1);
     }
     let one = "{listeners: [{name: a, port: 1, limits: {maxConnections: 0}}], backends: [{addresses: ['10.0.0.1:1']}]}";

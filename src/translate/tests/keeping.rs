@@ -63,7 +63,7 @@ const BOTH: [&str; 2] = ["10.0.0.1:7", "10.0.0.2:7"];
 fn pods_are_retained_for_five_minutes_without_their_service() {
     let external = "{kind: Service, metadata: {name: db}, spec: {type: ExternalName, externalName: x}}";
     let (keeps, goes) = ("the previous endpoints stay in use", "connections go to the previous endpoints");
-    for (backends, service, meanwhile) in [
+    for (backends, service, consequence) in [
         (DB, "", keeps),
         (DB, external, keeps),
         ("{name: db, service: {name: typo, port: 1}}", "", keeps),
@@ -81,7 +81,7 @@ fn pods_are_retained_for_five_minutes_without_their_service() {
             assert!(snapshot.configures_the_same(&before) && snapshot.generation == 1, "{backends} after {passed}");
             assert_eq!(snapshot.next_expiration(), Some(after(LIMIT)), "since it was first so");
             let message = sentences(&verdicts, "a").concat();
-            assert!(message.ends_with(&format!("{meanwhile}{LEFT_OUT}")), "{message}");
+            assert!(message.ends_with(&format!("{consequence}{LEFT_OUT}")), "{message}");
         }
         for passed in [300.seconds(), 301.seconds(), 9999.seconds()] {
             let verdicts;

@@ -112,7 +112,7 @@ const SERVICE_REQUESTS: &[(&str, &str, &str)] = &[
 
 #[test]
 fn tenancy_limits_the_settings_of_services() {
-    let meanwhile = "; its Service is not created or changed";
+    let consequence = "; its Service is not created or changed";
     for (tenancy, service, expected) in SERVICE_REQUESTS {
         let spec = format!("{GOOD}, service: {service}");
         let (snapshot, verdicts) = first(&all(&[&gateway(tenancy), SERVICE, &load_balancer("a", 0, &spec)]));
@@ -121,7 +121,7 @@ fn tenancy_limits_the_settings_of_services() {
         assert_eq!(messages.len(), usize::from(!expected.is_empty()), "{messages:?}");
         if let Some(message) = messages.first() {
             assert!(
-                message.starts_with(&format!("spec.service.{expected}")) && message.ends_with(meanwhile),
+                message.starts_with(&format!("spec.service.{expected}")) && message.ends_with(consequence),
                 "{message}"
             );
         }
