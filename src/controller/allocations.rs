@@ -4,6 +4,8 @@
 //! deleted or no longer declares it. Since kube-proxies and clouds lag, a cooldown follows before the port is allocated
 //! to another listener.
 
+pub mod store;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::RangeInclusive,

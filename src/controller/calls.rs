@@ -1,6 +1,9 @@
 //! Calls to the API server, in progress and completed. Each object has its own calls, so that no object waits for the
 //! calls of another.
 
+pub mod failure;
+pub mod lookup;
+
 use std::{
     collections::{BTreeMap, HashMap},
     future,
@@ -14,7 +17,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::failure::{ApiFailure, Failures, backoff};
+use self::failure::{ApiFailure, Failures, backoff};
 
 /// The number of concurrent calls.
 const MAX_RUNNING: usize = 16;

@@ -16,8 +16,8 @@ use tracing::debug;
 
 use super::{
     Settings,
+    calls::failure::sentence,
     conditions::{CLIENT_ADDRESS_PRESERVED, PROGRAMMED, is_summary, is_waiting},
-    failure::sentence,
 };
 use crate::{
     api::{GROUP, KIND, TcpLoadBalancerStatus, VERSION},

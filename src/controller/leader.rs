@@ -22,16 +22,20 @@ use tracing::{error, info, warn};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
-    Replicas, Settings, allocation_store,
-    allocations::{AllocationPlan, Claim, Claims, allocate},
-    calls::{Calls, until},
+    Replicas, Settings,
+    allocations::{AllocationPlan, Claim, Claims, allocate, store},
+    calls::{
+        Calls,
+        failure::{ApiFailure, Failures},
+        lookup, until,
+    },
     conditions::{self, Statuses},
-    failure::{ApiFailure, Failures},
-    lookup,
     observed::{Observed, ProvisioningProblem, ProvisioningProblems},
     owners::Owners,
-    plan::{self, ManagedLoadBalancer, PlanInput, Replacement, ServicePlan, WaitingPorts},
-    services,
+    services::{
+        self,
+        plan::{self, ManagedLoadBalancer, PlanInput, Replacement, ServicePlan, WaitingPorts},
+    },
     status::StatusWriter,
 };
 use crate::{
@@ -266,9 +270,8 @@ impl Leader {
                 last = allocate(&claims, stored, Timestamp::now());
                 last.allocations.clone()
             };
-            let seen = allocation_store::LastSeen { last: input.allocations, owners: self.owners.references() };
-            let revising =
-                timeout(ALLOCATION_TIMEOUT, allocation_store::revise(&self.client, &self.settings, seen, revise));
+            let seen = store::LastSeen { last: input.allocations, owners: self.owners.references() };
+            let revising = timeout(ALLOCATION_TIMEOUT, store::revise(&self.client, &self.settings, seen, revise));
             stored = revising.await.unwrap_or_else(|_| Err("no answer in time".into()))?;
             self.read = Some(Instant::now());
         }

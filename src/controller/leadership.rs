@@ -26,7 +26,7 @@ use tracing::{info, warn};
 
 use super::{
     Settings,
-    failure::{ApiFailure, Failures, sentence},
+    calls::failure::{ApiFailure, Failures, sentence},
 };
 
 /// Other replicas leave an unchanged Lease alone for this long. With [`RENEW_PERIOD`], a leader that is gone is

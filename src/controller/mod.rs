@@ -2,26 +2,22 @@
 //! statuses.
 //!
 //! Every replica translates and serves by itself. The leader summarises the reports of all replicas, and is the only
-//! writer. Pure functions decide what it writes ([`allocations`], [`plan`], [`services`]):
+//! writer. Pure functions decide what it writes ([`allocations`], [`services`]):
 //!
 //! ```text
-//! World, verdicts ─┐                                ┌─► allocation_store: the ConfigMap
-//!                  ├─► leader ─► allocations, plan ─┤
+//! World, verdicts ─┐                                ┌─► allocations::store: the ConfigMap
+//!                  ├─► leader ─► allocate, plan ────┤
 //! reports ─────────┘                                └─► calls: Services, look-ups
 //! ```
 
-mod allocation_store;
 mod allocations;
 mod calls;
 mod conditions;
 mod events;
-mod failure;
 mod leader;
 mod leadership;
-mod lookup;
 mod observed;
 mod owners;
-mod plan;
 mod replicas;
 mod services;
 mod settings;

@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout};
 use tracing::{error, info, warn};
 
-use super::{Settings, failure::sentence, settings::Workload};
+use super::{Settings, calls::failure::sentence, settings::Workload};
 use crate::world::World;
 
 /// The time for which uids are cached.

@@ -1,5 +1,7 @@
 //! The managed Services: one for each load balancer, in the controller's own namespace. Pure.
 
+pub mod plan;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::{

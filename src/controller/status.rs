@@ -20,9 +20,9 @@ use xxhash_rust::xxh3::xxh3_64;
 use self::record::{DesiredStatus, Due, Record};
 use super::{
     Settings,
+    calls::failure::ApiFailure,
     calls::{Calls, until},
     events::EventPublisher,
-    failure::ApiFailure,
 };
 use crate::{
     api::{TcpLoadBalancer, TcpLoadBalancerStatus},

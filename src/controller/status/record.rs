@@ -7,8 +7,8 @@ use tokio::time::Instant;
 use crate::{
     api::TcpLoadBalancerStatus,
     controller::{
+        calls::failure::{ApiFailure, Failures},
         conditions::{ACCEPTED, BACKENDS_HEALTHY, is_summary, is_waiting, steady},
-        failure::{ApiFailure, Failures},
     },
 };
 

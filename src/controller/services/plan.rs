@@ -9,14 +9,10 @@ use std::{
 use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::apis::meta::v1::OwnerReference};
 use tokio::time::Instant;
 
-use super::{
-    Replicas, Settings,
-    allocations::Claim,
-    observed::Observed,
-    services::{self, ExposedLoadBalancer},
-};
+use super::{ExposedLoadBalancer, exposure_differs, is_up_to_date, must_be_replaced, wanted};
 use crate::{
     api::TcpLoadBalancerSpec,
+    controller::{Replicas, Settings, allocations::Claim, observed::Observed},
     model::{ListenerOutcome, ObjectKey},
     translate::{Part, Reason, Verdict},
     world::{Allocations, ObjectIdentity, managed_service::ManagedService},
@@ -164,15 +160,13 @@ fn service(
         return ServiceAction::Nothing;
     }
     let load_balancer = ExposedLoadBalancer { key: object.key, uid, spec };
-    let wanted = services::wanted(&load_balancer, &ports, input.owners, input.settings);
+    let wanted = wanted(&load_balancer, &ports, input.owners, input.settings);
     match managed {
-        Some(managed) if services::is_up_to_date(managed.service, &wanted) => ServiceAction::Nothing,
-        Some(managed)
-            if services::exposure_differs(managed.service, &wanted) && object.verdict.refuses_rules_about_clients() =>
-        {
+        Some(managed) if is_up_to_date(managed.service, &wanted) => ServiceAction::Nothing,
+        Some(managed) if exposure_differs(managed.service, &wanted) && object.verdict.refuses_rules_about_clients() => {
             ServiceAction::Nothing
         }
-        Some(managed) if services::must_be_replaced(managed.service, &wanted) => ServiceAction::Remove,
+        Some(managed) if must_be_replaced(managed.service, &wanted) => ServiceAction::Remove,
         _ => ServiceAction::Apply(Box::new(wanted)),
     }
 }

@@ -5,7 +5,7 @@ use kube::{
     api::{ApiResource, DynamicObject},
 };
 
-use super::{Settings, failure::ApiFailure, plan::Replacement};
+use crate::controller::{Settings, calls::failure::ApiFailure, services::plan::Replacement};
 use crate::{
     api::{DEFAULT_CLASS, Placement, TcpLoadBalancer},
     model::ObjectKey,

@@ -9,7 +9,7 @@ use kube::{
 };
 use tracing::warn;
 
-use super::{Settings, failure::ApiFailure, owners};
+use crate::controller::{Settings, calls::failure::ApiFailure, owners};
 use crate::world::Allocations;
 
 /// The number of conflicting writes after which the next reconciliation tries again.
