@@ -434,25 +434,28 @@ fn verdicts_are_written_as_json_and_as_annotations() {
     fs::write(&file, load_balancer("shop", "pg", TO_A_SERVICE) + &wrong + "---\nkind: Other\napiVersion: a/v1\n")
         .unwrap();
     let path = file.to_str().unwrap();
-    let (code, told, _) = check(&["-o", "json", path, "/nowhere.yaml"], "");
-    let told: Value = serde_json::from_str(&told).unwrap();
+    let (code, output, _) = check(&["-o", "json", path, "/nowhere.yaml"], "");
+    let report: Value = serde_json::from_str(&output).unwrap();
     assert_eq!(code, 1);
-    let counts = ["passed", "errors", "warnings", "unknown", "passedOver"].map(|field| told[field].clone());
-    assert_eq!(counts, [json!(false), json!(2), json!(0), json!(1), json!(1)], "{told:#}");
-    let first = &told["loadBalancers"][0];
+    let counts = ["passed", "errors", "warnings", "unknown", "passedOver"].map(|field| report[field].clone());
+    assert_eq!(counts, [json!(false), json!(2), json!(0), json!(1), json!(1)], "{report:#}");
+    let first = &report["loadBalancers"][0];
     assert_eq!(
         (&first["namespace"], &first["name"], &first["file"], &first["line"], &first["mode"], &first["accepted"]),
         (&json!("shop"), &json!("pg"), &json!(path), &json!(2), &json!("cluster"), &json!(true))
     );
     assert_eq!(first["problems"][0]["level"], "unknown");
     assert_eq!(first["problems"][0]["field"], "spec.backends[0].service.name");
-    assert!(told["problems"][0].as_str().unwrap().starts_with("/nowhere.yaml: no such file"));
+    assert!(report["problems"][0].as_str().unwrap().starts_with("/nowhere.yaml: no such file"));
 
-    let (code, told, _) = check(&["--output", "github", path, "/nowhere.yaml"], "");
+    let (code, report, _) = check(&["--output", "github", path, "/nowhere.yaml"], "");
     let place = format!("file={},line=7,title=shop/wrong::", path.replace(',', "%2C"));
     assert_eq!(code, 1);
-    assert!(told.contains(&format!("::error {place}spec.listeners[0].port: 70000 is out of range")), "{told}");
-    assert!(told.contains("::notice file=") && told.contains("::error file=/nowhere.yaml::/nowhere.yaml: "), "{told}");
+    assert!(report.contains(&format!("::error {place}spec.listeners[0].port: 70000 is out of range")), "{report}");
+    assert!(
+        report.contains("::notice file=") && report.contains("::error file=/nowhere.yaml::/nowhere.yaml: "),
+        "{report}"
+    );
 }
 
 #[test]
@@ -546,17 +549,17 @@ fn objects_that_an_api_server_refuses_are_refused() {
     files.sort();
     assert!(!files.is_empty());
     let check = Command::new(env!("CARGO_BIN_EXE_tcplb")).arg("check").args(&files).output().unwrap();
-    let told = String::from_utf8(check.stdout).unwrap();
+    let output = String::from_utf8(check.stdout).unwrap();
     let mut wrong = Vec::new();
     for file in files {
         let text = fs::read_to_string(&file).unwrap();
         let (field, _) = text.strip_prefix("# ").and_then(|text| text.split_once(": ")).expect("`# field: sentence`");
         let of_file = format!("({}): refused", file.display());
-        let mut lines = told.lines().skip_while(|line| !line.ends_with(&of_file)).skip(1);
+        let mut lines = output.lines().skip_while(|line| !line.ends_with(&of_file)).skip(1);
         let errors = lines.by_ref().take_while(|line| line.starts_with("  "));
         if !errors.into_iter().any(|line| line.starts_with(&format!("  error: {field}"))) {
             wrong.push(format!("{}: nothing of {field}", file.display()));
         }
     }
-    assert!(wrong.is_empty(), "{}\n{told}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "{}\n{output}", wrong.join("\n"));
 }

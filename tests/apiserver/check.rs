@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::{
     harness,
-    source::alone::{ADMINISTRATOR, Alone, SOMEBODY},
+    source::alone::{ADMINISTRATOR, Alone, RESTRICTED_USER},
 };
 
 #[tokio::test]
@@ -40,8 +40,8 @@ async fn references_are_looked_up_and_missing_rights_are_named() {
     assert!(told.contains("ConfigMap default/clients has no key ca.crt"), "{told}");
 
     // A user without permissions is told which ones to request.
-    let somebody = api.kubeconfig(SOMEBODY);
-    let (code, told) = check(&somebody, &manifest("pg", 5432, tls));
+    let restricted = api.kubeconfig(RESTRICTED_USER);
+    let (code, told) = check(&restricted, &manifest("pg", 5432, tls));
     assert_eq!(code, 0, "{told}");
     for right in ["get services", "get secrets", "get configmaps"] {
         assert!(told.contains("this user may not read "), "{told}");
@@ -53,7 +53,7 @@ async fn references_are_looked_up_and_missing_rights_are_named() {
         "unknown: spec.backends[0].service.name: this user may not read the endpoints of Service default/pg";
     let deadline = std::time::Instant::now() + harness::WAIT_LIMIT;
     loop {
-        let (code, told) = check(&somebody, &manifest("pg", 5432, ""));
+        let (code, told) = check(&restricted, &manifest("pg", 5432, ""));
         if code == 0 && told.contains(endpoints) && told.contains("list endpointslices.discovery.k8s.io") {
             break;
         }
@@ -92,7 +92,7 @@ async fn allow_reading_services(client: &Client) {
         json!({
             "metadata": {"name": "services"},
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "services"},
-            "subjects": [{"kind": "User", "name": SOMEBODY, "apiGroup": "rbac.authorization.k8s.io"}],
+            "subjects": [{"kind": "User", "name": RESTRICTED_USER, "apiGroup": "rbac.authorization.k8s.io"}],
         }),
     )
     .await;

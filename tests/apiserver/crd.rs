@@ -127,10 +127,10 @@ async fn an_object_beyond_a_limit_is_refused_whatever_its_size() {
         let mut object = smallest();
         set(&mut object, field, value);
         let answer = server.create(&object).await;
-        let told = answer.expect_err(field);
-        let cut: String = told.iter().flat_map(|(_, sentence)| sentence.chars().take(300)).collect();
-        let said = |(_, sentence): &(String, String)| sentence.contains(most) || sentence.contains("Too many");
-        assert!(told.iter().any(said), "{field}: {cut}");
+        let error = answer.expect_err(field);
+        let cut: String = error.iter().flat_map(|(_, sentence)| sentence.chars().take(300)).collect();
+        let matches = |(_, sentence): &(String, String)| sentence.contains(most) || sentence.contains("Too many");
+        assert!(error.iter().any(matches), "{field}: {cut}");
     }
 }
 

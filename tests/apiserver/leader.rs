@@ -336,8 +336,8 @@ async fn services_belong_to_the_chart_and_are_not_written_without_it() {
     let settings = Settings { anchor: Some("anchor".into()), ..home.settings("pod-a", "tcplb") };
     let controller = Controller::with(&home, settings);
     let object = home.apply("db", spec(json!([{"port": 1}]), json!({}))).await;
-    let told = async || home.said_of("db").await.filter(|said| said.contains("which owns the managed Services"));
-    until("its absence is told", told).await;
+    let warnings = async || home.said_of("db").await.filter(|said| said.contains("which owns the managed Services"));
+    until("its absence is reported", warnings).await;
     assert!(home.service("db").await.is_none());
 
     let map: ConfigMap = serde_json::from_value(json!({"metadata": {"name": "anchor"}})).unwrap();
@@ -347,7 +347,7 @@ async fn services_belong_to_the_chart_and_are_not_written_without_it() {
     until("all is well", async || home.said_of("db").await.filter(|said| !said.contains("which owns"))).await;
 
     home.api::<ConfigMap>().delete("anchor", &DeleteParams::default()).await.unwrap();
-    until("its absence is told again", told).await;
+    until("its absence is reported again", warnings).await;
     until("the Service goes and stays away", async || home.service("db").await.is_none().then_some(())).await;
     assert!(home.allocations().await.port_of(&object.uid().unwrap(), 1).is_some());
     controller.stop().await;

@@ -4,7 +4,7 @@ pub mod alone;
 
 use std::{sync::Arc, time::Duration};
 
-use alone::{ADMINISTRATOR, Alone, SOMEBODY};
+use alone::{ADMINISTRATOR, Alone, RESTRICTED_USER};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
@@ -101,8 +101,8 @@ async fn the_world_follows_an_api_server_that_dies_and_an_etcd_that_forgets() {
     assert_eq!((before.load_balancers.len(), before.secrets.len(), &*before.problems), (3, 3, &[][..]));
 
     ours.kill();
-    let told = timeout(Duration::from_secs(3), cluster.changed()).await;
-    assert!(told.is_err(), "nothing has changed as far as anybody knows");
+    let changed = timeout(Duration::from_secs(3), cluster.changed()).await;
+    assert!(changed.is_err(), "nothing has changed as far as anybody knows");
     assert_eq!(cluster.world(), before);
 
     // During the outage, objects are created, changed and deleted, and the history is compacted.
@@ -203,13 +203,13 @@ async fn rights_that_name_the_objects_are_enough_and_may_come_later() {
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
             "metadata": {"name": "sidecar", "namespace": NAMESPACE},
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "sidecar"},
-            "subjects": [{"kind": "User", "name": SOMEBODY}],
+            "subjects": [{"kind": "User", "name": RESTRICTED_USER}],
         }),
     )
     .await;
     let scope =
         Scope { class: None, placement: Placement::Sidecar, namespaces: None, only: Some(key("app")), home: None };
-    let mut cluster = Cluster::start(api.client(SOMEBODY), scope, ProcessMode::Sidecar([127, 0, 0, 1].into()));
+    let mut cluster = Cluster::start(api.client(RESTRICTED_USER), scope, ProcessMode::Sidecar([127, 0, 0, 1].into()));
     timeout(WAIT_LIMIT, cluster.synced(WAIT_LIMIT)).await.unwrap();
     let world = cluster.world();
     assert!(world.services.contains_key(&key("app")) && addresses(&world, "app") == ["10.0.0.1"]);

@@ -44,19 +44,19 @@ pub fn assert_check_agrees(cases: &[Case], answers: &[Result<(), String>], serve
 
 /// The refusals of `tcplb check` by file number: the reason and the sentence.
 fn checked(folder: &Folder) -> BTreeMap<usize, Vec<(String, String)>> {
-    let (_, told, errors) = harness::run(&["check", "--mode", "cluster", "--output", "json", folder.path()]);
+    let (_, output, errors) = harness::run(&["check", "--mode", "cluster", "--output", "json", folder.path()]);
     assert_eq!(errors, "");
-    let told: Value = serde_json::from_str(&told).unwrap();
+    let report: Value = serde_json::from_str(&output).unwrap();
     let number = |text: &str| text.rsplit('/').next().and_then(|name| name[..5].parse::<usize>().ok()).unwrap();
     let mut refused: BTreeMap<usize, Vec<(String, String)>> = BTreeMap::new();
-    for entry in told["loadBalancers"].as_array().unwrap() {
+    for entry in report["loadBalancers"].as_array().unwrap() {
         let errors = entry["problems"].as_array().unwrap().iter().filter(|problem| problem["level"] == "error");
         let text = |problem: &Value, field: &str| problem[field].as_str().unwrap().to_owned();
         let errors =
             errors.map(|one| (text(one, "reason"), format!("{}: {}", text(one, "field"), text(one, "message"))));
         refused.entry(number(entry["file"].as_str().unwrap())).or_default().extend(errors);
     }
-    for problem in told["problems"].as_array().unwrap().iter().filter_map(Value::as_str) {
+    for problem in report["problems"].as_array().unwrap().iter().filter_map(Value::as_str) {
         let file = problem.split(".json").next().unwrap();
         refused.entry(number(file)).or_default().push(("Invalid".into(), problem.into()));
     }

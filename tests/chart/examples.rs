@@ -89,8 +89,8 @@ fn an_api_server_accepts_what_every_documented_values_file_makes() {
         options.extend(["--namespace", "default"]);
         let Some(objects) = objects(&options) else { return };
         // The Prometheus operator's kinds are not part of Kubernetes.
-        let known = |object: &&Value| !object["apiVersion"].as_str().unwrap().starts_with("monitoring.coreos.com/");
-        let Some(answer) = show_to_api_server(&objects.iter().filter(known).cloned().collect::<Vec<_>>()) else {
+        let builtin = |object: &&Value| !object["apiVersion"].as_str().unwrap().starts_with("monitoring.coreos.com/");
+        let Some(answer) = show_to_api_server(&objects.iter().filter(builtin).cloned().collect::<Vec<_>>()) else {
             return;
         };
         answer.unwrap_or_else(|error| panic!("{file:?}: {error}"));
@@ -114,6 +114,6 @@ pub fn show_to_api_server(objects: &[Value]) -> Option<Result<String, String>> {
     let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": objects});
     kubectl.stdin.take().unwrap().write_all(list.to_string().as_bytes()).unwrap();
     let output = kubectl.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    Some(if output.status.success() { Ok(said) } else { Err(said) })
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    Some(if output.status.success() { Ok(errors) } else { Err(errors) })
 }

@@ -253,8 +253,8 @@ fn the_log_says_what_is_wrong_with_a_certificate() {
         (showing(&other.issue("dave")), "unknown_issuer"),
     ] {
         echoed(&client, &rig).unwrap_err();
-        let told = format!(" reason=tls_client_certificate tls_client_fault={fault}");
-        wait_until("it is logged", || rig.logged().iter().any(|line| line.contains(&told)));
+        let expected = format!(" reason=tls_client_certificate tls_client_fault={fault}");
+        wait_until("it is logged", || rig.logged().iter().any(|line| line.contains(&expected)));
     }
 }
 
@@ -279,7 +279,7 @@ fn backends_are_told_of_the_clients_tls() {
         listener.tls = asking("Optional", &presented, &[(&authority, None)]);
         announced(listener, upstream);
     });
-    let told = |config: &Arc<ClientConfig>| {
+    let header_for = |config: &Arc<ClientConfig>| {
         let client = connect_tls(config, rig.address());
         let mut served = backend.accept();
         let mut client = client;
@@ -297,13 +297,13 @@ fn backends_are_told_of_the_clients_tls() {
         config.alpn_protocols = vec![b"mqtt".to_vec()];
         let config = Arc::new(config);
         for expected in [(true, true, true, 0), (true, false, true, 0)] {
-            let header = told(&config);
+            let header = header_for(&config);
             assert_eq!((header.authority(), header.alpn()), (Some("db.example"), Some(&b"mqtt"[..])));
             let ssl = header.ssl().unwrap();
             assert_eq!((ssl.version(), ssl.cn()), (Some(name), Some("alice")));
             assert_eq!(flags(&ssl), expected, "in the session, and the second time not in the connection");
         }
-        let header = told(&authority.client(&[version]));
+        let header = header_for(&authority.client(&[version]));
         let ssl = header.ssl().unwrap();
         assert_eq!((header.alpn(), ssl.cn(), flags(&ssl)), (None, None, (true, false, false, 1)));
     }

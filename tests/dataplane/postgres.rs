@@ -55,8 +55,8 @@ fn tls_that_is_asked_for_ends_here_or_is_asked_for_at_the_backend() {
         // The PROXY header precedes everything else.
         let start = read_exactly(&stream, 16);
         assert_eq!(start[..12], *b"\r\n\r\n\0\r\nQUIT\n");
-        let told = read_exactly(&stream, u16::from_be_bytes([start[14], start[15]]).into());
-        assert!(told.ends_with(b"\x02\0\x0adb.example"), "the name that the client asks for: {told:?}");
+        let parameters = read_exactly(&stream, u16::from_be_bytes([start[14], start[15]]).into());
+        assert!(parameters.ends_with(b"\x02\0\x0adb.example"), "the name that the client asks for: {parameters:?}");
         assert_eq!(read_exactly(&stream, ASK.len()), ASK);
         stream.write_all(b"S").unwrap();
         let mut stream = StreamOwned::new(ServerConnection::new(theirs.clone()).unwrap(), stream);
@@ -113,8 +113,8 @@ fn malformed_startup_requests_are_refused() {
     let rig = Rig::with(&[backend.address], |listener, _| listener.tls = postgres(TlsMode::Terminate, &certificate));
     let mut unencrypted = rig.connect();
     unencrypted.write_all(b"\0\0\0\x17\0\x03\0\0user\0postgres\0\0").unwrap();
-    let told = read_to_end(&unencrypted);
-    assert!(told[0] == b'E' && String::from_utf8_lossy(&told).contains("TLS is required here"));
+    let error = read_to_end(&unencrypted);
+    assert!(error[0] == b'E' && String::from_utf8_lossy(&error).contains("TLS is required here"));
 
     let mut injecting = rig.connect();
     injecting.write_all(&[ASK, b"Q\0\0\0\x04"].concat()).unwrap();
@@ -124,8 +124,8 @@ fn malformed_startup_requests_are_refused() {
     is_reset(&other);
     rig.wait_closed(CloseReason::TlsFailed, 3);
     for fault in ["unencrypted", "bytes_behind_request", "not_postgres"] {
-        let told = format!(" reason=tls_failed tls_client_fault={fault}");
-        wait_until("it is logged", || rig.logged().iter().any(|line| line.ends_with(&told)));
+        let expected = format!(" reason=tls_failed tls_client_fault={fault}");
+        wait_until("it is logged", || rig.logged().iter().any(|line| line.ends_with(&expected)));
     }
     assert!(backend.accept_now().is_none());
 }

@@ -259,16 +259,16 @@ fn backends_get_the_client_address_from_a_trusted_peer() {
     let mut client = connect_from(TRUSTED, rig.address());
     client.write_all(V1).unwrap();
     let mut served = backend.accept();
-    let told = header_at(&mut served);
-    assert_eq!(told, Some(("192.0.2.1:1000".parse().unwrap(), "192.0.2.2:2000".parse().unwrap())));
+    let header = header_at(&mut served);
+    assert_eq!(header, Some(("192.0.2.1:1000".parse().unwrap(), "192.0.2.2:2000".parse().unwrap())));
     is_connected(&client, &served);
     drop((client, served));
 
     let mut checking = connect_from(TRUSTED, rig.address());
     checking.write_all(&v2(0, 0, &[])).unwrap();
     let mut served = backend.accept();
-    let told = header_at(&mut served);
-    assert_eq!(told, Some((checking.local_addr().unwrap(), rig.address())), "one that speaks for itself is itself");
+    let header = header_at(&mut served);
+    assert_eq!(header, Some((checking.local_addr().unwrap(), rig.address())), "one that speaks for itself is itself");
 }
 
 #[test]

@@ -358,8 +358,8 @@ fn the_log_says_why_a_handshake_failed() {
         for (done, (fault, connect)) in (1..).zip(cases) {
             connect(&rig);
             rig.wait_closed(CloseReason::TlsFailed, done);
-            let told = format!(" reason=tls_failed tls_client_fault={fault}");
-            wait_until("it is logged", || rig.logged().iter().any(|line| line.ends_with(&told)));
+            let expected = format!(" reason=tls_failed tls_client_fault={fault}");
+            wait_until("it is logged", || rig.logged().iter().any(|line| line.ends_with(&expected)));
         }
     }
 }

@@ -30,10 +30,10 @@ pub async fn connect() -> Client {
 /// Runs a script of tests/cluster, which must succeed.
 pub async fn script(name: &str, arguments: &[&str]) -> String {
     let output = attempt(name, arguments).await;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     let complaint = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "tests/cluster/{name} {arguments:?}: {said}{complaint}");
-    said
+    assert!(output.status.success(), "tests/cluster/{name} {arguments:?}: {stdout}{complaint}");
+    stdout
 }
 
 /// Runs a script that may fail.

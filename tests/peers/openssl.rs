@@ -31,8 +31,8 @@ fn the_certificate_is_the_one_for_the_server_name() {
         (None, "a.example.test"),
     ] {
         let name = asked.map_or(vec!["-noservername"], |name| vec!["-servername", name]);
-        let said = front.greeted(&name);
-        assert!(said.contains(&front.certificate(answered)), "{asked:?} is to get {answered}: {said}");
+        let greeting = front.greeted(&name);
+        assert!(greeting.contains(&front.certificate(answered)), "{asked:?} is to get {answered}: {greeting}");
     }
 }
 
@@ -43,8 +43,8 @@ fn a_client_that_verifies_name_and_issuer_is_content() {
     for (name, file) in [("a.example.test", "a.example.test.crt"), ("x.wild.example.test", "_.wild.example.test.crt")] {
         let authority = front.folder.join(file);
         let verify = ["-CAfile", authority.to_str().unwrap(), "-verify_return_error", "-verify_hostname", name];
-        let said = front.greeted(&[&["-servername", name], &verify[..]].concat());
-        assert!(said.contains("Verification: OK") && said.contains("Verified peername"), "{said}");
+        let greeting = front.greeted(&[&["-servername", name], &verify[..]].concat());
+        assert!(greeting.contains("Verification: OK") && greeting.contains("Verified peername"), "{greeting}");
     }
 }
 

@@ -63,13 +63,13 @@ fn sessions_are_routed_by_server_name_and_cancelled_wherever_they_are() {
     let servers = RoutedServers::start();
     let verified = "sslmode=verify-full";
     let mut passed_through = servers.open("passed.example.test", verified);
-    let said = port(&mut passed_through);
-    assert!(said.contains(&format!("port|{}|encrypted|t", servers.encrypted.address.port())), "{said}");
+    let seen_port = port(&mut passed_through);
+    assert!(seen_port.contains(&format!("port|{}|encrypted|t", servers.encrypted.address.port())), "{seen_port}");
     for expected in &servers.plain {
         // The endpoints are used in turn (round robin).
         let mut session = servers.open("ends-here.example.test", verified);
-        let said = port(&mut session);
-        assert!(said.contains(&format!("port|{}|encrypted|f", expected.address.port())), "{said}");
+        let seen_port = port(&mut session);
+        assert!(seen_port.contains(&format!("port|{}|encrypted|f", expected.address.port())), "{seen_port}");
         is_cancelled(&mut session, expected);
     }
     is_cancelled(&mut passed_through, &servers.encrypted);
@@ -79,8 +79,8 @@ fn sessions_are_routed_by_server_name_and_cancelled_wherever_they_are() {
         ("nowhere.example.test", "sslmode=require", "unrecognized name"),
         ("passed.example.test", "sslmode=require sslsni=0", "SSL error"),
     ] {
-        let (status, said) = servers.open(name, how).ends();
-        assert!(!status.success() && said.contains(told), "{name}, {how}: {said}");
+        let (status, output) = servers.open(name, how).ends();
+        assert!(!status.success() && output.contains(told), "{name}, {how}: {output}");
     }
     let closed =
         |reason: &str| servers.tcplb.metric("tcplb_connections_closed_total", &[&format!("reason=\"{reason}\"")]);

@@ -63,9 +63,9 @@ impl Program {
             if over {
                 self.hear_the_rest();
             }
-            let said = self.said();
-            assert!(!over || said.contains(part), "ended without saying `{part}`: {said}");
-            said.contains(part)
+            let output = self.said();
+            assert!(!over || output.contains(part), "ended without saying `{part}`: {output}");
+            output.contains(part)
         });
     }
 
@@ -119,12 +119,12 @@ impl Drop for Program {
     }
 }
 
-fn gather(mut output: impl Read + Send + 'static, said: &Arc<Mutex<Vec<u8>>>) -> JoinHandle<()> {
-    let said = said.clone();
+fn gather(mut output: impl Read + Send + 'static, gathered: &Arc<Mutex<Vec<u8>>>) -> JoinHandle<()> {
+    let gathered = gathered.clone();
     thread::spawn(move || {
         let mut buffer = [0; 16 * 1024];
         while let Ok(count @ 1..) = output.read(&mut buffer) {
-            said.lock().unwrap().extend_from_slice(&buffer[..count]);
+            gathered.lock().unwrap().extend_from_slice(&buffer[..count]);
         }
     })
 }

@@ -50,8 +50,8 @@ fn promtool_finds_no_fault_in_metrics() {
     let (tcplb, _) = balancer(&folder, &server);
     let file = folder.write("metrics.txt", &metrics(&tcplb, "text/plain"));
     let check = command("promtool").args(["check", "metrics"]).stdin(fs::File::open(file).unwrap()).output().unwrap();
-    let said = String::from_utf8_lossy(&[check.stdout, check.stderr].concat()).into_owned();
-    assert!(check.status.success() && said.trim().is_empty(), "{said}");
+    let output = String::from_utf8_lossy(&[check.stdout, check.stderr].concat()).into_owned();
+    assert!(check.status.success() && output.trim().is_empty(), "{output}");
 }
 
 /// The reference parsers of both formats; that of OpenMetrics is strict.

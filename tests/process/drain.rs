@@ -26,9 +26,9 @@ fn drains_are_shown_until_the_endpoint_returns() {
     let what = one.address.to_string();
     assert!(line.contains(&what) && line.contains("connections=3") && line.contains("endpoint_removed"), "{line}");
     wait_until("the metric tells it", || draining(&tcplb) == 3.0);
-    let told = &tcplb.snapshot()["draining"][0];
+    let draining = &tcplb.snapshot()["draining"][0];
     assert_eq!(
-        (&told["what"], &told["active"], &told["loadBalancer"]),
+        (&draining["what"], &draining["active"], &draining["loadBalancer"]),
         (&what.into(), &3.into(), &"default/shop".into())
     );
 

@@ -183,8 +183,8 @@ fn a_change_of_health_is_logged_once_with_its_cause() {
     wait_until("it is usable again", || visit(address).is_ok());
     tcplb.signal("TERM");
     let (_, output) = tcplb.ended();
-    let said = |part: &str| tcplb.seen.iter().filter(|line| line.contains(part)).count();
-    assert_eq!((said("endpoint unhealthy"), said("endpoint healthy")), (1, 1), "{:#?}", tcplb.seen);
+    let count = |part: &str| tcplb.seen.iter().filter(|line| line.contains(part)).count();
+    assert_eq!((count("endpoint unhealthy"), count("endpoint healthy")), (1, 1), "{:#?}", tcplb.seen);
     assert!(output.contains("reason=no_endpoint"), "{output}");
 }
 

@@ -284,13 +284,16 @@ fn of_two_objects_that_want_one_port_the_first_is_served() {
     let (code, verdict, _) = run(&["check", folder.path()]);
     assert_eq!(code, 1, "{verdict}");
     assert!(verdict.contains(&format!("default/first ({first}): accepted")), "{verdict}");
-    let said = format!(
+    let expected = format!(
         "spec.listeners[0].port: {address} is taken by default/first, which serves {address}: write another port"
     );
-    assert!(verdict.contains(&format!("default/second ({second}): refused")) && verdict.contains(&said), "{verdict}");
+    assert!(
+        verdict.contains(&format!("default/second ({second}): refused")) && verdict.contains(&expected),
+        "{verdict}"
+    );
 
     let mut tcplb = Tcplb::standalone(&[folder.path()]).ready();
-    let line = tcplb.logged(&said);
+    let line = tcplb.logged(&expected);
     assert!(line.contains(&second) && line.contains("default/second"), "{line}");
     assert_eq!(crate::harness::who_answers(address), "one");
 }
@@ -312,16 +315,16 @@ fn a_key_that_does_not_match_its_certificate_is_refused() {
     let text = with_certificate(bad.port(), backend.address, "one.example.test.crt", "two.example.test.key");
     let file = folder.write("bad.yaml", &text);
     folder.write("good.yaml", &manifest("good", good.port(), &[backend.address], ""));
-    let said = [
+    let expected = [
         "spec.listeners[0].tls.certificateRefs[0]",
         "two.example.test.key does not match",
         "one.example.test.crt: write the key of the certificate",
     ];
     let (code, verdict, _) = run(&["check", &file]);
-    assert!(code == 1 && said.iter().all(|part| verdict.contains(part)), "{code} {verdict}");
+    assert!(code == 1 && expected.iter().all(|part| verdict.contains(part)), "{code} {verdict}");
     let mut tcplb = Tcplb::standalone(&[folder.path()]).ready();
-    let line = tcplb.logged(said[1]);
-    assert!(said.iter().chain(&[file.as_str(), "default/bad"]).all(|part| line.contains(part)), "{line}");
+    let line = tcplb.logged(expected[1]);
+    assert!(expected.iter().chain(&[file.as_str(), "default/bad"]).all(|part| line.contains(part)), "{line}");
     visit(good).unwrap();
     assert!(visit(bad).is_err());
     assert!(!tcplb.seen.iter().any(|line| line.contains("BEGIN")), "{:?}", tcplb.seen);
@@ -355,12 +358,12 @@ fn an_expired_certificate_is_served_with_a_warning() {
     let file = folder.write("bad.yaml", &text);
     let (code, verdict, _) = run(&["check", &file]);
     assert!(code == 0 && verdict.contains("accepted, with warnings"), "{code} {verdict}");
-    let said = ["spec.listeners[0].tls.certificateRefs[0]", "expired", "2021-01-01"];
-    assert!(said.iter().all(|part| verdict.contains(part)), "{verdict}");
+    let expected = ["spec.listeners[0].tls.certificateRefs[0]", "expired", "2021-01-01"];
+    assert!(expected.iter().all(|part| verdict.contains(part)), "{verdict}");
 
     let mut tcplb = Tcplb::standalone(&[&file]).ready();
     let line = tcplb.logged("expired");
-    assert!(said.iter().chain(&[file.as_str(), "default/bad"]).all(|part| line.contains(part)), "{line}");
+    assert!(expected.iter().chain(&[file.as_str(), "default/bad"]).all(|part| line.contains(part)), "{line}");
     crate::tls_client::presented(address, "old.example.test").unwrap();
 }
 
@@ -461,8 +464,8 @@ fn the_first_of_very_many_mistakes_are_reported() {
     );
     let mut tcplb = Tcplb::standalone(&[folder.path()]).ready();
     tcplb.logged("more for the same object");
-    let told = tcplb.seen.iter().filter(|line| line.contains("load_balancer=default/bad")).count();
-    assert!((50..60).contains(&told), "{told} lines: {:?}", tcplb.seen);
+    let count = tcplb.seen.iter().filter(|line| line.contains("load_balancer=default/bad")).count();
+    assert!((50..60).contains(&count), "{count} lines: {:?}", tcplb.seen);
     visit(good).unwrap();
 }
 

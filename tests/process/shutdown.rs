@@ -78,9 +78,9 @@ fn connections_are_closed_over_the_spread_idle_ones_first_and_the_last_are_reset
         let stop = stop.clone();
         thread::spawn(move || {
             let end = loop {
-                let said =
+                let result =
                     if is_busy { client.echo("busy") } else { client.end().and(Err(ErrorKind::UnexpectedEof.into())) };
-                match said {
+                match result {
                     Ok(()) if stop.load(Relaxed) => return None,
                     Ok(()) => thread::sleep(Duration::from_millis(5)),
                     Err(error) => break error.kind(),

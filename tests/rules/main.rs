@@ -40,8 +40,8 @@ impl Schema {
             return Err(problems.join("; "));
         }
         let broken = self.broken_rules(&object);
-        let told = broken.iter().map(|rule| format!("{}: {}", rule.field_path, rule.message));
-        if broken.is_empty() { Ok(()) } else { Err(told.collect::<Vec<_>>().join("; ")) }
+        let messages = broken.iter().map(|rule| format!("{}: {}", rule.field_path, rule.message));
+        if broken.is_empty() { Ok(()) } else { Err(messages.collect::<Vec<_>>().join("; ")) }
     }
 
     fn broken_rules(&self, object: &Value) -> Vec<ValidationError> {

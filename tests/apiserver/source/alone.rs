@@ -34,7 +34,7 @@ pub struct Api {
 
 /// The token of a user with all permissions, and of one with the permissions that a test grants.
 pub const ADMINISTRATOR: &str = "administrator";
-pub const SOMEBODY: &str = "somebody";
+pub const RESTRICTED_USER: &str = "restricted";
 
 impl Alone {
     /// `None`: the programs are not installed, which is printed.
@@ -48,7 +48,8 @@ impl Alone {
         let key = rcgen::KeyPair::generate().unwrap();
         fs::write(folder.path().join("accounts.key"), key.serialize_pem()).unwrap();
         fs::write(folder.path().join("accounts.pub"), key.public_key_pem()).unwrap();
-        let users = format!("{ADMINISTRATOR},{ADMINISTRATOR},1,system:masters\n{SOMEBODY},{SOMEBODY},2\n");
+        let users =
+            format!("{ADMINISTRATOR},{ADMINISTRATOR},1,system:masters\n{RESTRICTED_USER},{RESTRICTED_USER},2\n");
         fs::write(folder.path().join("users.csv"), users).unwrap();
         let etcd = Command::new(etcd)
             .current_dir(folder.path())

@@ -32,8 +32,8 @@ async fn a_check_logs_in_with_the_password_of_a_secret_and_heeds_its_changes() {
         let address = scenario.programmed("redis").await;
         let refused = |status: &_| is_not(status, "BackendsHealthy", "Unhealthy");
         let status = scenario.status("the wrong password is told of", "redis", refused).await;
-        let said = sentence(&status, "BackendsHealthy");
-        assert!(said.contains("the login was answered `-WRONGPASS`") && !said.contains("guessed"), "{said}");
+        let message = sentence(&status, "BackendsHealthy");
+        assert!(message.contains("the login was answered `-WRONGPASS`") && !message.contains("guessed"), "{message}");
         assert!(ask(address, "PING").await.is_none(), "who cannot be checked gets no connections");
 
         scenario.password("of-the-check", "sesame").await;

@@ -43,10 +43,10 @@ async fn backends_scale_from_none_to_five_to_two_without_an_error() {
         scenario.status("somebody is there", "scale", |status| is(status, "BackendsHealthy", "True")).await;
         let load = Load::start(address);
         load.is_served_by("five serve", WAIT_LIMIT, |backends| backends.len() == 5).await;
-        let told = |status: &tcplb::api::TcpLoadBalancerStatus| {
+        let all_ready = |status: &tcplb::api::TcpLoadBalancerStatus| {
             is(status, "BackendsHealthy", "True") && status.summary.as_ref().unwrap().ready.as_deref() == Some("5/5")
         };
-        scenario.status("five are told", "scale", told).await;
+        scenario.status("five are counted", "scale", all_ready).await;
 
         scenario.scale("echo", 2).await;
         scenario.backends_are_ready(&scenario.namespace, "echo", 2).await;

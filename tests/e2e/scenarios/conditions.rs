@@ -19,8 +19,8 @@ impl Scenario {
     /// Waits with `kubectl wait`, like scripts.
     async fn kubectl_wait(&self, name: &str, condition: &str) {
         let (object, condition) = (format!("tcplb/{name}"), format!("--for=condition={condition}"));
-        let said = cluster::kubectl(&["-n", &self.namespace, "wait", &object, &condition, "--timeout=60s"]).await;
-        assert!(said.contains("condition met"), "{said}");
+        let output = cluster::kubectl(&["-n", &self.namespace, "wait", &object, &condition, "--timeout=60s"]).await;
+        assert!(output.contains("condition met"), "{output}");
     }
 }
 
@@ -114,8 +114,8 @@ async fn a_service_whose_deletion_a_finalizer_holds_up_is_named_and_replaced_onc
 
         let terminating = |status: &_| is_not(status, "Programmed", "ServiceTerminating");
         let status = scenario.status("its deletion is told", "leaving", terminating).await;
-        let said = sentence(&status, "Programmed");
-        assert!(said.contains(&name) && said.contains("example.com/stay"), "{said}");
+        let message = sentence(&status, "Programmed");
+        assert!(message.contains(&name) && message.contains("example.com/stay"), "{message}");
         assert!(is(&status, "Reconciling", "True") && status.addresses.is_empty(), "{status:?}");
 
         scenario.let_go_of_services().await;

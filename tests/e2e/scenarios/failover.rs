@@ -49,8 +49,8 @@ spec:
             is_because(status, "FailedOver") && backend(status, "spare").standby.is_none()
         };
         let status = scenario.status("the spare serves", "failover", failed_over).await;
-        let said = sentence(&status, "BackendsHealthy");
-        assert!(said.contains("failed over") && said.contains("go to backends of priority 1"), "{said}");
+        let message = sentence(&status, "BackendsHealthy");
+        assert!(message.contains("failed over") && message.contains("go to backends of priority 1"), "{message}");
         eventually("every proxy has failed over", WAIT_LIMIT, async || all_go_to("spare-", address).await).await;
 
         scenario.scale("main", 1).await;

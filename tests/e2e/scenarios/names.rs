@@ -41,12 +41,12 @@ async fn a_name_leads_to_its_permitted_addresses_only() {
                 "tenancy": {"allowedBackendNetworks": [format!("{ip}/32"), "169.254.0.0/16"]},
             }))
             .await;
-        let known = json!({"spec": {"hostAliases": [
+        let patch = json!({"spec": {"hostAliases": [
             {"ip": ip, "hostnames": ["db.example.com"]},
             {"ip": "169.254.169.254", "hostnames": ["metadata.example.com"]},
             {"ip": "192.0.2.7", "hostnames": ["elsewhere.example.com"]},
         ]}});
-        own.roll_out(&scenario.client, 1, known).await;
+        own.roll_out(&scenario.client, 1, patch).await;
 
         scenario.load_balancer_to("right", &format!("db.example.com:{PORT}")).await;
         let address = scenario.programmed("right").await;

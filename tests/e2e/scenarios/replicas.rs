@@ -25,7 +25,7 @@ async fn a_proxy_that_is_killed_costs_its_own_connections_only() {
         let address = scenario.programmed("sigkill").await;
         served(address).await;
         let (load, guests) = (Load::start(address), Guests::arrive(address, 40).await);
-        let leader = own.leader(&scenario.client).await.expect("somebody leads");
+        let leader = own.leader(&scenario.client).await.expect("a replica leads");
         let pods = own.ready_pods(&scenario.client, 2).await;
         let victim = pods.iter().find(|(name, _)| **name == leader).expect("the leader is a pod").1;
 
@@ -62,7 +62,7 @@ async fn another_proxy_leads_within_twenty_seconds_and_clients_do_not_notice() {
         served(address).await;
         let load = Load::start(address);
         own.ready_pods(&scenario.client, 2).await;
-        let leader = own.leader(&scenario.client).await.expect("somebody leads");
+        let leader = own.leader(&scenario.client).await.expect("a replica leads");
 
         let pods = own.pod_api(&scenario.client);
         pods.delete(&leader, &DeleteParams::default()).await.unwrap();

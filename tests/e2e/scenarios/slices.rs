@@ -78,9 +78,9 @@ pub async fn slices_lead_nowhere(scenario: &Scenario, other: &str) {
     for (name, manifests) in &written {
         scenario.apply(manifests).await;
         scenario.apply(&load_balancer(name, 5432, name)).await;
-        let known =
+        let listed =
             |status: &_| condition(status, "BackendsHealthy").is_some() && !is(status, "BackendsHealthy", "True");
-        scenario.status("it has no backends that it may use", name, known).await;
+        scenario.status("it has no backends that it may use", name, listed).await;
     }
     let names = written.each_ref().map(|(name, _)| *name);
     nothing_comes_back(scenario, names).await;

@@ -68,11 +68,11 @@ fn logins_of_checks_do_not_fail() {
     let redis = Redis::start_with(free_address(), &[&["--requirepass", "root"][..], &user].concat());
     let password = &[("password", "sesame\n")];
     let check = "type: Redis, redis: {role: Primary, user: tcplb, passwordRef: {file: password}}";
-    let known = Checked::with(&[redis.address], check, "", password);
+    let right = Checked::with(&[redis.address], check, "", password);
     let stranger = Checked::new(&[redis.address], "type: Redis");
-    known.goes_to(&[redis.address]);
+    right.goes_to(&[redis.address]);
     stranger.goes_to(&[redis.address]);
-    known.has_probed("passed", 10);
+    right.has_probed("passed", 10);
     stranger.has_probed("passed", 10);
     let refused = || ask(redis.address, &["--no-auth-warning", "-a", "root", "ACL", "LOG"]);
     assert_eq!(refused().trim(), "");
@@ -81,8 +81,8 @@ fn logins_of_checks_do_not_fail() {
     wrong.fails_saying("the login was answered `-WRONGPASS`");
     assert!(refused().contains("tcplb"), "what is refused is in that log");
     assert!(!wrong.usable(redis.address));
-    let told = format!("{}{}{}", wrong.tcplb.snapshot(), known.tcplb.snapshot(), known.tcplb.output());
-    assert!(!told.contains("sesame"), "{told}");
+    let output = format!("{}{}{}", wrong.tcplb.snapshot(), right.tcplb.snapshot(), right.tcplb.output());
+    assert!(!output.contains("sesame"), "{output}");
 }
 
 #[test]
