@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    controller::Replica,
+    controller::{Replica, services},
     model::{ReplicaReport, Served},
     translate::{Part, Problem, Severity, Verdicts},
     world::{Allocation, Declared, World},
