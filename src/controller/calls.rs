@@ -117,10 +117,15 @@ impl<K: Ord + Clone, T: Send + 'static> Calls<K, T> {
         self.made.iter().filter_map(move |(about, made)| Some((about, &*made.failures.lasting(now)?.sentence)))
     }
 
-    /// The time at which the next call may be repeated.
-    pub fn next(&self) -> Option<Instant> {
-        let now = Instant::now();
-        self.made.values().filter(|made| !made.running && made.again > now).map(|made| made.again).min()
+    /// The objects whose calls may be repeated from a time after `since`, and at most `now`.
+    pub fn repeatable(&self, since: Instant, now: Instant) -> impl Iterator<Item = &K> {
+        let is_due = move |made: &Made| !made.running && made.again > since && made.again <= now;
+        self.made.iter().filter(move |(_, made)| is_due(made)).map(|(about, _)| about)
+    }
+
+    /// The first time after `since` at which a call may be repeated.
+    pub fn next(&self, since: Instant) -> Option<Instant> {
+        self.made.values().filter(|made| !made.running && made.again > since).map(|made| made.again).min()
     }
 }
 
@@ -153,6 +158,18 @@ mod tests {
         assert!(!call(&mut calls, 1, Ok(1)).await, "it waits for longer now");
         assert!(call(&mut calls, 2, Ok(1)).await);
         assert_eq!(calls.problems().next(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_repetition_is_named_once_it_is_due() {
+        let mut calls = Calls::new();
+        let start = Instant::now();
+        assert_eq!(calls.next(start), None);
+        assert!(call(&mut calls, 1, Ok(1)).await);
+        let next = calls.next(start).expect("a call without effect is repeated");
+        assert_eq!(calls.repeatable(start, next - Duration::from_millis(1)).count(), 0);
+        assert_eq!(calls.repeatable(start, next).collect::<Vec<_>>(), [&"a"]);
+        assert_eq!((calls.repeatable(next, next + Duration::from_secs(9)).count(), calls.next(next)), (0, None));
     }
 
     #[tokio::test(start_paused = true)]

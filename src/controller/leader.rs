@@ -16,7 +16,7 @@ use kube::{
 };
 use tokio::{
     sync::watch,
-    time::{Instant, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 use tracing::{error, info, warn};
 use xxhash_rust::xxh3::xxh3_64;
@@ -42,6 +42,7 @@ use crate::{
     api::Placement,
     model::ObjectKey,
     source::Settle,
+    translate::Verdicts,
     world::{
         Allocations, ProcessMode, World,
         managed_service::{self, ManagedService},
@@ -57,6 +58,9 @@ const RETRY_DELAY: Duration = Duration::from_secs(2);
 /// The time for which the leader's own pod may be missing among the replicas: it is listed a little later than it is
 /// ready.
 const UNLISTED_DELAY: Duration = Duration::from_secs(30);
+/// The pause after a reconciliation, as a multiple of its duration: reconciliations take at most a tenth of a thread.
+const REST_FACTOR: u32 = 9;
+const LONGEST_REST: Duration = Duration::from_secs(2);
 
 /// Writes allocations, Services and statuses.
 pub struct Leader {
@@ -69,6 +73,8 @@ pub struct Leader {
     gone: BTreeMap<(ObjectKey, Arc<str>), Replacement>,
     waiting: WaitingPorts,
     owners: Owners,
+    /// The verdicts of the last reconciliation. Each translation makes new ones.
+    reconciled: Arc<Verdicts>,
     /// The time since which this replica is not listed.
     unlisted: Option<Instant>,
     /// The problem of the Service of the replicas.
@@ -116,6 +122,7 @@ impl Leader {
             gone: BTreeMap::new(),
             waiting: WaitingPorts::new(),
             owners: Owners::default(),
+            reconciled: Arc::default(),
             unlisted: None,
             service_problem: None,
             read: None,
@@ -131,10 +138,18 @@ impl Leader {
     pub async fn lead(mut self) {
         let mut settle = Settle::default();
         settle.note();
-        let mut wake = None;
+        let (mut wake, mut rests_until) = (None, Instant::now());
         loop {
+            let is_due = async {
+                sleep_until(rests_until).await;
+                settle.due().await;
+            };
             tokio::select! {
-                () = changed(&mut self.observed) => settle.note(),
+                () = changed(&mut self.observed) => {
+                    if !self.follow_statuses() {
+                        settle.note();
+                    }
+                }
                 () = changed(&mut self.replicas) => {
                     self.has_reports = true;
                     settle.note();
@@ -149,9 +164,24 @@ impl Leader {
                     wake = None;
                     settle.note();
                 }
-                () = settle.due() => wake = Some(self.reconcile().await),
+                () = is_due => {
+                    let started = Instant::now();
+                    wake = Some(self.reconcile().await);
+                    rests_until = Instant::now() + (started.elapsed() * REST_FACTOR).min(LONGEST_REST);
+                }
             }
         }
+    }
+
+    /// Passes changed statuses to the writer, if nothing else has changed since the last reconciliation. Most of them
+    /// are its own writes.
+    fn follow_statuses(&mut self) -> bool {
+        let Observed { world, verdicts } = &*self.observed.borrow_and_update();
+        let is_all = Arc::ptr_eq(verdicts, &self.reconciled);
+        if is_all {
+            self.writer.see(world);
+        }
+        is_all
     }
 
     fn note_lookup(&mut self, about: (ObjectKey, Arc<str>), answer: Result<Option<Replacement>, ApiFailure>) {
@@ -174,6 +204,7 @@ impl Leader {
     /// Reconciles once. Returns the time of the next reconciliation without a change.
     async fn reconcile(&mut self) -> Instant {
         let observed = self.observed.borrow_and_update().clone();
+        self.reconciled = observed.verdicts.clone();
         let replicas = self.replicas.borrow_and_update().clone();
         let mut wake = Instant::now() + RESYNC_PERIOD;
         let mut problems = ProvisioningProblems::new();
@@ -238,7 +269,8 @@ impl Leader {
                 ProvisioningProblem::ServiceNotWritten(format!("Service {service} cannot be written: {problem}")),
             )
         }));
-        let later = [plan.wake, self.writes.next(), self.lookups.next()];
+        let now = Instant::now();
+        let later = [plan.wake, self.writes.next(now), self.lookups.next(now)];
         later.into_iter().flatten().fold(wake, Instant::min)
     }
 

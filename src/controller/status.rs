@@ -5,7 +5,7 @@ mod record;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, mem, sync::Arc};
 
 use kube::{
     Api, Client,
@@ -45,8 +45,11 @@ impl StatusWriter {
             publisher: EventPublisher::new(client.clone(), settings),
             manager: format!("tcplb-{}", settings.class),
             client,
+            desired: Arc::default(),
             records: BTreeMap::new(),
+            due: BTreeMap::new(),
             calls: Calls::new(),
+            resumed: Instant::now(),
         };
         Self { desired_statuses, _writing: AbortOnDropHandle::new(tokio::spawn(task.run(desired_changes))) }
     }
@@ -60,13 +63,35 @@ impl StatusWriter {
         };
         self.desired_statuses.send_replace(Arc::new(statuses.into_iter().filter_map(desired).collect()));
     }
+
+    /// Notes changes of the statuses in the world, which may be wrong.
+    pub fn see(&self, world: &World) {
+        self.desired_statuses.send_if_modified(|all| {
+            let of =
+                |object: &ObjectKey| world.load_balancers.get(object).and_then(|declared| declared.status.as_ref());
+            let is_new = |(object, desired): (&ObjectKey, &DesiredStatus)| desired.there.as_ref() != of(object);
+            let changed: Vec<ObjectKey> =
+                all.iter().filter(|one| is_new(*one)).map(|(object, _)| object.clone()).collect();
+            for object in &changed {
+                if let Some(desired) = Arc::make_mut(all).get_mut(object) {
+                    desired.there = of(object).cloned();
+                }
+            }
+            !changed.is_empty()
+        });
+    }
 }
 
 struct WriteTask {
     client: Client,
     manager: String,
+    desired: Arc<DesiredStatuses>,
     records: BTreeMap<ObjectKey, Record>,
+    /// The times at which statuses are due that wait.
+    due: BTreeMap<ObjectKey, Instant>,
     calls: Calls<ObjectKey, WriteOutcome>,
+    /// The time until which due statuses have been considered.
+    resumed: Instant,
     publisher: EventPublisher,
 }
 
@@ -81,39 +106,48 @@ enum WriteOutcome {
 
 impl WriteTask {
     async fn run(mut self, mut desired_changes: watch::Receiver<Arc<DesiredStatuses>>) {
-        let mut desired_statuses = Arc::default();
-        let mut wake = None;
         loop {
+            let wake = self.due.values().copied().chain(self.calls.next(self.resumed)).min();
             tokio::select! {
                 changed = desired_changes.changed() => match changed {
                     Ok(()) => {
-                        desired_statuses = desired_changes.borrow_and_update().clone();
-                        wake = self.consider_all(&desired_statuses);
+                        let desired = desired_changes.borrow_and_update().clone();
+                        self.follow(desired);
                     }
                     Err(_) => return,
                 },
                 (object, answer) = self.calls.answered() => {
-                    let desired = desired_statuses.get(&object);
-                    self.note(&object, desired, answer);
-                    let next = desired.and_then(|desired| self.consider(&object, desired));
-                    wake = [wake, next, self.calls.next()].into_iter().flatten().min();
+                    self.note(&object, answer);
+                    self.consider(&object);
                 }
-                () = until(wake) => wake = self.consider_all(&desired_statuses),
+                () = until(wake) => self.resume(Instant::now()),
             }
         }
     }
 
-    /// Returns the time of the next call.
-    fn consider_all(&mut self, desired_statuses: &DesiredStatuses) -> Option<Instant> {
-        self.records
-            .retain(|object, record| desired_statuses.get(object).is_some_and(|desired| desired.uid == *record.uid()));
-        self.calls.keep(|object| desired_statuses.contains_key(object));
-        let next = desired_statuses.iter().filter_map(|(object, desired)| self.consider(object, desired)).min();
-        [next, self.calls.next()].into_iter().flatten().min()
+    /// Considers the statuses that have changed.
+    fn follow(&mut self, desired: Arc<DesiredStatuses>) {
+        let is_declared =
+            |object: &ObjectKey, uid: &Arc<str>| desired.get(object).is_some_and(|desired| desired.uid == *uid);
+        self.records.retain(|object, record| is_declared(object, record.uid()));
+        self.due.retain(|object, _| desired.contains_key(object));
+        self.calls.keep(|object| desired.contains_key(object));
+        let before = mem::replace(&mut self.desired, desired.clone());
+        let changed = desired.iter().filter(|(object, desired)| before.get(*object) != Some(*desired));
+        changed.for_each(|(object, _)| self.consider(object));
     }
 
-    /// Writes the status if it is due. Returns the time at which it will be due.
-    fn consider(&mut self, object: &ObjectKey, desired: &DesiredStatus) -> Option<Instant> {
+    /// Considers the statuses that are due, and those whose last write may be repeated.
+    fn resume(&mut self, now: Instant) {
+        let since = mem::replace(&mut self.resumed, now);
+        let due = self.due.iter().filter(|(_, due)| **due <= now).map(|(object, _)| object);
+        let objects: Vec<ObjectKey> = due.chain(self.calls.repeatable(since, now)).cloned().collect();
+        objects.iter().for_each(|object| self.consider(object));
+    }
+
+    /// Writes the status of an object if it is due, or notes the time at which it will be.
+    fn consider(&mut self, object: &ObjectKey) {
+        let Some(desired) = self.desired.get(object) else { return };
         let record = self.records.entry(object.clone()).or_insert_with(|| Record::new(desired.uid.clone()));
         let due = record.due(desired, Instant::now());
         if record.is_contested() {
@@ -124,9 +158,10 @@ impl WriteTask {
             );
         }
         match due {
-            Due::Never => None,
-            Due::At(then) => Some(then),
+            Due::Never => drop(self.due.remove(object)),
+            Due::At(then) => drop(self.due.insert(object.clone(), then)),
             Due::Now(status) => {
+                self.due.remove(object);
                 let (before, status) = (record.current(desired).cloned().map(Box::new), Arc::new(status));
                 let text = json!(*status);
                 let what = xxh3_64(text.to_string().as_bytes());
@@ -139,13 +174,12 @@ impl WriteTask {
                 if began {
                     record.attempted(desired, Instant::now());
                 }
-                None
             }
         }
     }
 
-    fn note(&mut self, object: &ObjectKey, desired: Option<&DesiredStatus>, answer: Result<WriteOutcome, ApiFailure>) {
-        let (Some(record), Some(desired)) = (self.records.get_mut(object), desired) else { return };
+    fn note(&mut self, object: &ObjectKey, answer: Result<WriteOutcome, ApiFailure>) {
+        let (Some(record), Some(desired)) = (self.records.get_mut(object), self.desired.get(object)) else { return };
         match answer {
             Ok(WriteOutcome::This { before, status }) => {
                 if record.succeeded() {

@@ -183,7 +183,7 @@ fn becomes_worse(there: Option<&TcpLoadBalancerStatus>, wanted: &TcpLoadBalancer
 }
 
 /// The desired status of an object.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct DesiredStatus {
     pub uid: Arc<str>,
     pub status: Arc<TcpLoadBalancerStatus>,
