@@ -258,7 +258,7 @@ impl Display {
         let rate = self.rates.observe(now);
         let mut text = format!("{:<8} {:>6} {:>10}   {:<9} address\n", "backend", "open", "total", "health");
         let mut open = 0;
-        for (_, upstream) in &self.monitor.view().upstreams {
+        for (_, upstream) in &*self.monitor.view().upstreams {
             let mut endpoints: Vec<_> = upstream.endpoints().iter().cloned().collect();
             endpoints.sort_by_key(|endpoint| self.names.get(&endpoint.address()));
             for endpoint in endpoints {

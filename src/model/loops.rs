@@ -49,13 +49,17 @@ fn listening_endpoints<'a>(
 ) -> BTreeMap<&'a UpstreamKey, Vec<(&'a EndpointKey, usize)>> {
     const ANY: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
 
+    // Most endpoints have a port of their own, and there are far more endpoints than listeners.
+    let mut has_listener = vec![false; 1 << 16];
+    listeners.iter().for_each(|(_, listener)| has_listener[usize::from(listener.bind.port())] = true);
     let mut by_bind: BTreeMap<(IpAddr, u16), Vec<usize>> = BTreeMap::new();
     for (number, (_, listener)) in listeners.iter().enumerate() {
         by_bind.entry((listener.bind.ip(), listener.bind.port())).or_default().push(number);
     }
     let mut found = BTreeMap::new();
     for (key, upstream) in upstreams {
-        for endpoint in upstream.endpoints.iter().map(|endpoint| &endpoint.key) {
+        let endpoints = upstream.endpoints.iter().map(|endpoint| &endpoint.key);
+        for endpoint in endpoints.filter(|endpoint| has_listener[usize::from(endpoint.address.port())]) {
             let (ip, port) = (endpoint.address.ip(), endpoint.address.port());
             for bind_ip in [ip, ANY[0], ANY[1]] {
                 let Some(numbers) = by_bind.get(&(bind_ip, port)) else { continue };

@@ -10,7 +10,7 @@ const MAX_NAMED: usize = 10;
 pub struct Report {
     /// The generation of the applied snapshot.
     pub generation: u64,
-    pub listeners: BTreeMap<ListenerKey, BindState>,
+    pub listeners: Arc<BTreeMap<ListenerKey, BindState>>,
     /// Endpoints that are dropped because their connections would return to their listener.
     pub loops: Loops,
     /// A counter that increases when endpoints may have become usable or unusable, so that views are refreshed.

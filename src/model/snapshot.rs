@@ -33,6 +33,11 @@ impl Snapshot {
         self.retained_until.values().flat_map(BTreeMap::values).copied().chain(self.report_due).min()
     }
 
+    /// True if no listener has changed, and the same upstreams exist.
+    pub fn has_same_listeners(&self, other: &Self) -> bool {
+        self.listeners == other.listeners && self.upstreams.keys().eq(other.upstreams.keys())
+    }
+
     /// True if both have the same listeners and upstreams. Generations and expiries may differ.
     pub fn configures_the_same(&self, other: &Self) -> bool {
         self.listeners == other.listeners && self.upstreams == other.upstreams

@@ -8,7 +8,7 @@ mod closing;
 mod plans;
 mod rebalancing;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, mem, sync::Arc};
 
 use arc_swap::ArcSwap;
 use tokio::{
@@ -29,8 +29,8 @@ use super::{
     worker::{DRAIN_TICK, abort_on_panic::AbortOnPanic, handle::Shared, jittered},
 };
 use crate::{
-    model::{DrainCause, Report},
-    upstream::in_place,
+    model::{Close, DrainCause, Report, Snapshot},
+    upstream::{Endpoint, Upstream, in_place},
 };
 
 pub struct Drainer {
@@ -45,6 +45,7 @@ impl Drainer {
     pub async fn run(self, mut reports: watch::Receiver<Arc<Report>>) {
         let _abort = AbortOnPanic;
         let (mut plans, mut rebalance) = (DrainPlans::default(), ConnectionRebalancer::default());
+        let mut known = DrainingEndpoints::default();
         let mut next = Instant::now();
         loop {
             // Without connections to close, this waits for the next change.
@@ -57,7 +58,11 @@ impl Drainer {
             };
             select! {
                 changed = reports.changed() => match changed {
-                    Ok(()) => in_place(|| plans.follow(drain_input(&self.view.load()), Instant::now())),
+                    Ok(()) => in_place(|| {
+                        let view = self.view.load();
+                        known.follow(&view);
+                        plans.follow(known.drain_input(&view), Instant::now());
+                    }),
                     Err(_) => return,
                 },
                 () = tick => {
@@ -81,25 +86,66 @@ impl Drainer {
     }
 }
 
-/// The draining endpoints and listeners in a view.
-fn drain_input(view: &View) -> DrainInput {
-    let mut input = DrainInput::default();
-    for (key, upstream) in &view.upstreams {
-        input.upstreams.push(upstream.clone());
-        for (endpoint, cause, close) in upstream.draining() {
-            let (upstream, reason) = (upstream.clone(), reason_for(cause));
-            let resource = DrainingResource::Endpoint { upstream, endpoint };
-            input.draining.insert((resource.target(), reason), (key.object.clone(), resource, close));
+/// The draining endpoints of each upstream, read again only after a change of the upstream.
+#[derive(Default)]
+struct DrainingEndpoints {
+    snapshot: Arc<Snapshot>,
+    /// In the order of the view.
+    upstreams: Vec<UpstreamDrains>,
+}
+
+struct UpstreamDrains {
+    upstream: Arc<Upstream>,
+    revision: u64,
+    endpoints: Vec<(Arc<Endpoint>, DrainCause, Option<Close>)>,
+}
+
+impl UpstreamDrains {
+    fn of(upstream: &Arc<Upstream>) -> Self {
+        // Read first: a change in between is read again.
+        let revision = upstream.revision();
+        Self { upstream: upstream.clone(), revision, endpoints: upstream.draining() }
+    }
+
+    fn is_current(&self, upstream: &Arc<Upstream>) -> bool {
+        Arc::ptr_eq(&self.upstream, upstream) && self.revision == upstream.revision()
+    }
+}
+
+impl DrainingEndpoints {
+    fn follow(&mut self, view: &View) {
+        // The routes of listeners decide which endpoints can take over.
+        let before = mem::replace(&mut self.snapshot, view.snapshot.clone());
+        if !before.has_same_listeners(&view.snapshot) || self.upstreams.len() != view.upstreams.len() {
+            self.upstreams = view.upstreams.iter().map(|(_, upstream)| UpstreamDrains::of(upstream)).collect();
+            return;
+        }
+        for (known, (_, upstream)) in self.upstreams.iter_mut().zip(&*view.upstreams) {
+            if !known.is_current(upstream) {
+                *known = UpstreamDrains::of(upstream);
+            }
         }
     }
-    for draining in &view.draining {
-        let object = draining.listener.key.object.clone();
-        let listener = DrainingResource::Listener(draining.listener.clone());
-        input
-            .draining
-            .insert((listener.target(), CloseReason::ListenerRemoved), (object, listener, draining.drain.removed));
+
+    /// The draining endpoints, and the draining listeners of a view.
+    fn drain_input<'a>(&self, view: &'a View) -> DrainInput<'a> {
+        let mut draining = BTreeMap::new();
+        for UpstreamDrains { upstream, endpoints, .. } in &self.upstreams {
+            for (endpoint, cause, close) in endpoints {
+                let (upstream, endpoint, reason) = (upstream.clone(), endpoint.clone(), reason_for(*cause));
+                let object = upstream.key().object.clone();
+                let resource = DrainingResource::Endpoint { upstream, endpoint };
+                draining.insert((resource.target(), reason), (object, resource, *close));
+            }
+        }
+        for removed in &*view.draining {
+            let object = removed.listener.key.object.clone();
+            let listener = DrainingResource::Listener(removed.listener.clone());
+            draining
+                .insert((listener.target(), CloseReason::ListenerRemoved), (object, listener, removed.drain.removed));
+        }
+        DrainInput { draining, upstreams: &view.upstreams }
     }
-    input
 }
 
 fn reason_for(cause: DrainCause) -> CloseReason {

@@ -6,7 +6,7 @@ mod plan;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
+    io, mem,
     net::{SocketAddr, TcpListener},
     sync::Arc,
     time::Duration,
@@ -98,6 +98,8 @@ pub struct TopologyState {
 
 struct OpenAddress {
     listener: ListenerKey,
+    /// The address that the kernel has chosen the port of, if the listener leaves that to it.
+    bound: SocketAddr,
     slot: Arc<ListenerSlot>,
     sockets: Vec<OpenSocket>,
 }
@@ -142,7 +144,7 @@ impl Topology {
                     }
                     None => return,
                 },
-                Ok(()) = self.usable_changes.changed() => in_place(|| self.report()),
+                Ok(()) = self.usable_changes.changed() => self.publish(Report::clone, View::clone),
                 () = sleep_until(retry_at) => self.retry().await,
                 () = sleep_until(next_refresh) => self.refresh_loops(),
             }
@@ -155,8 +157,11 @@ impl Topology {
         if self.state.stopped {
             return;
         }
-        self.state.applied = snapshot.clone();
+        let previous = mem::replace(&mut self.state.applied, snapshot.clone());
         self.update_upstreams();
+        if self.is_settled() && snapshot.has_same_listeners(&previous) {
+            return self.report_upstreams();
+        }
         let open: BTreeSet<SocketAddr> = self.state.open.keys().copied().collect();
         let inherited = self.inherited.keys().copied().collect();
         let plan = plan(&open, &inherited, &snapshot.listeners);
@@ -176,11 +181,16 @@ impl Topology {
         self.report();
     }
 
+    /// True if nothing is left to do while the listeners stay the same.
+    fn is_settled(&self) -> bool {
+        self.inherited.is_empty() && self.state.failed.is_empty() && self.state.draining_listeners.is_empty()
+    }
+
     /// Loops depend on the addresses of this host, which can change.
     fn refresh_loops(&mut self) {
         if in_place(|| self.state.loop_guard.refresh()) && !self.state.stopped {
             self.update_upstreams();
-            self.report();
+            self.report_upstreams();
         }
     }
 
@@ -200,7 +210,8 @@ impl Topology {
         self.state.failed.remove(&address);
         info!(listener = %key, %address, "listening");
         let slot = Arc::new(ListenerSlot::from(config));
-        let mut open = OpenAddress { listener: key.clone(), slot: slot.clone(), sockets: Vec::new() };
+        let bound = sockets.first().and_then(|socket| socket.local_addr().ok()).unwrap_or(address);
+        let mut open = OpenAddress { listener: key.clone(), bound, slot: slot.clone(), sockets: Vec::new() };
         let mut answers = Vec::new();
         for (number, socket) in sockets.into_iter().enumerate() {
             self.state.next_id += 1;
@@ -427,33 +438,44 @@ impl Topology {
         self.report();
     }
 
+    /// Reports the state of all listeners and upstreams.
     fn report(&mut self) {
-        let snapshot = self.state.applied.clone();
+        let TopologyState { applied, open, failed, listeners, draining_listeners, loop_guard, .. } = &self.state;
         // Excludes narrower addresses that are kept open within the listener's own address.
         let own = |(address, open): &(&SocketAddr, &OpenAddress)| open.slot.load().listener.bind == **address;
-        let bound = self.state.open.iter().filter(own).map(|(_, open)| {
-            let address = open.sockets.first().and_then(|socket| socket.listening.get_ref().local_addr().ok());
-            let address = address.unwrap_or(open.slot.load().listener.bind);
-            (open.listener.clone(), BindState::Bound(address))
-        });
-        let failed = self.state.failed.values();
+        let bound = open.iter().filter(own).map(|(_, open)| (open.listener.clone(), BindState::Bound(open.bound)));
+        let failed = failed.values();
         let failed = failed.map(|failure| (failure.listener.clone(), BindState::Failed(failure.sentence.clone())));
-        let report = Arc::new(Report {
-            generation: snapshot.generation,
-            listeners: bound.chain(failed).collect(),
-            loops: self.state.loop_guard.found().clone(),
-            usable_changes: *self.usable_changes.borrow_and_update(),
-        });
-        let entry = self.state.listeners.values().map(|entry| entry.listener.clone());
-        self.view.store(Arc::new(View {
-            snapshot,
-            report: report.clone(),
-            listeners: entry
-                .chain(self.state.draining_listeners.iter().map(|draining| draining.listener.clone()))
-                .collect(),
-            draining: self.state.draining_listeners.clone(),
+        let report = Report {
+            generation: applied.generation,
+            listeners: Arc::new(bound.chain(failed).collect()),
+            loops: loop_guard.found().clone(),
+            usable_changes: 0,
+        };
+        let live = listeners.values().map(|entry| entry.listener.clone());
+        let draining = draining_listeners.iter().map(|draining| draining.listener.clone());
+        let view = View {
+            snapshot: applied.clone(),
+            report: Arc::default(),
+            listeners: live.chain(draining).collect(),
+            draining: draining_listeners.iter().cloned().collect(),
             upstreams: self.upstreams.iter().map(|(key, upstream)| (key.clone(), upstream.clone())).collect(),
-        }));
+        };
+        self.publish(|_| report, |_| view);
+    }
+
+    /// Reports a change of endpoints: all listeners and upstreams are the same as in the last report.
+    fn report_upstreams(&mut self) {
+        let TopologyState { applied, loop_guard, .. } = &self.state;
+        let (snapshot, generation, loops) = (applied.clone(), applied.generation, loop_guard.found().clone());
+        self.publish(|last| Report { generation, loops, ..last.clone() }, |last| View { snapshot, ..last.clone() });
+    }
+
+    /// Publishes a report and a view, made from the last ones.
+    fn publish(&mut self, report: impl FnOnce(&Report) -> Report, view: impl FnOnce(&View) -> View) {
+        let usable_changes = *self.usable_changes.borrow_and_update();
+        let report = Arc::new(Report { usable_changes, ..report(&self.reports.borrow()) });
+        self.view.store(Arc::new(View { report: report.clone(), ..view(&self.view.load()) }));
         self.reports.send_if_modified(|last| {
             let changed = **last != *report;
             *last = report;

@@ -7,16 +7,16 @@ use crate::{
 };
 
 /// The live state at one moment, for metrics and the admin pages.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct View {
     pub snapshot: Arc<Snapshot>,
     pub report: Arc<Report>,
     /// All listeners, including draining ones.
-    pub listeners: Vec<Arc<ListenerState>>,
+    pub listeners: Arc<[Arc<ListenerState>]>,
     /// The draining listeners.
-    pub draining: Vec<DrainingListener>,
+    pub draining: Arc<[DrainingListener]>,
     /// Sorted by key.
-    pub upstreams: Vec<(UpstreamKey, Arc<Upstream>)>,
+    pub upstreams: Arc<[(UpstreamKey, Arc<Upstream>)]>,
 }
 
 /// A removed listener that still has connections.

@@ -6,7 +6,7 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::Ordering::Release},
     time::Duration,
 };
 
@@ -316,6 +316,12 @@ impl UpstreamControl {
         let changes = mem::take(&mut self.unlogged);
         log(&self.upstream.key, &changes);
         self.fill_pools(&settings);
+        self.notify_of_change();
+    }
+
+    /// Announces a change of the usable or the draining endpoints.
+    fn notify_of_change(&self) {
+        self.upstream.revision.fetch_add(1, Release);
         self.context.usable_changes.send_modify(|count| *count += 1);
     }
 
@@ -344,7 +350,7 @@ impl UpstreamControl {
             record_priority_change(&self.upstream, subset.backends(), *change);
         }
         if !changed.is_empty() {
-            self.context.usable_changes.send_modify(|count| *count += 1);
+            self.notify_of_change();
         }
     }
 

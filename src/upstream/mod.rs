@@ -26,7 +26,10 @@ mod tests;
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, atomic::Ordering::Relaxed},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::Ordering::{Acquire, Relaxed},
+    },
 };
 
 use tokio::{runtime::Handle, sync::watch};
@@ -73,11 +76,17 @@ impl Upstreams {
     ///
     /// A `pick` that begins after this returns sees only the new endpoints.
     pub fn update(&mut self, wanted: &BTreeMap<UpstreamKey, Arc<model::UpstreamConfig>>) {
+        let is_same = |(known, entry): (&UpstreamKey, &UpstreamEntry), (key, wanted): (&UpstreamKey, &Arc<_>)| {
+            Arc::ptr_eq(&entry.wanted, wanted) && known == key
+        };
+        if self.entries.len() == wanted.len() && self.entries.iter().zip(wanted).all(|(one, two)| is_same(one, two)) {
+            return;
+        }
         let probed = wanted.iter().filter(|(_, wanted)| wanted.backends.values().any(|it| it.active_check.is_some()));
         self.context.probes.divide(probed.map(|(key, _)| &key.object.namespace));
         for (key, wanted) in wanted {
-            match self.entries.get(key) {
-                Some(entry) => entry.upstream.change(wanted),
+            match self.entries.get_mut(key) {
+                Some(entry) => entry.change(wanted),
                 None => {
                     let entry = UpstreamEntry::new(key, wanted, &self.context);
                     self.entries.insert(key.clone(), entry);
@@ -108,6 +117,7 @@ impl Upstreams {
 /// An upstream and its control task.
 struct UpstreamEntry {
     upstream: Arc<Upstream>,
+    wanted: Arc<model::UpstreamConfig>,
     _keeper: AbortOnDropHandle<()>,
 }
 
@@ -117,7 +127,15 @@ impl UpstreamEntry {
         upstream.change(wanted);
         let entry = upstream.control.clone();
         let control = task::spawn(&context.control, "keeper", move || run(entry.clone()));
-        Self { upstream, _keeper: control }
+        Self { upstream, wanted: wanted.clone(), _keeper: control }
+    }
+
+    /// Applies new settings. Unchanged ones cost nothing.
+    fn change(&mut self, wanted: &Arc<model::UpstreamConfig>) {
+        if !Arc::ptr_eq(&self.wanted, wanted) {
+            self.wanted = wanted.clone();
+            self.upstream.change(wanted);
+        }
     }
 }
 
@@ -189,6 +207,11 @@ impl Upstream {
     /// The number of usable endpoints.
     pub fn usable(&self) -> usize {
         self.published.current.load().usable
+    }
+
+    /// A number that changes with the usable and the draining endpoints.
+    pub fn revision(&self) -> u64 {
+        self.published.revision.load(Acquire)
     }
 
     /// The number of changes of the active priority level, of the whole or of a route.

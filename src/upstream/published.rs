@@ -12,6 +12,8 @@ pub struct Published {
     pub current: ArcSwap<PublishedState>,
     /// Wakes the control task.
     pub attention: Arc<Notify>,
+    /// Incremented after each change of the usable and the draining endpoints.
+    pub revision: AtomicU64,
     /// The number of changes of the active priority level.
     pub priority_changes: AtomicU64,
 }
@@ -41,6 +43,7 @@ impl Published {
             key,
             current: ArcSwap::from_pointee(nothing_yet),
             attention: Arc::default(),
+            revision: AtomicU64::new(0),
             priority_changes: AtomicU64::new(0),
         }
     }

@@ -157,7 +157,7 @@ impl Rig {
         self.proxy().publish(Arc::new(self.snapshot.clone()));
         wait_until("the snapshot is applied", || self.proxy().reports().borrow().generation == generation);
         let view = self.monitor.view();
-        for listener in &view.listeners {
+        for listener in &*view.listeners {
             self.listeners.insert(format!("{:p}", Arc::as_ptr(listener)), listener.clone());
         }
         for endpoint in view.upstreams.iter().flat_map(|(_, upstream)| upstream.endpoints().to_vec()) {

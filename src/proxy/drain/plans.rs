@@ -10,7 +10,7 @@ use tracing::info;
 
 use crate::{
     drain::{Pace, Schedule, parts_of},
-    model::{Close, ObjectKey},
+    model::{Close, ObjectKey, UpstreamKey},
     proxy::{
         accounting::CloseReason,
         listener::ListenerState,
@@ -64,11 +64,11 @@ type DrainKey = (DrainTarget, CloseReason);
 
 /// The state that drains are derived from.
 #[derive(Debug, Default)]
-pub struct DrainInput {
+pub struct DrainInput<'a> {
     /// The targets that get no new connections, with the policy for their open ones; `None`: these are kept.
     pub draining: BTreeMap<DrainKey, (ObjectKey, DrainingResource, Option<Close>)>,
     /// All upstreams. Plans of endpoints whose upstream is not among them are orphans.
-    pub upstreams: Vec<Arc<Upstream>>,
+    pub upstreams: &'a [(UpstreamKey, Arc<Upstream>)],
 }
 
 /// The drains in progress: one plan for each target and cause. A plan stays in force until its target is back in use:
@@ -108,7 +108,8 @@ impl DrainPlans {
             (_, CloseReason::Failback) => input.draining.contains_key(case),
             (target, _) => unavailable.contains(target),
         };
-        let upstreams = input.upstreams.iter().map(Arc::as_ptr).collect();
+        let pointers = || input.upstreams.iter().map(|(_, upstream)| Arc::as_ptr(upstream)).collect();
+        let upstreams = if self.plans.is_empty() { HashSet::new() } else { pointers() };
         self.plans.retain(|case, plan| {
             let kept = input.draining.get(case).is_some_and(|(_, _, close)| close.is_none());
             plan.is_orphan = !plan.is_of(&upstreams);

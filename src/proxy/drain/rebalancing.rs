@@ -21,6 +21,10 @@ const IDLE: Duration = Duration::from_secs(5);
 /// A rebalancing ends after this time without excess connections.
 const OVER: Duration = Duration::from_secs(10);
 
+/// An upstream without connections for this long is not looked at until it has some. Longer than [`OVER`] and all
+/// periods of a [`Rebalancer`].
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(15);
+
 /// Rebalances long-lived connections of upstreams with `rebalance`.
 #[derive(Debug, Default)]
 pub struct ConnectionRebalancer {
@@ -31,6 +35,8 @@ pub struct ConnectionRebalancer {
 struct UpstreamRebalance {
     rebalancer: Rebalancer,
     run: Option<RebalanceRun>,
+    /// The last time at which it had connections.
+    used: Instant,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -49,13 +55,16 @@ impl ConnectionRebalancer {
     /// The connections to close now, counting connections that are still being dialled.
     pub fn due(&mut self, view: &View, now: Instant) -> CloseRequests {
         let mut requests = CloseRequests::new();
-        self.upstreams.retain(|key, _| view.upstreams.iter().any(|(other, _)| other == key));
-        for (key, upstream) in &view.upstreams {
+        let exists = |key: &UpstreamKey| view.upstreams.binary_search_by(|(other, _)| other.cmp(key)).is_ok();
+        self.upstreams.retain(|key, _| exists(key));
+        for (key, upstream) in &*view.upstreams {
             match upstream.rebalancing() {
                 Some(rebalancing) => {
                     let state =
                         self.upstreams.entry(key.clone()).or_insert_with(|| UpstreamRebalance::new(&rebalancing, now));
-                    requests.extend(state.due(key, &rebalancing, &endpoint_loads(upstream), now));
+                    if !state.is_forgotten(upstream, now) {
+                        requests.extend(state.due(key, &rebalancing, &endpoint_loads(upstream), now));
+                    }
                 }
                 None => drop(self.upstreams.remove(key)),
             }
@@ -67,7 +76,7 @@ impl ConnectionRebalancer {
     pub fn confirmed(&self, view: &View, requests: &CloseRequests, established: &BTreeMap<u64, u32>) -> CloseRequests {
         let mut confirmed = CloseRequests::new();
         let due = counts(requests.iter().map(|(target, request)| (target, request.count)));
-        for (key, upstream) in &view.upstreams {
+        for (key, upstream) in &*view.upstreams {
             let (Some(rebalancing), Some(state)) = (upstream.rebalancing(), self.upstreams.get(key)) else { continue };
             let of_upstream = state.rebalancer.confirmed(&rebalancing, &endpoint_loads(upstream), &due, established);
             for (target, count) in of_upstream.into_iter().map(|(id, count)| (DrainTarget::Endpoint(id), count)) {
@@ -89,7 +98,15 @@ impl ConnectionRebalancer {
 
 impl UpstreamRebalance {
     fn new(rebalancing: &RebalancePolicy, now: Instant) -> Self {
-        Self { rebalancer: Rebalancer::new(&rebalancing.rebalance, now), run: None }
+        Self { rebalancer: Rebalancer::new(&rebalancing.rebalance, now), run: None, used: now }
+    }
+
+    /// True if the upstream has had no connections for long: then there is no excess, and nothing to remember.
+    fn is_forgotten(&mut self, upstream: &Upstream, now: Instant) -> bool {
+        if upstream.endpoints().iter().any(|endpoint| endpoint.active() > 0) {
+            self.used = now;
+        }
+        now.saturating_duration_since(self.used) > FORGOTTEN_AFTER
     }
 
     fn due(

@@ -35,12 +35,12 @@ fn at_once(max_per_second: Option<u32>) -> Option<Close> {
 }
 
 /// An input in which these listeners drain for these reasons.
-fn input(draining: &[(&Arc<ListenerState>, CloseReason, Option<Close>)]) -> DrainInput {
+fn input(draining: &[(&Arc<ListenerState>, CloseReason, Option<Close>)]) -> DrainInput<'static> {
     let case = |(listener, reason, close): &(&Arc<ListenerState>, CloseReason, Option<Close>)| {
         let resource = DrainingResource::Listener(Arc::clone(listener));
         ((resource.target(), *reason), (object(), resource, *close))
     };
-    DrainInput { draining: draining.iter().map(case).collect(), upstreams: Vec::new() }
+    DrainInput { draining: draining.iter().map(case).collect(), upstreams: &[] }
 }
 
 /// Closes the connections that are due, and returns their number by listener.
