@@ -20,7 +20,7 @@ use crate::{
         ListenerState, Monitor, View,
         accounting::{BUCKETS, CloseReason, HistogramTotals, Totals},
     },
-    state::{Configuration, ReadinessState},
+    state::ReadinessState,
     translate::Severity,
     upstream::{Endpoint, PoolFigures, Upstream},
 };
@@ -136,6 +136,7 @@ families! {
     SWITCHES: "tcplb_upstream_priority_switches" Counter None, LOAD_BALANCER, "Changes of the active priority: failovers and failbacks";
     GENERATION: "tcplb_configuration_generation" Gauge None, &[], "Generation of the applied configuration";
     PROBLEMS: "tcplb_configuration_problems" Gauge None, &["severity"], "Problems in the current manifests; severity is refused or warning";
+    MISMATCHES: "tcplb_configuration_mismatches" Counter None, &[], "Configurations whose reused parts differed from a full translation, which is compared once per hour; always 0 unless there is a bug";
     UNBOUND: "tcplb_listeners_unbound" Gauge None, &[], "Listeners whose address could not be bound";
     LOGGED: "tcplb_access_log_events" Counter None, &["result"], "Closed connections offered to the access log; result is logged or dropped (writer too slow, or too many refusals)";
     LIMIT: "tcplb_process_connections_limit" Gauge None, &[], "Connections allowed by the process's file descriptor limit, less what listening sockets and the process itself need";
@@ -182,7 +183,7 @@ impl Collector for Live {
         encode_endpoint_states(encoder, &endpoints)?;
         encode_endpoint_events(encoder, &endpoints)?;
         encode_upstreams(encoder, &view)?;
-        encode_configuration(encoder, &view, &self.state.configuration())?;
+        encode_configuration(encoder, &view, &self.state)?;
         encode_process(encoder, &self.monitor)
     }
 }
@@ -302,13 +303,15 @@ fn encode_upstreams(encoder: &mut Encoder<'_, '_>, view: &View) -> fmt::Result {
     )
 }
 
-fn encode_configuration(encoder: &mut Encoder<'_, '_>, view: &View, configuration: &Configuration) -> fmt::Result {
+fn encode_configuration(encoder: &mut Encoder<'_, '_>, view: &View, state: &ReadinessState) -> fmt::Result {
+    let configuration = state.configuration();
     encoder.gauges(&GENERATION, [(Vec::new(), view.snapshot.generation as i64)])?;
     encoder.gauges(
         &PROBLEMS,
         [("refused", Severity::Refused), ("warning", Severity::Warning)]
             .map(|(name, severity)| (vec![name.into()], configuration.problems_of(severity) as i64)),
     )?;
+    encoder.counters(&MISMATCHES, [(Vec::new(), state.mismatches())])?;
     encoder.gauges(&UNBOUND, [(Vec::new(), view.report.unbound().count() as i64)])
 }
 

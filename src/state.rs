@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering::Relaxed},
+    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
 use tokio::sync::watch;
@@ -18,6 +18,7 @@ pub struct ReadinessState {
     ready: AtomicBool,
     leaving: AtomicBool,
     configuration: watch::Sender<Arc<Configuration>>,
+    mismatches: AtomicU64,
 }
 
 /// The result of the latest compilation of the manifests.
@@ -66,6 +67,16 @@ impl ReadinessState {
     /// The result of each compilation.
     pub fn configurations(&self) -> watch::Receiver<Arc<Configuration>> {
         self.configuration.subscribe()
+    }
+
+    /// Counts a reused result that differs from a full translation.
+    pub fn count_mismatch(&self) {
+        self.mismatches.fetch_add(1, Relaxed);
+    }
+
+    /// The number of translations with reused results that differed from a full translation.
+    pub fn mismatches(&self) -> u64 {
+        self.mismatches.load(Relaxed)
     }
 
     pub fn is_ready(&self) -> bool {

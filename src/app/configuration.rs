@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     net::SocketAddr,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
@@ -19,14 +19,14 @@ use crate::{
     proxy::Proxy,
     source::{Changed, Names, Settle, resolve},
     state::{Configuration, ReadinessState},
-    translate::{Problem, Severity, translate},
+    translate::{Memo, Problem, Severity, Verdicts, translate, translate_with},
     upstream::in_place,
     world::{ProcessLocality, World},
 };
 
 /// The maximum time for which new DNS names delay the configuration that contains them.
 const FIRST_ANSWERS: Duration = Duration::from_secs(2);
-/// The maximum time between compilations without any change.
+/// The maximum time between compilations without any change, and the time between comparisons with a full translation.
 const LOOK_AGAIN: Duration = Duration::from_secs(3600);
 /// The maximum number of joined or left endpoints in a log line.
 const MOST_NAMED: usize = 10;
@@ -40,6 +40,10 @@ pub struct Compiler {
     names: Names,
     world: Arc<World>,
     last: Arc<Snapshot>,
+    /// Results of the last translation.
+    memo: Memo,
+    /// The time of the last comparison with a full translation.
+    compared: Instant,
     published: Configuration,
     state: Arc<ReadinessState>,
     observed: watch::Sender<Observed>,
@@ -53,6 +57,8 @@ impl Compiler {
             names: Names::start(resolve),
             world: Arc::default(),
             last: Arc::default(),
+            memo: Memo::default(),
+            compared: Instant::now(),
             published: Configuration::default(),
             state,
             observed: watch::Sender::default(),
@@ -94,7 +100,7 @@ impl Compiler {
         if names != self.world.names {
             Arc::make_mut(&mut self.world).names = names;
         }
-        let (snapshot, verdicts) = in_place(|| translate(&self.world, &self.last, Timestamp::now()));
+        let (snapshot, verdicts) = in_place(|| self.translate_at(Timestamp::now()));
         let configuration = Configuration {
             generation: snapshot.generation,
             verdicts: Arc::new(verdicts),
@@ -110,6 +116,30 @@ impl Compiler {
         self.state.set_configuration(configuration);
         self.last.clone()
     }
+
+    /// Translates the current world. Unchanged load balancers are translated only once per hour, to compare the
+    /// results, and after each change in debug builds.
+    fn translate_at(&mut self, now: Timestamp) -> (Snapshot, Verdicts) {
+        let reused = translate_with(&mut self.memo, &self.world, &self.last, now);
+        if !cfg!(debug_assertions) && self.compared.elapsed() < LOOK_AGAIN {
+            return reused;
+        }
+        self.compared = Instant::now();
+        let full = translate(&self.world, &self.last, now);
+        if is_same(&reused, &full) {
+            return reused;
+        }
+        debug_assert!(false, "{reused:?} instead of {full:?}");
+        error!("reused results differ from a full translation, which is used instead: report this as a bug");
+        self.state.count_mismatch();
+        self.memo = Memo::default();
+        full
+    }
+}
+
+fn is_same((snapshot, verdicts): &(Snapshot, Verdicts), (other, others): &(Snapshot, Verdicts)) -> bool {
+    let retention = |snapshot: &Snapshot| (snapshot.retained_until.clone(), snapshot.report_due);
+    snapshot.configures_the_same(other) && retention(snapshot) == retention(other) && verdicts == others
 }
 
 /// Publishes a snapshot after each change of the source or of DNS answers. After a panic, it restarts with the known

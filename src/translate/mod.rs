@@ -13,6 +13,7 @@ mod flags;
 mod last_good;
 mod listeners;
 mod load_balancer;
+mod memo;
 mod messages;
 mod quotas;
 mod references;
@@ -34,9 +35,11 @@ use backends::{loops, slices::Retention, sticky};
 use context::TranslateContext;
 use jiff::Timestamp;
 use listeners::ports;
+use memo::NewResult;
 use tls::certificates::CertificateLoader;
 
 pub use context::{expirations::REPORT_DELAY, pods::selects_pods};
+pub use memo::Memo;
 pub use verdict::{Part, Problem, Reason, Severity, Verdict, Verdicts};
 
 use crate::{
@@ -50,12 +53,19 @@ use crate::{
 /// The generation is that of `previous` if both configure the same, else the next one. `now` affects verdicts and the
 /// retention of endpoints that no source confirms, see [`Snapshot::next_expiration`].
 pub fn translate(world: &World, previous: &Snapshot, now: Timestamp) -> (Snapshot, Verdicts) {
+    translate_with(&mut Memo::default(), world, previous, now)
+}
+
+/// Like [`translate`], with the same result for any memo of earlier translations: results of unchanged load balancers
+/// are reused, and the new ones are kept.
+pub fn translate_with(memo: &mut Memo, world: &World, previous: &Snapshot, now: Timestamp) -> (Snapshot, Verdicts) {
     let Some((here, in_pods)) = split_by_mode(world) else {
-        return translate_all(world, previous, now, AddressScopes::One);
+        return translate_all(memo, world, previous, now, AddressScopes::One);
     };
-    let (mut snapshot, mut verdicts) = translate_all(&here, previous, now, AddressScopes::One);
+    let (mut snapshot, mut verdicts) = translate_all(memo, &here, previous, now, AddressScopes::One);
     let nothing = Snapshot { certificate_cache: previous.certificate_cache.clone(), ..Snapshot::default() };
-    let (only_judged, others) = translate_all(&in_pods, &nothing, now, AddressScopes::OneEach);
+    let no_memo = &mut Memo::default();
+    let (only_judged, others) = translate_all(no_memo, &in_pods, &nothing, now, AddressScopes::OneEach);
     verdicts.extend(others);
     Arc::make_mut(&mut snapshot.certificate_cache).extend(Arc::unwrap_or_clone(only_judged.certificate_cache));
     (snapshot, verdicts)
@@ -114,14 +124,28 @@ fn retained_until(
     retained_until
 }
 
-fn translate_all(world: &World, previous: &Snapshot, now: Timestamp, scopes_of: AddressScopes) -> (Snapshot, Verdicts) {
+fn translate_all(
+    memo: &mut Memo,
+    world: &World,
+    previous: &Snapshot,
+    now: Timestamp,
+    scopes_of: AddressScopes,
+) -> (Snapshot, Verdicts) {
     let context = TranslateContext::of(world, previous, now);
+    memo.begin(&context);
+    let mut new_results = Vec::new();
     let mut certificates = CertificateLoader::new(world, previous, now);
     let mut scopes: Vec<AddressScope> = Vec::new();
     let mut retentions = BTreeMap::new();
     let mut verdicts = Verdicts::new();
     for (object, declared) in &world.load_balancers {
-        let (translated, verdict) = load_balancer::translate(object, declared, &context, &mut certificates);
+        let known = memo.recall(object, declared, &context, &mut certificates);
+        let (translated, verdict) = known.unwrap_or_else(|| {
+            certificates.used.clear();
+            let (translated, verdict) = load_balancer::translate(object, declared, &context, &mut certificates);
+            new_results.extend(NewResult::of(object, declared, &context, &translated, &verdict, &certificates));
+            (translated, verdict)
+        });
         if scopes.is_empty() || scopes_of == AddressScopes::OneEach {
             scopes.push(AddressScope::default());
         }
@@ -167,5 +191,6 @@ fn translate_all(world: &World, previous: &Snapshot, now: Timestamp, scopes_of: 
     if !snapshot.configures_the_same(previous) {
         snapshot.generation = previous.generation.saturating_add(1);
     }
+    new_results.into_iter().for_each(|result| memo.keep(result, &snapshot, &verdicts));
     (snapshot, verdicts)
 }

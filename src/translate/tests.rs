@@ -10,6 +10,7 @@ mod keeping;
 mod locality;
 mod loops;
 mod manifests;
+mod memo;
 mod mistakes;
 mod modes;
 mod revocation;

@@ -24,7 +24,7 @@ pub use retained::Retention;
 use super::proximity::{self, ProximityRule};
 use crate::{
     api::{BackendService, Prefer},
-    model::{self, ObjectKey, Proximity},
+    model::{self, Proximity},
     translate::{
         context::{
             address_policy::{AddressPolicy, RefusedAddresses},
@@ -105,7 +105,7 @@ pub(super) fn members(
 }
 
 /// The first IP family of the Service. If it has none, IPv4 if present: a dual-stack pod would count twice with both.
-fn family<'a>(service: &'a Service, slices: &[(&ObjectKey, &EndpointSlice)]) -> &'a str {
+fn family<'a>(service: &'a Service, slices: &[Slice]) -> &'a str {
     let declared = service.spec.as_ref().and_then(|spec| spec.ip_families.as_ref()?.first());
     match declared {
         Some(family) => family,
@@ -135,8 +135,8 @@ impl EndpointSelection<'_> {
             let is_replaced = is_replaced(slice, self.service);
             let is_ours = !is_replaced && (selects_pods(self.service) || !is_managed(slice));
             match self.port.is_in(slice) && is_ours {
-                true => matched.matching.push(*slice),
-                false => matched.stale.push(*slice),
+                true => matched.matching.push(slice),
+                false => matched.stale.push(slice),
             }
             let mut refused = RefusedAddresses::default();
             for (address, endpoint) in self.port.addresses(key, slice, path) {

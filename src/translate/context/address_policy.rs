@@ -6,6 +6,7 @@ mod forms;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
 use forms::{METADATA, forms, special, unconnectable};
@@ -41,7 +42,18 @@ impl<'a> AddressPolicy<'a> {
     pub fn of(world: &'a World, slices: &Slices, bindings: &Bindings) -> Self {
         match world.mode.tenancy() {
             None => Self::Unrestricted,
-            Some(tenancy) => Self::Tenant(TenantPolicy::of(tenancy, world, slices, bindings)),
+            Some(tenancy) => Self::Tenant(TenantPolicy {
+                tenancy,
+                taken: TakenAddresses::of(tenancy, world, slices, bindings).into(),
+            }),
+        }
+    }
+
+    /// The addresses that depend on other objects. `None`: all backends may use any address.
+    pub fn taken(&self) -> Option<&Arc<TakenAddresses>> {
+        match self {
+            Self::Unrestricted => None,
+            Self::Tenant(policy) => Some(&policy.taken),
         }
     }
 
@@ -116,6 +128,12 @@ impl RefusedAddresses {
 
 pub struct TenantPolicy<'a> {
     tenancy: &'a Tenancy,
+    taken: Arc<TakenAddresses>,
+}
+
+/// Addresses of the proxies, of the API server and of Services.
+#[derive(PartialEq, Eq)]
+pub struct TakenAddresses {
     /// Addresses of the proxies and of the API server.
     ours: BTreeSet<IpAddr>,
     /// Ports that the proxies listen on.
@@ -125,31 +143,30 @@ pub struct TenantPolicy<'a> {
     services: BTreeSet<IpAddr>,
 }
 
-impl<'a> TenantPolicy<'a> {
-    fn of(tenancy: &'a Tenancy, world: &World, slices: &Slices, bindings: &Bindings) -> Self {
-        let mut bounds = Self {
-            tenancy,
+impl TakenAddresses {
+    fn of(tenancy: &Tenancy, world: &World, slices: &Slices, bindings: &Bindings) -> Self {
+        let mut taken = Self {
             ours: tenancy.own_addresses.iter().map(IpAddr::to_canonical).collect(),
             our_ports: tenancy.admin_port.into_iter().chain(bindings.ports()).collect(),
             api_server: BTreeSet::new(),
             services: world.services.values().flat_map(|service| cluster_ips(service)).collect(),
         };
-        bounds.add_replicas(slices);
-        bounds.add_kept(world);
-        bounds.add_api_server(world);
-        bounds
+        taken.add_replicas(tenancy, slices);
+        taken.add_managed_services(tenancy, world);
+        taken.add_api_server(world);
+        taken
     }
 
     /// Adds the pods of the proxies, ready or not.
-    fn add_replicas(&mut self, slices: &Slices) {
-        let replicas = self.tenancy.replicas.iter().flat_map(|service| slices.of_service(service));
+    fn add_replicas(&mut self, tenancy: &Tenancy, slices: &Slices) {
+        let replicas = tenancy.replicas.iter().flat_map(|service| slices.of_service(service));
         let endpoints = replicas.flat_map(|(_, slice)| &slice.endpoints);
         self.ours.extend(endpoints.flat_map(|endpoint| &endpoint.addresses).filter_map(|address| canonical(address)));
     }
 
     /// Adds the Services in front of the proxies, since a load balancer with itself as backend would be a loop.
-    fn add_kept(&mut self, world: &World) {
-        let Some(home) = &self.tenancy.replicas else { return };
+    fn add_managed_services(&mut self, tenancy: &Tenancy, world: &World) {
+        let Some(home) = &tenancy.replicas else { return };
         for service in managed_service::of_namespace(&world.services, &home.namespace)
             .filter(|service| managed_service::is_ours(service))
         {
@@ -174,6 +191,21 @@ impl<'a> TenantPolicy<'a> {
         self.ours.extend(world.services.get(&key).into_iter().flat_map(|service| cluster_ips(service)));
     }
 
+    fn contain(&self, address: SocketAddr, target: AddressOwner) -> bool {
+        let ip = address.ip();
+        match target {
+            AddressOwner::Unknown => self.ours.contains(&ip),
+            // Host-network pods share the address of the node with other processes.
+            AddressOwner::Pod => {
+                self.ours.contains(&ip) && self.our_ports.contains(&address.port())
+                    || self.api_server.contains(&address)
+                    || self.services.contains(&ip)
+            }
+        }
+    }
+}
+
+impl TenantPolicy<'_> {
     fn refusal(&self, address: SocketAddr, target: AddressOwner) -> Option<AddressRefusal> {
         let mut forms = forms(address.ip()).map(|ip| SocketAddr::new(ip, address.port()));
         let outside = target == AddressOwner::Unknown && !self.tenancy.backend_networks.contains(address.ip());
@@ -182,15 +214,6 @@ impl<'a> TenantPolicy<'a> {
 
     fn refusal_of_form(&self, address: SocketAddr, target: AddressOwner) -> Option<AddressRefusal> {
         let ip = address.ip();
-        let ours = match target {
-            AddressOwner::Unknown => self.ours.contains(&ip),
-            // Host-network pods share the address of the node with other processes.
-            AddressOwner::Pod => {
-                self.ours.contains(&ip) && self.our_ports.contains(&address.port())
-                    || self.api_server.contains(&address)
-                    || self.services.contains(&ip)
-            }
-        };
         if let Some(kind) = special(ip) {
             Some(AddressRefusal::Special(kind))
         } else if target == AddressOwner::Unknown && METADATA.contains(&ip) {
@@ -198,7 +221,7 @@ impl<'a> TenantPolicy<'a> {
         } else if self.tenancy.denied_networks.contains(ip) {
             Some(AddressRefusal::Denied)
         } else {
-            ours.then_some(AddressRefusal::Internal)
+            self.taken.contain(address, target).then_some(AddressRefusal::Internal)
         }
     }
 }

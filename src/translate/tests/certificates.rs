@@ -8,16 +8,16 @@ use rcgen::{CertificateParams, DnType, KeyPair, SanType, date_time_ymd};
 use super::{manifests::FOLDER, *};
 use crate::{api::RefKind, model::Certificate, world::ObjectRef};
 
-struct PemPair {
-    certificate: String,
-    key: String,
+pub(super) struct PemPair {
+    pub(super) certificate: String,
+    pub(super) key: String,
 }
 
-fn issue(names: &[&str]) -> PemPair {
+pub(super) fn issue(names: &[&str]) -> PemPair {
     issue_with(names, |_| {})
 }
 
-fn issue_with(names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> PemPair {
+pub(super) fn issue_with(names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> PemPair {
     let names: Vec<String> = names.iter().map(ToString::to_string).collect();
     let mut params = CertificateParams::new(names).unwrap();
     params.not_before = date_time_ymd(2025, 1, 1);
@@ -27,7 +27,7 @@ fn issue_with(names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Pe
     PemPair { certificate: params.self_signed(&key).unwrap().pem(), key: key.serialize_pem() }
 }
 
-fn store(world: &mut World, name: &str, certificate: &str, key: &str) {
+pub(super) fn store(world: &mut World, name: &str, certificate: &str, key: &str) {
     let data = [("tls.crt", certificate), ("tls.key", key)]
         .map(|(name, text)| (name.to_owned(), ByteString(text.as_bytes().to_vec())));
     let secret = Secret { data: Some(data.into()), ..Secret::default() };

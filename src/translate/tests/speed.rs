@@ -15,7 +15,8 @@ const ENDPOINTS: usize = 20;
 #[ignore = "a measurement: cargo test --release --lib speed -- --ignored --nocapture"]
 fn an_endpoint_changes_among_many() {
     let mut world = many();
-    let (mut snapshot, verdicts) = first(&world);
+    let mut memo = Memo::default();
+    let (mut snapshot, verdicts) = translate_with(&mut memo, &world, &Snapshot::default(), NOW);
     assert_eq!(snapshot.listeners.len(), LOAD_BALANCERS);
     assert!(verdicts.values().all(|verdict| verdict.problems.is_empty()), "{:?}", verdicts.values().next());
     let mut times = Vec::new();
@@ -23,7 +24,7 @@ fn an_endpoint_changes_among_many() {
         let slice = world.endpoint_slices.get_mut(&object(&format!("s{}", change * 7))).unwrap();
         Arc::make_mut(slice).endpoints.truncate(ENDPOINTS - 1);
         let began = Instant::now();
-        snapshot = then(&world, &snapshot).0;
+        snapshot = translate_with(&mut memo, &world, &snapshot, NOW).0;
         times.push(began.elapsed());
     }
     assert_eq!(snapshot.generation, 51);

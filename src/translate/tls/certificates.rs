@@ -27,12 +27,17 @@ use crate::{
     world::{ObjectRef, World},
 };
 
+/// The source and the text of a certificate.
+pub type CertificateKey = (Arc<str>, Fingerprint);
+
 /// Reads each distinct certificate once. Results of the previous translation are reused from its snapshot.
 pub struct CertificateLoader<'a> {
     pub world: &'a World,
     pub now: Timestamp,
     pub cache: CertificateCache,
     pub cache_before: &'a CertificateCache,
+    /// The certificates of the current load balancer.
+    pub used: Vec<CertificateKey>,
     /// Distinct validations, shared since revocation lists may be large.
     pub validations: Vec<Arc<ClientValidation>>,
 }
@@ -45,6 +50,7 @@ impl<'a> CertificateLoader<'a> {
             now,
             cache: CertificateCache::default(),
             cache_before: &previous.certificate_cache,
+            used: Vec::new(),
             validations: listeners.filter_map(|tls| tls.client_validation.clone()).collect(),
         }
     }
@@ -104,10 +110,11 @@ impl<'a> CertificateLoader<'a> {
             let pair = self.pair(reference, declaration)?;
             let (source, fingerprint) = (Arc::from(source), pair.fingerprint());
             // Messages name the files, so the key does too.
-            let key = match &reference.files {
+            let key: CertificateKey = match &reference.files {
                 Some(files) => (format!("{source} {}", files.key).into(), fingerprint),
                 None => (Arc::clone(&source), fingerprint),
             };
+            self.used.push(key.clone());
             cached(&mut self.cache.certificates, &self.cache_before.certificates, key, || {
                 pair.parse(source, fingerprint).map(Arc::new)
             })

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Expirations of unconfirmed endpoints, and the time at which to report them.
-#[derive(Default)]
+#[derive(Default, PartialEq, Eq)]
 pub struct Retention {
     pub expirations: BTreeMap<EndpointKey, Timestamp>,
     pub report_due: Option<Timestamp>,

@@ -1,0 +1,307 @@
+//! Reuse of the results of the previous translation, so that a change costs what has changed.
+//!
+//! Only results without any problem, retained endpoint or fallback are kept. They depend on the declaration, its
+//! [`Dependency`] list and the [`SharedDependencies`], and on nothing else: the previous configuration decides about
+//! fallbacks only. All other load balancers are translated every time.
+//!
+//! Dependencies are compared by pointer. A source passes on unchanged objects as they are, so equal pointers mean equal
+//! objects, and different pointers only cost a translation.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
+    path::PathBuf,
+    sync::Arc,
+};
+
+use jiff::Timestamp;
+use k8s_openapi::api::{
+    core::v1::{ConfigMap, Secret, Service},
+    discovery::v1::EndpointSlice,
+};
+
+use super::{
+    backends::slices::Retention,
+    context::{TranslateContext, address_policy::TakenAddresses},
+    listeners::ports::ListenerRequest,
+    load_balancer::TranslatedLoadBalancer,
+    tls::certificates::{CertificateKey, CertificateLoader},
+    verdict::{Verdict, Verdicts},
+};
+use crate::{
+    api::{Host, RefKind, TcpLoadBalancerSpec},
+    model::{Certificate, Listener, ListenerKey, ObjectKey, Snapshot, UpstreamConfig, UpstreamKey},
+    world::{
+        Declared, ListenerShare, Lookup, ObjectIdentity, ObjectRef, ProcessLocality, ProcessMode, World,
+        backend_services,
+    },
+};
+
+/// The results of the previous translation that can be reused. An empty one is always correct.
+#[derive(Default)]
+pub struct Memo {
+    shared: SharedDependencies,
+    results: BTreeMap<ObjectKey, KnownResult>,
+    /// The number of reused results so far.
+    reused: usize,
+}
+
+/// The dependencies of all load balancers. A change of them invalidates all results.
+#[derive(Default, PartialEq)]
+struct SharedDependencies {
+    /// Without the proxy ports, which are compared for each listener.
+    mode: ProcessMode,
+    taken: Option<Arc<TakenAddresses>>,
+    serves: bool,
+    beyond_quota: BTreeSet<ObjectRef>,
+    unreadable: BTreeMap<(&'static str, ObjectKey), Arc<str>>,
+    unread: BTreeMap<(&'static str, ObjectKey), Arc<str>>,
+}
+
+impl SharedDependencies {
+    fn of(context: &TranslateContext) -> Self {
+        let World { mode, locality, beyond_quota, unreadable, unread, .. } = context.world;
+        Self {
+            mode: match mode {
+                ProcessMode::Gateway(_, tenancy) => ProcessMode::Gateway(Arc::default(), tenancy.clone()),
+                ProcessMode::Standalone | ProcessMode::Sidecar(_) | ProcessMode::Host(_) => mode.clone(),
+            },
+            taken: context.address_policy.taken().cloned(),
+            serves: locality.is_some(),
+            beyond_quota: beyond_quota.clone(),
+            unreadable: unreadable.clone(),
+            unread: unread.clone(),
+        }
+    }
+}
+
+/// The result of a load balancer without problems.
+struct KnownResult {
+    declaration: DeclarationVersion,
+    dependencies: Vec<Dependency>,
+    /// The time in which its certificates are valid.
+    valid: RangeInclusive<Timestamp>,
+    /// Listeners with the indices of their declarations.
+    listeners: Vec<(ListenerKey, usize, Arc<Listener>)>,
+    upstream: Arc<UpstreamConfig>,
+    certificates: Vec<(CertificateKey, Arc<Certificate>)>,
+}
+
+/// A version of a declaration.
+struct DeclarationVersion {
+    spec: Identical<TcpLoadBalancerSpec>,
+    origin: Arc<str>,
+    folder: PathBuf,
+    identity: Option<ObjectIdentity>,
+}
+
+impl DeclarationVersion {
+    fn is_of(&self, declared: &Declared) -> bool {
+        let Declared { spec, problems, origin, folder, identity, status: _ } = declared;
+        problems.is_empty()
+            && spec.as_ref().is_some_and(|spec| Arc::ptr_eq(spec, &self.spec.0))
+            && (*origin == self.origin && *folder == self.folder && *identity == self.identity)
+    }
+}
+
+/// Something that the translation of a load balancer depends on, beside its declaration.
+#[derive(PartialEq)]
+enum Dependency {
+    Share(Option<ListenerShare>),
+    /// Of this process, and whether all endpoints are elsewhere.
+    Locality(ProcessLocality, bool),
+    Service(Option<Identical<Service>>),
+    Slice(Identical<EndpointSlice>),
+    Secret(Option<Identical<Secret>>),
+    ConfigMap(Option<Identical<ConfigMap>>),
+    File(Option<Result<Identical<[u8]>, Arc<str>>>),
+    Name(Option<Lookup>),
+}
+
+/// A shared value that equals itself only.
+struct Identical<T: ?Sized>(Arc<T>);
+
+impl<T: ?Sized> Identical<T> {
+    fn to(value: &Arc<T>) -> Self {
+        Self(value.clone())
+    }
+}
+
+impl<T: ?Sized> PartialEq for Identical<T> {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+/// Everything that the translation of a load balancer depends on, beside its declaration and the shared dependencies.
+fn dependencies<'a>(
+    object: &'a ObjectKey,
+    declared: &'a Declared,
+    spec: &'a TcpLoadBalancerSpec,
+    context: &'a TranslateContext,
+) -> impl Iterator<Item = Dependency> + 'a {
+    let world = context.world;
+    let share = Dependency::Share(context.quotas.share(object));
+    let locality = || Dependency::Locality(context.here().clone(), context.all_are_elsewhere());
+    let locality = spec.load_balancing.as_ref().and_then(|balancing| balancing.locality.as_ref()).map(|_| locality());
+    let of_services = backend_services(object, spec).flat_map(|key| {
+        let slices = context.slices.of_service(&key).iter().map(|(_, slice)| Dependency::Slice(Identical::to(slice)));
+        [Dependency::Service(world.services.get(&key).map(Identical::to))].into_iter().chain(slices)
+    });
+    let of_references = ObjectRef::all_by(object, spec).map(|ObjectRef { kind, key }| match kind {
+        RefKind::Secret => Dependency::Secret(world.secrets.get(&key).map(Identical::to)),
+        RefKind::ConfigMap => Dependency::ConfigMap(world.config_maps.get(&key).map(Identical::to)),
+    });
+    let of_files = spec.files().map(|file| {
+        let content = world.files.get(&declared.path_of(file));
+        Dependency::File(content.map(|content| content.as_ref().map(Identical::to).map_err(Arc::clone)))
+    });
+    let addresses = spec.backends.iter().flat_map(|backend| backend.addresses.iter().flatten());
+    let of_names = addresses.filter_map(|address| match &address.host {
+        Host::Name(name) => Some(Dependency::Name(world.names.get(name.as_str()).cloned())),
+        Host::Ip(_) => None,
+    });
+    [share].into_iter().chain(locality).chain(of_services).chain(of_references).chain(of_files).chain(of_names)
+}
+
+/// True if the result may depend on the time or on other load balancers in ways that are not compared here: the
+/// authorities of certificates have revocation lists.
+fn verifies_certificates(spec: &TcpLoadBalancerSpec) -> bool {
+    spec.backends.iter().any(|backend| backend.tls.is_some())
+        || spec.listeners.iter().filter_map(|listener| listener.tls.as_ref()).any(|tls| tls.client_validation.is_some())
+}
+
+impl Memo {
+    #[cfg(test)]
+    pub fn reused(&self) -> usize {
+        self.reused
+    }
+
+    /// Prepares for a translation: drops all results if dependencies of all load balancers have changed, and those of load
+    /// balancers that are no longer declared.
+    pub(super) fn begin(&mut self, context: &TranslateContext) {
+        let shared = SharedDependencies::of(context);
+        if shared != self.shared {
+            (self.shared, self.results) = (shared, BTreeMap::new());
+        }
+        self.results.retain(|object, _| context.world.load_balancers.contains_key(object));
+    }
+
+    /// The known result of a load balancer; `None`: it must be translated.
+    pub(super) fn recall(
+        &mut self,
+        object: &ObjectKey,
+        declared: &Declared,
+        context: &TranslateContext,
+        certificates: &mut CertificateLoader,
+    ) -> Option<(TranslatedLoadBalancer, Verdict)> {
+        let known = self.results.get(object)?;
+        if !known.is_current(object, declared, context) {
+            self.results.remove(object);
+            return None;
+        }
+        self.reused += 1;
+        let loaded = known.certificates.iter().map(|(key, certificate)| (key.clone(), Ok(certificate.clone())));
+        certificates.cache.certificates.extend(loaded);
+        let request = |(key, index, listener): &(ListenerKey, usize, Arc<Listener>)| {
+            let (listener, before) = (listener.clone(), Some(listener.clone()));
+            (key.clone(), ListenerRequest::Declared { listener, index: *index, before })
+        };
+        let translated = TranslatedLoadBalancer {
+            listeners: known.listeners.iter().map(request).collect(),
+            upstream: Some(known.upstream.clone()),
+            retention: Retention::default(),
+        };
+        let verdict =
+            Verdict { origin: declared.origin.clone(), identity: declared.identity.clone(), problems: Vec::new() };
+        Some((translated, verdict))
+    }
+
+    /// Keeps a new result, if it is complete and settled: the snapshot has it as it was translated.
+    pub(super) fn keep(&mut self, new: NewResult, snapshot: &Snapshot, verdicts: &Verdicts) {
+        let NewResult { object, result } = new;
+        let is_served = |(key, _, listener): &(ListenerKey, usize, Arc<Listener>)| {
+            snapshot.listeners.get(key).is_some_and(|served| Arc::ptr_eq(served, listener))
+        };
+        let upstream = snapshot.upstreams.get(&UpstreamKey { object: object.clone() });
+        if verdicts[&object].problems.is_empty()
+            && result.listeners.iter().all(is_served)
+            && upstream.is_some_and(|upstream| Arc::ptr_eq(upstream, &result.upstream))
+        {
+            self.results.insert(object, result);
+        }
+    }
+}
+
+impl KnownResult {
+    /// True if a translation would have this result again.
+    fn is_current(&self, object: &ObjectKey, declared: &Declared, context: &TranslateContext) -> bool {
+        let Some(spec) = &declared.spec else { return false };
+        let TranslateContext { previous, bindings, now, .. } = context;
+        let serves = |(key, _, listener): &(ListenerKey, usize, Arc<Listener>)| {
+            previous.listeners.get(key).is_some_and(|served| Arc::ptr_eq(served, listener))
+                && bindings.allow(key, declared.uid(), listener)
+        };
+        let key = UpstreamKey { object: object.clone() };
+        self.declaration.is_of(declared)
+            && self.valid.contains(now)
+            && self.listeners.iter().all(serves)
+            && previous.upstreams.get(&key).is_some_and(|upstream| Arc::ptr_eq(upstream, &self.upstream))
+            && self.has_dependencies(dependencies(object, declared, spec, context))
+    }
+
+    fn has_dependencies(&self, mut dependencies: impl Iterator<Item = Dependency>) -> bool {
+        self.dependencies.iter().all(|known| dependencies.next().is_some_and(|dependency| dependency == *known))
+            && dependencies.next().is_none()
+    }
+}
+
+/// A result that may be reused once the translation of all load balancers confirms it.
+pub(super) struct NewResult {
+    object: ObjectKey,
+    result: KnownResult,
+}
+
+impl NewResult {
+    /// `None`: the result cannot be reused.
+    pub fn of(
+        object: &ObjectKey,
+        declared: &Declared,
+        context: &TranslateContext,
+        translated: &TranslatedLoadBalancer,
+        verdict: &Verdict,
+        certificates: &CertificateLoader,
+    ) -> Option<Self> {
+        let spec = declared.spec.as_ref()?;
+        let TranslatedLoadBalancer { listeners, upstream, retention } = translated;
+        let is_settled = verdict.problems.is_empty() && *retention == Retention::default();
+        if !is_settled || !declared.problems.is_empty() || verifies_certificates(spec) {
+            return None;
+        }
+        let declared_listener = |(key, request): (&ListenerKey, &ListenerRequest)| match request {
+            ListenerRequest::Declared { listener, index, .. } => Some((key.clone(), *index, listener.clone())),
+            ListenerRequest::LastGood(_) => None,
+        };
+        let used = certificates.used.iter().map(|key| {
+            let certificate = certificates.cache.certificates.get(key)?.as_ref().ok()?;
+            Some((key.clone(), certificate.clone()))
+        });
+        let certificates: Vec<_> = used.collect::<Option<_>>()?;
+        let since = certificates.iter().map(|(_, certificate)| certificate.not_before).max();
+        let until = certificates.iter().map(|(_, certificate)| certificate.not_after).min();
+        let result = KnownResult {
+            declaration: DeclarationVersion {
+                spec: Identical::to(spec),
+                origin: declared.origin.clone(),
+                folder: declared.folder.clone(),
+                identity: declared.identity.clone(),
+            },
+            dependencies: dependencies(object, declared, spec, context).collect(),
+            valid: since.unwrap_or(Timestamp::MIN)..=until.unwrap_or(Timestamp::MAX),
+            listeners: listeners.iter().map(declared_listener).collect::<Option<_>>()?,
+            upstream: upstream.clone()?,
+            certificates,
+        };
+        Some(Self { object: object.clone(), result })
+    }
+}

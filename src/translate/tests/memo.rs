@@ -1,0 +1,303 @@
+//! Translations with a memo equal translations without one.
+
+use std::{collections::BTreeSet, sync::Arc, sync::LazyLock};
+
+use jiff::SignedDuration;
+use proptest::prelude::*;
+
+use super::{
+    certificates::{issue, issue_with, store},
+    *,
+};
+use crate::world::{Allocation, Allocations, Lookup, ProcessLocality, ProcessMode, Tenancy};
+
+/// A change of a world, or of the circumstances of the next translation. Numbers select load balancers and variants.
+#[derive(Clone, Debug)]
+enum Edit {
+    Declare(usize, usize),
+    Remove(usize),
+    Recreate(usize),
+    Service(usize, usize),
+    Slice(usize, usize),
+    Secret(usize),
+    Name(usize),
+    Allocation(usize, usize),
+    Tenancy(usize),
+    Locality(usize),
+    Unreadable(usize, bool),
+    BeyondQuota(bool),
+    Wait(usize),
+    ForgetResults,
+}
+
+const LOAD_BALANCERS: usize = 5;
+
+fn any_edit() -> impl Strategy<Value = Edit> {
+    let index = || 0..LOAD_BALANCERS;
+    prop_oneof![
+        4 => (index(), 0..SPECS.len()).prop_map(|(index, variant)| Edit::Declare(index, variant)),
+        1 => index().prop_map(Edit::Remove),
+        1 => index().prop_map(Edit::Recreate),
+        2 => (index(), 0..SERVICES.len()).prop_map(|(index, variant)| Edit::Service(index, variant)),
+        6 => (index(), 0..SLICES.len()).prop_map(|(index, variant)| Edit::Slice(index, variant)),
+        2 => (0..5usize).prop_map(Edit::Secret),
+        2 => (0..4usize).prop_map(Edit::Name),
+        2 => (index(), 0..4usize).prop_map(|(index, variant)| Edit::Allocation(index, variant)),
+        1 => (0..4usize).prop_map(Edit::Tenancy),
+        1 => (0..3usize).prop_map(Edit::Locality),
+        1 => (index(), any::<bool>()).prop_map(|(index, is)| Edit::Unreadable(index, is)),
+        1 => any::<bool>().prop_map(Edit::BeyondQuota),
+        4 => (0..WAITS.len()).prop_map(Edit::Wait),
+        1 => Just(Edit::ForgetResults),
+    ]
+}
+
+const SPECS: [&str; 13] = [
+    "listeners: [{port: 5432}], backends: [{service: {name: SERVICE, port: 1}}]",
+    "listeners: [{port: 5432}], backends: [{service: {name: SERVICE, port: 1}}], loadBalancing: {algorithm: Maglev}",
+    "listeners: [{port: 5432}], backends: [{service: {name: SERVICE, port: 1}}], loadBalancing: {locality: {prefer: \
+     SameZone}}",
+    "listeners: [{name: a, port: 5432}, {name: b, port: 5433}], backends: [{name: x, service: {name: SERVICE, port: 1}}, \
+     {name: z, addresses: ['10.0.0.9:1'], priority: 1}]",
+    "listeners: [{port: 5432}], backends: [{addresses: ['10.0.0.9:1', '127.0.0.1:20001', '127.0.0.1:5432']}]",
+    "listeners: [{port: 5432}], backends: [{addresses: ['db.example:1']}]",
+    "listeners: [{port: 5432, tls: {certificateRefs: [{name: cert}]}}], backends: [{service: {name: SERVICE, port: 1}}]",
+    "listeners: [{port: 5432, tls: {certificateRefs: [{name: cert}], clientValidation: {caRefs: [{name: \
+     cert}]}}}], backends: [{service: {name: SERVICE, port: 1}}]",
+    "listeners: [{port: 5432}], backends: [{service: {name: SERVICE, port: 1}, tls: {caRefs: [{name: cert}], \
+     serverName: db.example}}]",
+    "listeners: [{port: 5432, limits: {maxConnections: 0}}], backends: [{service: {name: SERVICE, port: 1}}]",
+    "listeners: [{port: 5432}], backends: []",
+    "listeners: [{port: 5433}], backends: [{service: {name: s0, port: 1}}], connect: {attempts: 0}",
+    "listeners: [{port: 5432}], backends: [{service: {name: SERVICE, port: 1}}], healthCheck: {active: {type: Redis, \
+     redis: {passwordRef: {name: cert, key: tls.crt}}}}",
+];
+
+const SERVICES: [&str; 4] = [
+    "selector: {a: b}, ports: [{port: 1}], clusterIP: 10.96.0.1",
+    "selector: {a: b}, ports: [{port: 1}], clusterIP: 10.0.0.1",
+    "ports: [{port: 2}]",
+    "type: ExternalName, externalName: db.example",
+];
+
+const SLICES: [&str; 7] = [
+    "ports: [{port: 7}], endpoints: [POD 1, POD 2]",
+    "ports: [{port: 7}], endpoints: [POD 1]",
+    "ports: [{port: 7}], endpoints: [POD 2, POD 3]",
+    "ports: [{port: 7}], endpoints: [UNREADY 1, POD 2]",
+    "ports: [{port: 7}], endpoints: [UNREADY 1]",
+    "ports: [{port: 7}], endpoints: []",
+    "ports: [{name: other, port: 7}], endpoints: [POD 4]",
+];
+
+/// Milliseconds; the last one is five years.
+const WAITS: [i64; 6] = [100, 900, 2_000, 11_000, 301_000, 157_766_400_000];
+
+/// Two certificates, and one that is not valid yet.
+static CERTIFICATES: LazyLock<[(String, String); 3]> = LazyLock::new(|| {
+    let later = issue_with(&["db.example"], |params| params.not_before = rcgen::date_time_ymd(2030, 1, 1));
+    [issue(&["db.example"]), issue(&["other.example"]), later].map(|pair| (pair.certificate, pair.key))
+});
+
+/// Successive translations of a world.
+struct MemoFixture {
+    world: World,
+    now: Timestamp,
+    memo: Memo,
+    previous: Snapshot,
+}
+
+impl MemoFixture {
+    fn start(mode: &str) -> Self {
+        let world = World { locality: Some(ProcessLocality::default()), ..World::default() };
+        let mut fixture = Self { world, now: NOW, memo: Memo::default(), previous: Snapshot::default() };
+        fixture.world.mode = match mode {
+            "gateway" => ProcessMode::Gateway(Arc::default(), Arc::default()),
+            "host" => ProcessMode::Host(Arc::default()),
+            _ => ProcessMode::Standalone,
+        };
+        fixture.edit(&Edit::Tenancy(0));
+        for index in 0..LOAD_BALANCERS {
+            for edit in [
+                Edit::Declare(index, 0),
+                Edit::Service(index, 0),
+                Edit::Slice(index, 0),
+                Edit::Allocation(index, 0),
+                Edit::Secret(0),
+                Edit::Name(0),
+            ] {
+                fixture.edit(&edit);
+            }
+        }
+        fixture
+    }
+
+    fn edit(&mut self, edit: &Edit) {
+        let world = &mut self.world;
+        match *edit {
+            Edit::Declare(index, variant) => {
+                let (name, service) = (format!("l{index}"), format!("s{index}"));
+                let key = object(&name);
+                let uid = world.load_balancers.get(&key).and_then(Declared::uid).unwrap_or(&name).to_owned();
+                let spec = SPECS[variant].replace("SERVICE", &service);
+                // On the ports of nodes, each needs its own.
+                let spec = match world.mode {
+                    ProcessMode::Gateway(..) => spec,
+                    _ => spec.replace("port: 543", &format!("port: {}", index + 1)),
+                };
+                world.load_balancers.extend(one_of(&name, &uid, &spec).load_balancers);
+            }
+            Edit::Remove(index) => drop(world.load_balancers.remove(&object(&format!("l{index}")))),
+            Edit::Recreate(index) => {
+                if let Some(declared) = world.load_balancers.get_mut(&object(&format!("l{index}"))) {
+                    declared.identity.as_mut().unwrap().uid = format!("new{index}").into();
+                }
+            }
+            Edit::Service(index, variant) => {
+                let text = format!(
+                    "{{kind: Service, metadata: {{name: s{index}}}, spec: {{{}}}}}",
+                    SERVICES[variant].replace("10.96.0.1", &format!("10.96.0.{index}"))
+                );
+                world.services.extend(super::world(&text).services);
+            }
+            Edit::Slice(index, variant) => {
+                let pod = |number: usize, ready: bool| {
+                    format!(
+                        "{{addresses: [10.0.{index}.{number}], conditions: {{ready: {ready}}}, zone: z{number}, targetRef: \
+                         {{kind: Pod, namespace: shop, name: p, uid: p{index}-{number}}}}}"
+                    )
+                };
+                let content = (1..5).fold(SLICES[variant].to_owned(), |text, number| {
+                    let text = text.replace(&format!("UNREADY {number}"), &pod(number, false));
+                    text.replace(&format!("POD {number}"), &pod(number, true))
+                });
+                let text = format!(
+                    "{{kind: EndpointSlice, metadata: {{namespace: shop, name: s{index}, labels: \
+                     {{kubernetes.io/service-name: s{index}, endpointslice.kubernetes.io/managed-by: \
+                     endpointslice-controller.k8s.io}}}}, addressType: IPv4, {content}}}"
+                );
+                world.endpoint_slices.extend(super::world(&text).endpoint_slices);
+            }
+            Edit::Secret(variant) => match CERTIFICATES.get(variant) {
+                Some((certificate, key)) => store(world, "cert", certificate, key),
+                None if variant == 3 => store(world, "cert", "no certificate", "no key"),
+                None => drop(world.secrets.remove(&object("cert"))),
+            },
+            Edit::Name(variant) => {
+                let addresses: BTreeSet<_> = (0..variant).map(|number| [10, 0, 0, 10 + number as u8].into()).collect();
+                let problem = (variant == 3).then(|| "cannot be resolved: the server failed".into());
+                world.names.insert("db.example".into(), Lookup { addresses, problem });
+            }
+            Edit::Allocation(index, variant) => {
+                let ProcessMode::Gateway(allocations, _) = &mut world.mode else { return };
+                let Allocations(ports) = Arc::make_mut(allocations);
+                ports.retain(|_, allocation| *allocation.uid != *format!("l{index}"));
+                // Of the load balancer itself, of it at another port, of one of the same name, and none.
+                let uid = if variant == 2 { format!("new{index}") } else { format!("l{index}") };
+                let first = 20_000 + 10 * index as u16 + u16::from(variant == 1);
+                for (port, listener) in (first..).zip([5432, 5433]).filter(|_| variant < 3) {
+                    let allocation =
+                        Allocation { uid: uid.as_str().into(), port: listener, object: "".into(), freed: None };
+                    ports.insert(port, allocation);
+                }
+            }
+            Edit::Tenancy(variant) => {
+                let (ProcessMode::Gateway(_, tenancy) | ProcessMode::Host(tenancy)) = &mut world.mode else { return };
+                let network = |text: &str| text.parse::<ipnet::IpNet>().unwrap();
+                *tenancy = Arc::new(Tenancy {
+                    backend_networks: [network("10.0.0.0/24")].into_iter().collect(),
+                    denied_networks: (variant == 1).then(|| network("10.0.1.0/24")).into_iter().collect(),
+                    load_balancers_per_namespace: (variant == 2).then_some(3),
+                    listeners_per_namespace: (variant == 3).then_some(4),
+                    service_types: [crate::api::ServiceType::ClusterIp].into(),
+                    host_ports: vec![1..=100],
+                    ..Tenancy::default()
+                });
+            }
+            Edit::Locality(variant) => {
+                let zone = ["z1", "z2", "elsewhere"][variant];
+                world.locality = Some(ProcessLocality { node: None, zone: Some(zone.into()) });
+            }
+            Edit::Unreadable(index, is_unreadable) => {
+                let key = ("Service", object(&format!("s{index}")));
+                match is_unreadable {
+                    true => drop(world.unread.insert(key, "cannot be read".into())),
+                    false => drop(world.unread.remove(&key)),
+                }
+            }
+            Edit::BeyondQuota(is_beyond) => {
+                let reference = crate::world::ObjectRef { kind: crate::api::RefKind::Secret, key: object("cert") };
+                match is_beyond {
+                    true => drop(world.beyond_quota.insert(reference)),
+                    false => drop(world.beyond_quota.remove(&reference)),
+                }
+            }
+            Edit::Wait(index) => self.now += SignedDuration::from_millis(WAITS[index]),
+            Edit::ForgetResults => self.memo = Memo::default(),
+        }
+    }
+
+    /// Translates with and without the memo, and returns the number of reused results.
+    fn translate(&mut self) -> Result<usize, TestCaseError> {
+        let reused = self.memo.reused();
+        let (snapshot, verdicts) = translate_with(&mut self.memo, &self.world, &self.previous, self.now);
+        let (fresh, expected) = translate(&self.world, &self.previous, self.now);
+        prop_assert_eq!(&verdicts, &expected);
+        prop_assert_eq!(&snapshot.listeners, &fresh.listeners);
+        prop_assert_eq!(&snapshot.upstreams, &fresh.upstreams);
+        prop_assert_eq!(snapshot.generation, fresh.generation);
+        prop_assert_eq!(&snapshot.retained_until, &fresh.retained_until);
+        prop_assert_eq!(snapshot.report_due, fresh.report_due);
+        let certificates = |snapshot: &Snapshot| -> Vec<_> {
+            let known = &snapshot.certificate_cache.certificates;
+            known.iter().map(|(key, certificate)| (key.clone(), certificate.clone().ok())).collect()
+        };
+        prop_assert_eq!(certificates(&snapshot), certificates(&fresh));
+        self.previous = snapshot;
+        Ok(self.memo.reused() - reused)
+    }
+}
+
+/// A load balancer with a uid.
+fn one_of(name: &str, uid: &str, spec: &str) -> World {
+    world(&format!(
+        "{{kind: TcpLoadBalancer, apiVersion: tcplb.io/v1alpha1, metadata: {{name: {name}, uid: {uid}}}, spec: {{{spec}}}}}"
+    ))
+}
+
+proptest! {
+    #[test]
+    fn a_memo_changes_no_result(
+        mode in prop::sample::select(vec!["gateway", "host", "standalone"]),
+        steps in prop::collection::vec(prop::collection::vec(any_edit(), 0..3), 1..12),
+    ) {
+        let mut fixture = MemoFixture::start(mode);
+        fixture.translate()?;
+        for edits in steps {
+            edits.iter().for_each(|edit| fixture.edit(edit));
+            fixture.translate()?;
+        }
+    }
+}
+
+#[test]
+fn unchanged_load_balancers_are_not_translated_again() {
+    let mut fixture = MemoFixture::start("gateway");
+    let mut reused = |edit: Option<Edit>| {
+        edit.iter().for_each(|edit| fixture.edit(edit));
+        fixture.translate().unwrap()
+    };
+    assert_eq!(reused(None), 0, "the first time");
+    assert_eq!(reused(None), LOAD_BALANCERS);
+    assert_eq!(reused(Some(Edit::Slice(0, 2))), LOAD_BALANCERS - 1);
+    assert_eq!(reused(None), LOAD_BALANCERS - 1, "an endpoint that is gone is retained for a second");
+    assert_eq!(reused(Some(Edit::Wait(2))), LOAD_BALANCERS - 1, "it goes");
+    assert_eq!(reused(None), LOAD_BALANCERS);
+    assert_eq!(reused(Some(Edit::Declare(1, 6))), LOAD_BALANCERS - 1, "TLS");
+    assert_eq!(reused(None), LOAD_BALANCERS);
+    assert_eq!(reused(Some(Edit::Secret(1))), LOAD_BALANCERS - 1);
+    assert_eq!(reused(Some(Edit::Wait(4))), LOAD_BALANCERS);
+    assert_eq!(reused(Some(Edit::Wait(5))), LOAD_BALANCERS - 1, "its certificate has expired");
+    assert_eq!(reused(Some(Edit::Tenancy(1))), 0, "rules of the administrator concern all");
+    assert_eq!(reused(Some(Edit::ForgetResults)), 0);
+}
