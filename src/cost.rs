@@ -14,7 +14,7 @@ const MOST_FOR_FOUR_TIMES: u32 = 8;
 const RUNS: usize = 12;
 
 /// The CPU time of this thread.
-fn cpu_time() -> Duration {
+pub fn cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or_default())
 }

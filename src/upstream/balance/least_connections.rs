@@ -1,23 +1,40 @@
 use std::{
-    cmp::Ordering,
+    cmp::{Ordering, Reverse},
+    collections::BinaryHeap,
+    fmt,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
+    time::Duration,
 };
+
+use arc_swap::ArcSwapOption;
+use tokio::time::Instant;
 
 use super::shares::{LoadRatio, Shares, golden_part};
 use crate::upstream::endpoint::{Endpoint, TriedEndpoints};
 
+/// The number of endpoints up to which each pick compares all of them.
+const COMPARED: usize = 32;
+/// With more endpoints, one comparison of all of them is used for this part of their number of picks.
+const PLANNED_PART: usize = 8;
+/// The time for which a comparison is used.
+const PLAN_AGE: Duration = Duration::from_millis(100);
+
 /// Picks the endpoint with the fewest connections for its weight. Equal endpoints take turns by weight.
+///
+/// With many endpoints, the next picks are planned together: they are the same as if each compared all endpoints, but
+/// for connections that end in the meantime.
 #[derive(Debug)]
 pub struct LeastConnections {
     shares: Shares,
+    plan: ArcSwapOption<PickPlan>,
 }
 
 impl LeastConnections {
     pub fn new(shares: Shares) -> Self {
-        Self { shares }
+        Self { shares, plan: ArcSwapOption::empty() }
     }
 
     pub fn shares(&self) -> &Shares {
@@ -25,6 +42,24 @@ impl LeastConnections {
     }
 
     pub fn pick(&self, tried: &TriedEndpoints, turn: &AtomicU64) -> Option<&Arc<Endpoint>> {
+        if self.shares.endpoints().len() > COMPARED && tried.is_empty() {
+            return Some(self.pick_planned(turn));
+        }
+        self.pick_compared(tried, turn)
+    }
+
+    fn pick_planned(&self, turn: &AtomicU64) -> &Arc<Endpoint> {
+        let now = Instant::now();
+        let planned = self.plan.load().as_ref().and_then(|plan| plan.next(now));
+        let index = planned.unwrap_or_else(|| {
+            let (plan, first) = PickPlan::new(&self.shares, turn.fetch_add(1, Relaxed), now);
+            self.plan.store(Some(Arc::new(plan)));
+            first
+        });
+        &self.shares.endpoints()[index]
+    }
+
+    fn pick_compared(&self, tried: &TriedEndpoints, turn: &AtomicU64) -> Option<&Arc<Endpoint>> {
         let endpoints = self.shares.endpoints();
         let untried = || (0..endpoints.len()).filter(|index| !tried.contains(&endpoints[*index]));
 
@@ -54,3 +89,74 @@ impl LeastConnections {
         Some(&endpoints[chosen.unwrap_or(index_of_least)])
     }
 }
+
+/// The next picks, as indices of endpoints.
+struct PickPlan {
+    picks: Box<[u32]>,
+    next: AtomicUsize,
+    made: Instant,
+}
+
+impl PickPlan {
+    /// Plans the picks after the first one, which is returned. There must be endpoints.
+    fn new(shares: &Shares, turn: u64, now: Instant) -> (Self, usize) {
+        let count = shares.endpoints().len();
+        // Equal endpoints in another order each time.
+        let first = usize::try_from(golden_part(turn, count as u64)).unwrap_or(0);
+        let order = (first..count).chain(0..first).enumerate();
+        let mut heap: BinaryHeap<_> =
+            order.map(|(rank, index)| Reverse(Planned { load: LoadRatio::now(shares, index), rank, index })).collect();
+        let mut pick = || {
+            let mut top = heap.peek_mut();
+            let Some(Reverse(least)) = top.as_deref_mut() else { return 0 };
+            least.load = least.load.with_another();
+            // Behind its equals.
+            least.rank += count;
+            least.index
+        };
+        let first = pick();
+        let picks = (1..count / PLANNED_PART).map(|_| u32::try_from(pick()).unwrap_or(0)).collect();
+        (Self { picks, next: AtomicUsize::new(0), made: now }, first)
+    }
+
+    /// The next pick. `None`: all are used, or too old.
+    fn next(&self, now: Instant) -> Option<usize> {
+        if now.saturating_duration_since(self.made) > PLAN_AGE {
+            return None;
+        }
+        self.picks.get(self.next.fetch_add(1, Relaxed)).map(|index| *index as usize)
+    }
+}
+
+impl fmt::Debug for PickPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PickPlan").field("next", &self.next).finish_non_exhaustive()
+    }
+}
+
+/// An endpoint in a plan, with its connections if the picks so far are carried out.
+struct Planned {
+    load: LoadRatio,
+    rank: usize,
+    index: usize,
+}
+
+impl Ord for Planned {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.load.compare(other.load).then(self.rank.cmp(&other.rank))
+    }
+}
+
+impl PartialOrd for Planned {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Planned {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Planned {}

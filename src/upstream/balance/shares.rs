@@ -94,6 +94,11 @@ impl LoadRatio {
         Self { active: shares.endpoints[index].active(), weight: shares.weight(index) }
     }
 
+    /// The load with one more connection.
+    pub fn with_another(self) -> Self {
+        Self { active: self.active.saturating_add(1), ..self }
+    }
+
     /// Compares connections per weight.
     pub fn compare(self, other: Self) -> Ordering {
         let product = |load: Self, by: Self| u128::from(load.active) * u128::from(by.weight);

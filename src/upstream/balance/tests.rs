@@ -6,6 +6,7 @@ use std::{
     num::NonZeroU32,
     sync::{Arc, atomic::AtomicU64},
     thread,
+    time::Duration,
 };
 
 use proptest::prelude::*;
@@ -32,9 +33,12 @@ fn candidate(id: &str, weight: u32) -> Candidate {
     }
 }
 
-/// Candidates `a`, `b`, ... with these weights.
+/// Candidates `a` to `z`, `26`, `27`, ... with these weights.
 fn candidates(weights: &[u32]) -> Vec<Candidate> {
-    let id = |index: usize| format!("{}", (b'a' + index as u8) as char);
+    let id = |index: usize| match (b'a'..=b'z').nth(index) {
+        Some(letter) => char::from(letter).to_string(),
+        None => index.to_string(),
+    };
     weights.iter().enumerate().map(|(index, weight)| candidate(&id(index), *weight)).collect()
 }
 
@@ -217,6 +221,49 @@ fn least_connections_takes_equals_in_turn() {
     let candidates = candidates(&[2, 2, 2, 2]);
     let _busy = ActiveConnection::begin(&candidates[1].endpoint);
     assert_eq!(counts(Algorithm::LeastConnections, &candidates, 300), [100, 0, 100, 100]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn least_connections_among_many_is_planned_as_if_each_pick_compared_all() {
+    let weights: Vec<u32> = (0..100).map(|index| [1, 1, 2, 5][index % 4]).collect();
+    let candidates = candidates(&weights);
+    let (balancer, turn) = (balancer(Algorithm::LeastConnections, &candidates), AtomicU64::new(0));
+    let load = |index: usize| f64::from(candidates[index].endpoint.active()) / f64::from(weights[index]);
+    let pick = |_| {
+        let least = (0..candidates.len()).map(load).fold(f64::MAX, f64::min);
+        let chosen = balancer.pick(client(1), &TriedEndpoints::default(), &turn).unwrap();
+        let index = index_of(&candidates, chosen);
+        assert!(load(index) <= least, "{} is not the least, {least}", load(index));
+        (index, ActiveConnection::begin(chosen))
+    };
+    let mut open: Vec<_> = (0..1000).map(pick).collect();
+    // Connections that end are noticed a moment later.
+    open.retain(|(index, _)| *index != 7);
+    tokio::time::advance(Duration::from_millis(101)).await;
+    assert_eq!(pick(0).0, 7);
+}
+
+/// The CPU time of one pick.
+fn cost_of_pick(algorithm: Algorithm, endpoints: usize) -> f64 {
+    const PICKS: u32 = 5000;
+    let candidates = candidates(&vec![1; endpoints]);
+    let (balancer, turn) = (balancer(algorithm, &candidates), AtomicU64::new(0));
+    let picks = || {
+        let pick = || ActiveConnection::begin(balancer.pick(client(1), &TriedEndpoints::default(), &turn).unwrap());
+        let started = crate::cost::cpu_time();
+        drop((0..PICKS).map(|_| pick()).collect::<Vec<_>>());
+        (crate::cost::cpu_time() - started).as_secs_f64() / f64::from(PICKS)
+    };
+    (0..12).map(|_| picks()).fold(f64::MAX, f64::min)
+}
+
+#[test]
+fn a_pick_costs_the_same_for_any_number_of_endpoints() {
+    // Building the table of Maglev takes long, and its picks are one look-up.
+    for algorithm in ALGORITHMS.into_iter().filter(|algorithm| *algorithm != Algorithm::Maglev) {
+        let (few, many) = (cost_of_pick(algorithm, 10), cost_of_pick(algorithm, 5000));
+        assert!(many < few * 4.0, "{algorithm:?}: {:.0} ns among 10, {:.0} ns among 5,000", few * 1e9, many * 1e9);
+    }
 }
 
 #[test]
