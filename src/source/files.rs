@@ -1,5 +1,6 @@
 //! A [`World`] from files and flags, with memory.
 
+mod file_version;
 mod listing;
 #[cfg(test)]
 mod tests;
@@ -11,9 +12,10 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
     thread,
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
+use file_version::FileVersion;
 use listing::{FileOrigin, Listed, Listing, REPLACE_DELAY, STAYS, io_message};
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -61,6 +63,8 @@ struct Remembered {
     passed_over: usize,
     /// A hash of the text if it had no problem. A text with the same hash is not parsed again.
     text: Option<u128>,
+    /// `None`: the file must be read again.
+    version: Option<FileVersion>,
     found: FileOrigin,
 }
 
@@ -170,9 +174,9 @@ impl Files {
                     FileContent::of(&file, namespace, before, &self.unfinished, &mut gathering.problems)
                 }
             };
-            let passed_over = reading.passed_over;
-            let (documents, text) = gathering.take(&file, reading);
-            remembered.insert(file, Remembered { documents, passed_over, text, found });
+            let FileContent { passed_over, text, version, .. } = reading;
+            let documents = gathering.take(&file, reading);
+            remembered.insert(file, Remembered { documents, passed_over, text, version, found });
         }
         let Gathering { mut world, problems, .. } = gathering;
         read_named_files(&mut world, &self.last, &self.unfinished);
@@ -221,6 +225,8 @@ struct FileContent {
     passed_over: usize,
     /// See [`Remembered::text`].
     text: Option<u128>,
+    /// See [`Remembered::version`].
+    version: Option<FileVersion>,
 }
 
 impl FileContent {
@@ -231,8 +237,15 @@ impl FileContent {
         unfinished: &Unfinished,
         problems: &mut Vec<FileProblem>,
     ) -> Self {
-        let Remembered { documents: mut kept, text: text_before, passed_over, .. } = before.unwrap_or_default();
+        let Remembered { documents: mut kept, text: text_before, version: version_before, passed_over, .. } =
+            before.unwrap_or_default();
         let stays = if kept.is_empty() { "" } else { STAYS };
+        // Looked at before the reading: a change in between is read the next time.
+        let (version, now) = (FileVersion::of(file), SystemTime::now());
+        if version.is_some() && version == version_before && text_before.is_some() {
+            return Self { fresh: kept, passed_over, text: text_before, version, ..Self::default() };
+        }
+        let version = version.filter(|version| version.shows_changes_after(now));
         let text = read_text(file);
         // Checked after the reading, because the writing may begin just before the reading.
         if is_being_written(file, unfinished) {
@@ -247,7 +260,7 @@ impl FileContent {
         };
         let hash = Some(xxh3_128(text.as_bytes()));
         if hash == text_before {
-            return Self { fresh: kept, kept: Vec::new(), passed_over, text: hash };
+            return Self { fresh: kept, passed_over, text: hash, version, ..Self::default() };
         }
         let documents = Documents::read(file, &text, namespace);
         let fresh: HashSet<_> = documents.objects.iter().map(Document::identity).collect();
@@ -261,7 +274,7 @@ impl FileContent {
         problems.extend(documents.problems.into_iter().map(|problem| problem.followed_by(stays)));
         problems.extend(documents.remarks);
         let passed_over = documents.passed_over;
-        Self { fresh: documents.objects, kept, passed_over, text: hash.filter(|_| all_well) }
+        Self { fresh: documents.objects, kept, passed_over, text: hash.filter(|_| all_well), version }
     }
 }
 
@@ -348,8 +361,8 @@ struct Gathering<'a> {
 }
 
 impl Gathering<'_> {
-    /// Declares the objects of a file. Returns the content to remember: see [`Remembered`].
-    fn take(&mut self, file: &Path, mut reading: FileContent) -> (Vec<Document>, Option<u128>) {
+    /// Declares the objects of a file. Returns the documents to remember.
+    fn take(&mut self, file: &Path, mut reading: FileContent) -> Vec<Document> {
         let (origin, folder) = (file.display().to_string(), file.parent().unwrap_or(Path::new("")));
         for document in &reading.fresh {
             self.declare(document, &origin, folder, None);
@@ -358,7 +371,7 @@ impl Gathering<'_> {
             self.declare(document, &origin, folder, Some(hidden(file)));
         }
         reading.fresh.append(&mut reading.kept);
-        (reading.fresh, reading.text)
+        reading.fresh
     }
 
     fn declare(&mut self, document: &Document, origin: &str, folder: &Path, problem: Option<String>) {
@@ -440,7 +453,8 @@ fn read_named_files(world: &mut World, last: &World, unfinished: &Unfinished) {
         declared.flat_map(|(declared, spec)| spec.files().map(|file| declared.path_of(file))).collect();
     let read = |path: PathBuf| {
         let read = read_named_file(&path);
-        let last = last.files.get(&path).filter(|_| is_being_written(&path, unfinished));
+        // An equal content stays the same allocation, which shows that nothing has changed.
+        let last = last.files.get(&path).filter(|last| **last == read || is_being_written(&path, unfinished));
         (path, last.cloned().unwrap_or(read))
     };
     world.files = paths.into_iter().map(read).collect();

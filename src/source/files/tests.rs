@@ -424,6 +424,22 @@ fn reading_twice_gives_the_same_world() {
 }
 
 #[test]
+fn an_unchanged_file_is_not_read_again() {
+    let mut folder = Folder::new();
+    folder.write("a.yaml", lb("a", 1)).write("b.yaml", lb("b", 2));
+    folder.read();
+    let known = folder.path("a.yaml");
+    let remembered = folder.files.remembered.get_mut(&known).unwrap();
+    assert_eq!(remembered.version, None, "another change within the resolution of timestamps may not show");
+    // As if the change were long ago. Without its documents, only another reading declares its object.
+    (remembered.version, remembered.documents) = (FileVersion::of(&known), Vec::new());
+    let world = folder.read();
+    assert_eq!((served(&world, "a"), served(&world, "b")), (None, good(2)));
+    folder.write("a.yaml", lb("a", 3));
+    assert_eq!(served(&folder.read(), "a"), good(3));
+}
+
+#[test]
 fn a_pipe_is_read_once() {
     let folder = tempfile::tempdir().unwrap();
     let pipe = folder.path().join("pipe");
