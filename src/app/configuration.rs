@@ -85,8 +85,12 @@ impl Compiler {
 
     /// Reads the statuses of load balancers again. Snapshots do not depend on them, so nothing is compiled.
     fn read_statuses(&mut self) {
+        let changed = self.source.statuses();
+        if changed.is_empty() {
+            return;
+        }
         let world = Arc::make_mut(&mut self.world);
-        for (object, status) in self.source.statuses() {
+        for (object, status) in changed {
             if let Some(declared) = world.load_balancers.get_mut(&object) {
                 declared.status = status;
             }

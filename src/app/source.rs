@@ -1,7 +1,6 @@
 //! The source of manifests and the schedule of reading them.
 
 use std::{
-    collections::BTreeMap,
     future, io,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -78,10 +77,10 @@ impl Source {
         }
     }
 
-    /// The current statuses of the load balancers that were read last.
-    pub fn statuses(&mut self) -> BTreeMap<ObjectKey, Option<Arc<TcpLoadBalancerStatus>>> {
+    /// The statuses of load balancers that have changed since they were read.
+    pub fn statuses(&mut self) -> Vec<(ObjectKey, Option<Arc<TcpLoadBalancerStatus>>)> {
         match self {
-            Self::Files(_) => BTreeMap::new(),
+            Self::Files(_) => Vec::new(),
             Self::Cluster(source) => source.cluster.statuses(),
         }
     }

@@ -22,6 +22,10 @@ use std::{
 
 pub use connect::{connect, installed_schema};
 use jiff::Timestamp;
+use k8s_openapi::api::{
+    core::v1::{ConfigMap, Secret, Service},
+    discovery::v1::EndpointSlice,
+};
 use kinds::{CachedObject, LoadBalancer, PortAllocations, WatchedObject};
 use kube::Client;
 pub use scope::{Home, Scope};
@@ -32,7 +36,7 @@ use tokio::{
 };
 use tracing::warn;
 pub use watch_error::{REFUSAL_DELAY, refused_token, with_causes};
-use watch_task::{Common, KindWatches, Watch};
+use watch_task::{Common, KindVersion, KindWatches, Watch};
 use watches::{Selectors, Watches};
 
 use crate::{
@@ -67,6 +71,65 @@ pub struct Cluster {
     watches: Watches,
     /// The load balancers of the latest world.
     shown: BTreeMap<ObjectKey, Declared>,
+    /// The version of the load balancers if `shown` has all of them in their current versions.
+    complete: Option<KindVersion>,
+    interest: Interest,
+    services: Gathered<Service>,
+    slices: Gathered<EndpointSlice>,
+    secrets: Gathered<Secret>,
+    config_maps: Gathered<ConfigMap>,
+    ports: Gathered<PortAllocations>,
+    /// The mode that results from `services` and `ports`.
+    mode_in_effect: Option<ProcessMode>,
+}
+
+/// The readable objects of one kind and the problems of the others, in the latest world.
+struct Gathered<T> {
+    /// `None`: nothing has been gathered, or other objects have become of interest.
+    version: Option<KindVersion>,
+    objects: BTreeMap<ObjectKey, Arc<T>>,
+    problems: Vec<String>,
+    unreadable: BTreeMap<(&'static str, ObjectKey), Arc<str>>,
+}
+
+impl<T> Default for Gathered<T> {
+    fn default() -> Self {
+        Self { version: None, objects: BTreeMap::new(), problems: Vec::new(), unreadable: BTreeMap::new() }
+    }
+}
+
+impl<T: kinds::BuiltInKind> Gathered<T> {
+    /// Gathers the objects if they have changed. Returns false if not.
+    fn update(&mut self, watches: &KindWatches<CachedObject<T>>, interest: &Interest) -> bool {
+        let version = Some(watches.version());
+        if version == self.version {
+            return false;
+        }
+        *self = Self { version, ..Self::default() };
+        for (_, watch) in watches.iter() {
+            let state = watch.state();
+            for (key, object) in state.store.objects().iter().filter(|(key, object)| object.concerns(key, interest)) {
+                let stays = if object.good.is_some() { "; the previous version stays in use" } else { "" };
+                let problems = object.problem.iter().map(|problem| format!("{} {key}: {problem}{stays}", T::KIND));
+                self.problems.extend(problems);
+                match &object.good {
+                    Some(good) => drop(self.objects.insert(key.clone(), good.clone())),
+                    None => {
+                        let why = object.problem.as_deref().unwrap_or_default().into();
+                        self.unreadable.insert((T::KIND, key.clone()), why);
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    /// Adds the problems to the world. Returns the objects.
+    fn add_to(&self, world: &mut World) -> BTreeMap<ObjectKey, Arc<T>> {
+        world.problems.extend(self.problems.iter().cloned());
+        world.unreadable.extend(self.unreadable.iter().map(|(object, why)| (object.clone(), why.clone())));
+        self.objects.clone()
+    }
 }
 
 impl Cluster {
@@ -81,8 +144,23 @@ impl Cluster {
             statuses_changed: Arc::new(statuses_changed),
             outage: Arc::default(),
         };
-        let mut cluster =
-            Self { scope, mode, common, changes, status_changes, watches: Watches::default(), shown: BTreeMap::new() };
+        let mut cluster = Self {
+            scope,
+            mode,
+            common,
+            changes,
+            status_changes,
+            watches: Watches::default(),
+            shown: BTreeMap::new(),
+            complete: None,
+            interest: Interest::default(),
+            services: Gathered::default(),
+            slices: Gathered::default(),
+            secrets: Gathered::default(),
+            config_maps: Gathered::default(),
+            ports: Gathered::default(),
+            mode_in_effect: None,
+        };
         cluster.watch(&Selectors::of_scope(&cluster.scope));
         cluster
     }
@@ -97,12 +175,20 @@ impl Cluster {
         }
     }
 
-    /// The current statuses of the load balancers of the latest [`Self::world`].
-    pub fn statuses(&mut self) -> BTreeMap<ObjectKey, Option<Arc<TcpLoadBalancerStatus>>> {
+    /// The statuses of load balancers of the latest [`Self::world`] that have changed since.
+    pub fn statuses(&mut self) -> Vec<(ObjectKey, Option<Arc<TcpLoadBalancerStatus>>)> {
         self.status_changes.mark_unchanged();
-        let now = self.declared().into_iter();
-        let same = now.filter(|(key, now)| self.shown.get(key).is_some_and(|shown| uid(shown) == uid(now)));
-        same.map(|(key, now)| (key, now.status)).collect()
+        let mut changed = Vec::new();
+        for (_, watch) in self.watches.load_balancers.iter() {
+            for (key, LoadBalancer { declared: now, .. }) in watch.state().store.objects() {
+                let shown = self.shown.get_mut(key).filter(|shown| uid(shown) == uid(now));
+                if let Some(shown) = shown.filter(|shown| shown.status != now.status) {
+                    shown.status.clone_from(&now.status);
+                    changed.push((key.clone(), now.status.clone()));
+                }
+            }
+        }
+        changed
     }
 
     /// Waits until everything that is watched has been read once.
@@ -151,7 +237,19 @@ impl Cluster {
     /// The current world. Starts and ends watches of the objects that load balancers refer to.
     pub fn world(&mut self) -> World {
         self.changes.mark_unchanged();
-        self.status_changes.mark_unchanged();
+        // Read first: a change in between is read again.
+        let version = self.watches.load_balancers.version();
+        if self.complete != Some(version) {
+            self.show();
+            let is_complete = self.declared() == self.shown;
+            self.complete = is_complete.then_some(version);
+        }
+        self.statuses();
+        self.gather()
+    }
+
+    /// Shows the load balancers whose references have been read, and watches the objects that they refer to.
+    fn show(&mut self) {
         let mut declared = self.declared();
         let mut selectors = self.selectors(&declared);
         self.watch(&selectors);
@@ -159,7 +257,6 @@ impl Cluster {
         self.shown = declared;
         selectors.add(&self.selectors(&self.shown));
         self.watches.retain(&selectors);
-        self.gather()
     }
 
     /// The load balancers in the scope of this process.
@@ -208,9 +305,12 @@ impl Cluster {
     }
 
     fn gather(&mut self) -> World {
-        let interest = self.interest();
-        // Set first, so that no later change is missed.
-        self.common.interest.write().unwrap_or_else(PoisonError::into_inner).clone_from(&interest);
+        self.follow_interest();
+        let services_changed = self.services.update(&self.watches.services, &self.interest);
+        let ports_changed = self.ports.update(&self.watches.ports, &self.interest);
+        self.slices.update(&self.watches.slices, &self.interest);
+        self.secrets.update(&self.watches.secrets, &self.interest);
+        self.config_maps.update(&self.watches.config_maps, &self.interest);
         let mut world = World { load_balancers: self.shown.clone(), ..World::default() };
         world.problems.extend(self.missing());
         world.problems.extend(self.watches.refusals());
@@ -219,20 +319,37 @@ impl Cluster {
         world.unreadable.extend(not_read(&self.watches.secrets));
         world.unreadable.extend(not_read(&self.watches.config_maps));
         world.beyond_quota = self.beyond_quota();
-        world.services = add(&mut world, &self.watches.services, &interest);
-        world.endpoint_slices = add(&mut world, &self.watches.slices, &interest);
-        world.secrets = add(&mut world, &self.watches.secrets, &interest);
-        world.config_maps = add(&mut world, &self.watches.config_maps, &interest);
-        let ports = add(&mut world, &self.watches.ports, &interest);
+        world.services = self.services.add_to(&mut world);
+        world.endpoint_slices = self.slices.add_to(&mut world);
+        world.secrets = self.secrets.add_to(&mut world);
+        world.config_maps = self.config_maps.add_to(&mut world);
+        let ports = self.ports.add_to(&mut world);
         world.ports_are_lost = ports.is_empty();
         self.read_ports(&ports, &mut world.problems);
-        world.mode = self.mode(&world);
+        let known = self.mode_in_effect.take().filter(|_| !services_changed && !ports_changed);
+        world.mode = known.unwrap_or_else(|| self.mode(&world));
+        self.mode_in_effect = Some(world.mode.clone());
         world
+    }
+
+    /// Computes which objects are of interest. After a change, all are gathered again.
+    fn follow_interest(&mut self) {
+        let interest = self.interest();
+        if interest == self.interest && self.services.version.is_some() {
+            return;
+        }
+        // Set first, so that no later change is missed.
+        self.common.interest.write().unwrap_or_else(PoisonError::into_inner).clone_from(&interest);
+        self.interest = interest;
+        (self.services.version, self.slices.version) = (None, None);
+        (self.secrets.version, self.config_maps.version) = (None, None);
     }
 
     /// The Services whose EndpointSlices a load balancer needs but this process may not read, with the reason.
     fn slices_not_read(&self) -> BTreeMap<(&'static str, ObjectKey), Arc<str>> {
-        let services = specs(&self.shown).flat_map(|(key, spec)| backend_services(key, spec));
+        // Without a single load balancer, slices are watched by namespace.
+        let shown = specs(&self.shown).filter(|_| self.scope.only.is_some());
+        let services = shown.flat_map(|(key, spec)| backend_services(key, spec));
         let denied = services.filter_map(|service| {
             let state = self.watches.slices.of(&Selector::of_service(&service))?.state();
             let why = state.refused().filter(|_| !state.store.is_synced())?.into();
@@ -366,30 +483,6 @@ fn all_read<'a, K: WatchedObject>(watches: &KindWatches<K>, selectors: impl Into
         state.store.is_synced() || state.refused().is_some()
     };
     selectors.into_iter().all(|selector| watches.of(selector).is_some_and(is_read))
-}
-
-/// The readable objects of a kind. Adds the problems of the others to the world.
-fn add<T: kinds::BuiltInKind>(
-    world: &mut World,
-    watches: &KindWatches<CachedObject<T>>,
-    interest: &Interest,
-) -> BTreeMap<ObjectKey, Arc<T>> {
-    let mut objects = BTreeMap::new();
-    for (_, watch) in watches.iter() {
-        let state = watch.state();
-        for (key, object) in state.store.objects().iter().filter(|(key, object)| object.concerns(key, interest)) {
-            let stays = if object.good.is_some() { "; the previous version stays in use" } else { "" };
-            world.problems.extend(object.problem.iter().map(|problem| format!("{} {key}: {problem}{stays}", T::KIND)));
-            match &object.good {
-                Some(good) => drop(objects.insert(key.clone(), good.clone())),
-                None => {
-                    let why = object.problem.as_deref().unwrap_or_default().into();
-                    world.unreadable.insert((T::KIND, key.clone()), why);
-                }
-            }
-        }
-    }
-    objects
 }
 
 fn is_read<K: WatchedObject>(watch: &Watch<K>) -> bool {

@@ -16,17 +16,25 @@ pub struct Store<K> {
     /// An incomplete listing. The previous objects stay until it is complete.
     listing: BTreeMap<ObjectKey, K>,
     synced: bool,
+    /// Incremented by each change of objects of interest, except of statuses.
+    version: u64,
 }
 
 impl<K> Default for Store<K> {
     fn default() -> Self {
-        Self { objects: BTreeMap::new(), listing: BTreeMap::new(), synced: false }
+        Self { objects: BTreeMap::new(), listing: BTreeMap::new(), synced: false, version: 0 }
     }
 }
 
 impl<K: WatchedObject> Store<K> {
     /// Applies an event of the watch.
     pub fn take(&mut self, event: Event<DynamicObject>, interest: &Interest) -> ChangeScope {
+        let change = self.apply(event, interest);
+        self.version += u64::from(change == ChangeScope::Content);
+        change
+    }
+
+    fn apply(&mut self, event: Event<DynamicObject>, interest: &Interest) -> ChangeScope {
         match event {
             Event::Init => {
                 self.listing.clear();
@@ -60,6 +68,11 @@ impl<K: WatchedObject> Store<K> {
                 if removed { ChangeScope::Content } else { ChangeScope::Nothing }
             }
         }
+    }
+
+    /// A number that changes with the objects of interest, except their statuses.
+    pub fn version(&self) -> u64 {
+        self.version
     }
 
     /// True after the first complete listing.

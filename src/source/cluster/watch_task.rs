@@ -40,11 +40,22 @@ pub struct Common {
 }
 
 /// The watches of one kind of objects.
-pub struct KindWatches<K>(BTreeMap<Selector, Watch<K>>);
+pub struct KindWatches<K> {
+    watches: BTreeMap<Selector, Watch<K>>,
+    /// The number of watches that were started or ended so far.
+    changes: u64,
+}
+
+/// Identifies the content of the watches of one kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KindVersion {
+    watches: u64,
+    objects: u64,
+}
 
 impl<K> Default for KindWatches<K> {
     fn default() -> Self {
-        Self(BTreeMap::new())
+        Self { watches: BTreeMap::new(), changes: 0 }
     }
 }
 
@@ -52,23 +63,31 @@ impl<K: WatchedObject> KindWatches<K> {
     /// Starts the wanted watches that do not run.
     pub fn start(&mut self, wanted: &BTreeSet<Selector>, common: &Common) {
         for selector in wanted {
-            if !self.0.contains_key(selector) {
-                self.0.insert(selector.clone(), Watch::start(selector.clone(), common.clone()));
+            if !self.watches.contains_key(selector) {
+                self.changes += 1;
+                self.watches.insert(selector.clone(), Watch::start(selector.clone(), common.clone()));
             }
         }
     }
 
     /// Ends all other watches.
     pub fn retain(&mut self, wanted: &BTreeSet<Selector>) {
-        self.0.retain(|selector, _| wanted.contains(selector));
+        let before = self.watches.len();
+        self.watches.retain(|selector, _| wanted.contains(selector));
+        self.changes += (before - self.watches.len()) as u64;
     }
 
     pub fn of(&self, selector: &Selector) -> Option<&Watch<K>> {
-        self.0.get(selector)
+        self.watches.get(selector)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&Selector, &Watch<K>)> {
-        self.0.iter()
+        self.watches.iter()
+    }
+
+    pub fn version(&self) -> KindVersion {
+        let objects = self.watches.values().map(|watch| watch.state().store.version()).sum();
+        KindVersion { watches: self.changes, objects }
     }
 
     /// The reported refusals by the API server, a sentence for each watch.

@@ -1,6 +1,10 @@
 //! Translations with a memo equal translations without one.
 
-use std::{collections::BTreeSet, sync::Arc, sync::LazyLock};
+use std::{
+    collections::BTreeSet,
+    mem,
+    sync::{Arc, LazyLock},
+};
 
 use jiff::SignedDuration;
 use proptest::prelude::*;
@@ -28,6 +32,8 @@ enum Edit {
     BeyondQuota(bool),
     Wait(usize),
     ForgetResults,
+    /// The next translation starts from the previous snapshot but one, or from none.
+    GoBack(bool),
 }
 
 const LOAD_BALANCERS: usize = 5;
@@ -49,6 +55,7 @@ fn any_edit() -> impl Strategy<Value = Edit> {
         1 => any::<bool>().prop_map(Edit::BeyondQuota),
         4 => (0..WAITS.len()).prop_map(Edit::Wait),
         1 => Just(Edit::ForgetResults),
+        1 => any::<bool>().prop_map(Edit::GoBack),
     ]
 }
 
@@ -105,12 +112,19 @@ struct MemoFixture {
     now: Timestamp,
     memo: Memo,
     previous: Snapshot,
+    before_previous: Snapshot,
 }
 
 impl MemoFixture {
     fn start(mode: &str) -> Self {
         let world = World { locality: Some(ProcessLocality::default()), ..World::default() };
-        let mut fixture = Self { world, now: NOW, memo: Memo::default(), previous: Snapshot::default() };
+        let mut fixture = Self {
+            world,
+            now: NOW,
+            memo: Memo::default(),
+            previous: Snapshot::default(),
+            before_previous: Snapshot::default(),
+        };
         fixture.world.mode = match mode {
             "gateway" => ProcessMode::Gateway(Arc::default(), Arc::default()),
             "host" => ProcessMode::Host(Arc::default()),
@@ -234,6 +248,8 @@ impl MemoFixture {
             }
             Edit::Wait(index) => self.now += SignedDuration::from_millis(WAITS[index]),
             Edit::ForgetResults => self.memo = Memo::default(),
+            Edit::GoBack(true) => self.previous = self.before_previous.clone(),
+            Edit::GoBack(false) => self.previous = Snapshot::default(),
         }
     }
 
@@ -253,7 +269,7 @@ impl MemoFixture {
             known.iter().map(|(key, certificate)| (key.clone(), certificate.clone().ok())).collect()
         };
         prop_assert_eq!(certificates(&snapshot), certificates(&fresh));
-        self.previous = snapshot;
+        self.before_previous = mem::replace(&mut self.previous, snapshot);
         Ok(self.memo.reused() - reused)
     }
 }

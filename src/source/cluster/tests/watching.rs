@@ -114,8 +114,10 @@ async fn a_written_status_is_not_a_new_world() {
     server.put(LOAD_BALANCERS, written(1));
     assert_eq!(timeout(WAIT_LIMIT, cluster.changed()).await, Ok(Changed::Statuses));
     let statuses = cluster.statuses();
-    assert_eq!(json!(statuses[&key("a")]), status);
+    assert_eq!((&statuses[0].0, json!(statuses[0].1)), (&key("a"), status.clone()));
     assert_eq!(world.load_balancers[&key("a")].status, None);
+    assert_eq!(cluster.statuses(), [], "only changes");
+    assert_eq!(json!(cluster.world().load_balancers[&key("a")].status), status);
 
     server.put(LOAD_BALANCERS, written(2));
     assert_eq!(timeout(WAIT_LIMIT, cluster.changed()).await, Ok(Changed::World));
