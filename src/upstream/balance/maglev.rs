@@ -121,7 +121,7 @@ fn cut(address: Ipv6Addr, prefix: u8) -> Ipv6Addr {
 pub struct Table {
     members: Vec<Member>,
     /// An index into `members` for each slot; empty without members, or if clients are placed without a table.
-    slots: OnceLock<Vec<u32>>,
+    slots: OnceLock<Slots>,
     /// `None` once the slots are built.
     fallback: ArcSwapOption<Fallback>,
 }
@@ -200,11 +200,11 @@ impl Table {
 
     /// A table without slots: clients are placed by their scores.
     fn without_slots(members: Vec<Member>) -> Arc<Self> {
-        Arc::new(Self { members, slots: OnceLock::from(Vec::new()), fallback: ArcSwapOption::empty() })
+        Arc::new(Self { members, slots: OnceLock::from(Slots::Wide(Vec::new())), fallback: ArcSwapOption::empty() })
     }
 
     fn is_of(&self, members: &[Member], with_slots: bool) -> bool {
-        let has_slots = self.slots.get().is_none_or(|slots| !slots.is_empty());
+        let has_slots = self.slots.get().is_none_or(|slots| slots.len() > 0);
         self.members == members && has_slots == (with_slots && !members.is_empty())
     }
 
@@ -219,7 +219,7 @@ impl Table {
     }
 
     fn build(&self) {
-        self.slots.get_or_init(|| slots(&self.members));
+        self.slots.get_or_init(|| Slots::of(slots(&self.members), self.members.len()));
         self.fallback.store(None);
     }
 
@@ -233,7 +233,44 @@ impl Table {
         // The slots are read again, because the fallback is removed when they are set.
         let slots = self.slots.get()?;
         let slot = client.checked_rem(slots.len() as u64)?;
-        Some(slots[slot as usize] as usize)
+        Some(slots.member(slot as usize))
+    }
+}
+
+/// The member of each slot, in the narrowest type: a table of up to 256 members takes 64 KiB.
+#[derive(Debug)]
+pub enum Slots {
+    Narrow(Box<[u8]>),
+    Medium(Box<[u16]>),
+    Wide(Vec<u32>),
+}
+
+impl Slots {
+    /// Stores indices below `members`.
+    pub fn of(slots: Vec<u32>, members: usize) -> Self {
+        if members <= 1 << 8 {
+            Self::Narrow(slots.into_iter().map(|index| index as u8).collect())
+        } else if members <= 1 << 16 {
+            Self::Medium(slots.into_iter().map(|index| index as u16).collect())
+        } else {
+            Self::Wide(slots)
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Narrow(slots) => slots.len(),
+            Self::Medium(slots) => slots.len(),
+            Self::Wide(slots) => slots.len(),
+        }
+    }
+
+    pub fn member(&self, slot: usize) -> usize {
+        match self {
+            Self::Narrow(slots) => slots[slot].into(),
+            Self::Medium(slots) => slots[slot].into(),
+            Self::Wide(slots) => slots[slot] as usize,
+        }
     }
 }
 

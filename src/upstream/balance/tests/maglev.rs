@@ -4,7 +4,7 @@ use std::{
 };
 
 use super::{
-    super::maglev::{Table, hold_builds},
+    super::maglev::{Slots, Table, hold_builds},
     *,
 };
 
@@ -265,4 +265,18 @@ fn a_table_costs_as_much_as_its_slots_however_many_members_there_are() {
         members.push(candidate(&fastrand::u64(..).to_string(), 1));
         balancer(Algorithm::Maglev, members);
     });
+}
+
+#[test]
+fn slots_hold_any_number_of_members_in_the_narrowest_type() {
+    for (members, bytes) in [(1, 1), (256, 1), (257, 2), (65_536, 2), (65_537, 4)] {
+        let slots = Slots::of((0..members).collect(), members as usize);
+        let width = match &slots {
+            Slots::Narrow(_) => 1,
+            Slots::Medium(_) => 2,
+            Slots::Wide(_) => 4,
+        };
+        assert_eq!(width, bytes, "{members} members");
+        assert!((0..members as usize).all(|index| slots.member(index) == index), "{members} members");
+    }
 }
