@@ -182,7 +182,9 @@ impl Cluster {
         for (_, watch) in self.watches.load_balancers.iter() {
             for (key, LoadBalancer { declared: now, .. }) in watch.state().store.objects() {
                 let shown = self.shown.get_mut(key).filter(|shown| uid(shown) == uid(now));
-                if let Some(shown) = shown.filter(|shown| shown.status != now.status) {
+                // Equal statuses are the same allocation.
+                let pointer = |declared: &Declared| declared.status.as_ref().map(Arc::as_ptr);
+                if let Some(shown) = shown.filter(|shown| pointer(shown) != pointer(now)) {
                     shown.status.clone_from(&now.status);
                     changed.push((key.clone(), now.status.clone()));
                 }
@@ -240,23 +242,23 @@ impl Cluster {
         // Read first: a change in between is read again.
         let version = self.watches.load_balancers.version();
         if self.complete != Some(version) {
-            self.show();
-            let is_complete = self.declared() == self.shown;
-            self.complete = is_complete.then_some(version);
+            self.complete = self.show().then_some(version);
         }
         self.statuses();
         self.gather()
     }
 
-    /// Shows the load balancers whose references have been read, and watches the objects that they refer to.
-    fn show(&mut self) {
+    /// Shows the load balancers whose references have been read, and watches the objects that they refer to. Returns
+    /// true if these are all.
+    fn show(&mut self) -> bool {
         let mut declared = self.declared();
         let mut selectors = self.selectors(&declared);
         self.watch(&selectors);
-        self.defer_until_synced(&mut declared, &selectors);
+        let are_all = self.defer_until_synced(&mut declared, &selectors);
         self.shown = declared;
         selectors.add(&self.selectors(&self.shown));
         self.watches.retain(&selectors);
+        are_all
     }
 
     /// The load balancers in the scope of this process.
@@ -287,8 +289,10 @@ impl Cluster {
         self.watches.start(selectors, &self.common);
     }
 
-    /// Keeps the previous version of load balancers whose references are being read for the first time.
-    fn defer_until_synced(&self, declared: &mut BTreeMap<ObjectKey, Declared>, watched: &Selectors) {
+    /// Keeps the previous version of load balancers whose references are being read for the first time. Returns true if
+    /// there are none.
+    fn defer_until_synced(&self, declared: &mut BTreeMap<ObjectKey, Declared>, watched: &Selectors) -> bool {
+        let mut are_all = true;
         declared.retain(|key, declared| {
             let Some(spec) = &declared.spec else { return true };
             let needed = Selectors::of_load_balancer(&self.scope, key, spec);
@@ -299,9 +303,11 @@ impl Cluster {
             if all_read {
                 return true;
             }
+            are_all = false;
             let before = self.shown.get(key).filter(|before| uid(before) == uid(declared));
             before.map(|before| *declared = before.clone()).is_some()
         });
+        are_all
     }
 
     fn gather(&mut self) -> World {
