@@ -22,7 +22,7 @@ use k8s_openapi::api::{
 
 use super::{
     backends::slices::Retention,
-    context::{TranslateContext, address_policy::TakenAddresses},
+    context::{TranslateContext, address_policy::TakenAddresses, pods::SlicesByAddress},
     listeners::ports::ListenerRequest,
     load_balancer::TranslatedLoadBalancer,
     tls::certificates::{CertificateKey, CertificateLoader},
@@ -42,6 +42,7 @@ use crate::{
 pub struct Memo {
     shared: SharedDependencies,
     results: BTreeMap<ObjectKey, KnownResult>,
+    pub(super) slices_by_address: SlicesByAddress,
     /// The number of reused results so far.
     reused: usize,
 }

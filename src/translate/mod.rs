@@ -27,6 +27,7 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem,
     net::Ipv4Addr,
     sync::Arc,
 };
@@ -131,7 +132,7 @@ fn translate_all(
     now: Timestamp,
     scopes_of: AddressScopes,
 ) -> (Snapshot, Verdicts) {
-    let context = TranslateContext::of(world, previous, now);
+    let context = TranslateContext::of(world, previous, now, mem::take(&mut memo.slices_by_address));
     memo.begin(&context);
     let mut new_results = Vec::new();
     let mut certificates = CertificateLoader::new(world, previous, now);
@@ -192,5 +193,6 @@ fn translate_all(
         snapshot.generation = previous.generation.saturating_add(1);
     }
     new_results.into_iter().for_each(|result| memo.keep(result, &snapshot, &verdicts));
+    memo.slices_by_address = context.into_slices_by_address();
     (snapshot, verdicts)
 }

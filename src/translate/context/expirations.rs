@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::pods::{AddressOwner, Pods};
+use super::pods::AddressOwner;
 use crate::{
     model::{EndpointConfig, EndpointKey, Listener, ObjectKey, UpstreamConfig, UpstreamKey},
     translate::context::TranslateContext,
@@ -81,13 +81,14 @@ impl TranslateContext<'_> {
     /// Expiration of an endpoint. `None`: an EndpointSlice confirms it.
     pub fn expires_at(&self, object: &ObjectKey, endpoint: &EndpointConfig) -> Option<Timestamp> {
         let (uid, address) = (endpoint.key.uid.as_deref()?, endpoint.address());
-        let listed = self.pods.get_or_init(|| Pods::of(self.world)).at(address.ip());
-        if listed.iter().any(|pod| *pod.uid == *uid && self.address_policy.refusal(address, pod.target).is_none()) {
+        let slices = self.slices_by_address();
+        let listed = || slices.at(address.ip(), self.world);
+        if listed().any(|pod| pod.uid == uid && self.address_policy.refusal(address, pod.target).is_none()) {
             return None;
         }
         // Another pod has the address. Only slices written by Kubernetes count; with other slices, any user could
         // remove endpoints of others. The port must match too, since host-network pods share the address of their node.
-        if listed.iter().any(|pod| pod.target == AddressOwner::Pod && pod.ports.contains(&address.port())) {
+        if listed().any(|pod| pod.target == AddressOwner::Pod && pod.has_port(address.port())) {
             return Some(self.now);
         }
         Some(self.recorded_expiration(object, &endpoint.key, MAX_RETENTION))

@@ -8,13 +8,13 @@ pub(super) mod expirations;
 mod locality;
 pub(super) mod pods;
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, Ref, RefCell};
 
 use address_policy::AddressPolicy;
 use bindings::Bindings;
 use endpoint_slices::Slices;
 use jiff::Timestamp;
-use pods::Pods;
+use pods::SlicesByAddress;
 
 use crate::{
     model::Snapshot,
@@ -30,21 +30,46 @@ pub(super) struct TranslateContext<'a> {
     pub bindings: Bindings<'a>,
     pub slices: Slices<'a>,
     pub address_policy: AddressPolicy<'a>,
-    /// Built on first use, when something has to be retained.
-    pods: OnceCell<Pods>,
+    /// Updated on first use, when something has to be retained.
+    slices_by_address: RefCell<SlicesByAddress>,
+    follows_slices: OnceCell<()>,
     /// Computed on first use, by load balancers with a locality preference.
     here: OnceCell<ProcessLocality>,
     all_are_elsewhere: OnceCell<bool>,
 }
 
 impl<'a> TranslateContext<'a> {
-    pub fn of(world: &'a World, previous: &'a Snapshot, now: Timestamp) -> Self {
+    /// `slices_by_address` is from an earlier translation, or empty.
+    pub fn of(world: &'a World, previous: &'a Snapshot, now: Timestamp, slices_by_address: SlicesByAddress) -> Self {
         let quotas = Quotas::of(&world.load_balancers, world.mode.tenancy());
         let bindings = Bindings::of(world, previous, &oldest_first(&world.load_balancers), &quotas);
         let slices = Slices::of(world);
         let address_policy = AddressPolicy::of(world, &slices, &bindings);
-        let (pods, here, all_are_elsewhere) = Default::default();
-        Self { world, previous, now, quotas, bindings, slices, address_policy, pods, here, all_are_elsewhere }
+        let (follows_slices, here, all_are_elsewhere) = Default::default();
+        Self {
+            world,
+            previous,
+            now,
+            quotas,
+            bindings,
+            slices,
+            address_policy,
+            slices_by_address: slices_by_address.into(),
+            follows_slices,
+            here,
+            all_are_elsewhere,
+        }
+    }
+
+    /// The EndpointSlices by the addresses that they list.
+    fn slices_by_address(&self) -> Ref<'_, SlicesByAddress> {
+        self.follows_slices.get_or_init(|| self.slices_by_address.borrow_mut().follow(&self.world.endpoint_slices));
+        self.slices_by_address.borrow()
+    }
+
+    /// Returns what the next translation can use.
+    pub fn into_slices_by_address(self) -> SlicesByAddress {
+        self.slices_by_address.into_inner()
     }
 
     /// The locality of this process.

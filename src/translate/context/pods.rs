@@ -1,6 +1,10 @@
 //! Pods listed in EndpointSlices, and the trust in their slices.
 
-use std::{collections::HashMap, net::IpAddr, rc::Rc};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use k8s_openapi::api::{
     core::v1::Service,
@@ -56,38 +60,77 @@ pub fn belongs_to(slice: &EndpointSlice, service: &Service) -> bool {
     service.metadata.uid.as_ref().is_none_or(|uid| owners.iter().any(|owner| owner.uid == *uid))
 }
 
-/// Pods listed in EndpointSlices, by address.
-pub(super) struct Pods(HashMap<IpAddr, Vec<PodEntry>>);
-
-pub(super) struct PodEntry {
-    pub uid: Box<str>,
-    pub target: AddressOwner,
-    pub ports: Rc<[u16]>,
+/// EndpointSlices by the addresses that they list. Kept between translations, since listing all pods again would take
+/// longer than most translations.
+#[derive(Default)]
+pub struct SlicesByAddress {
+    known: BTreeMap<ObjectKey, Arc<EndpointSlice>>,
+    by_address: HashMap<IpAddr, Vec<(ObjectKey, Arc<EndpointSlice>)>>,
 }
 
-impl Pods {
-    pub fn of(world: &World) -> Self {
-        let mut pods: HashMap<IpAddr, Vec<PodEntry>> = HashMap::new();
-        for (key, slice) in &world.endpoint_slices {
-            let service = service_of(slice).map(|name| ObjectKey::new(&key.namespace, name));
-            let service = service.and_then(|service| world.services.get(&service));
-            let ports: Rc<[u16]> = slice.ports.iter().flatten().filter_map(|port| port.port?.try_into().ok()).collect();
-            for endpoint in &slice.endpoints {
-                let Some(uid) = endpoint.target_ref.as_ref().and_then(|target| target.uid.as_deref()) else { continue };
-                let target = service.map_or(AddressOwner::Unknown, |service| target(slice, endpoint, service));
-                for ip in endpoint.addresses.iter().filter_map(|address| address.parse::<IpAddr>().ok()) {
-                    pods.entry(ip.to_canonical()).or_default().push(PodEntry {
-                        uid: uid.into(),
-                        target,
-                        ports: ports.clone(),
-                    });
+/// A pod that is listed at an address.
+pub struct ListedPod<'a> {
+    pub uid: &'a str,
+    pub target: AddressOwner,
+    pub slice: &'a EndpointSlice,
+}
+
+impl ListedPod<'_> {
+    pub fn has_port(&self, port: u16) -> bool {
+        self.slice.ports.iter().flatten().any(|listed| listed.port == Some(port.into()))
+    }
+}
+
+impl SlicesByAddress {
+    /// Follows changes of the slices.
+    pub fn follow(&mut self, slices: &BTreeMap<ObjectKey, Arc<EndpointSlice>>) {
+        let is_known = |key: &ObjectKey, slice: &Arc<EndpointSlice>| {
+            slices.get(key).is_some_and(|current| Arc::ptr_eq(current, slice))
+        };
+        let gone: Vec<_> = self.known.extract_if(.., |key, slice| !is_known(key, slice)).collect();
+        for (key, slice) in gone {
+            for ip in addresses(&slice) {
+                let Some(listing) = self.by_address.get_mut(&ip) else { continue };
+                listing.retain(|(other, _)| *other != key);
+                if listing.is_empty() {
+                    self.by_address.remove(&ip);
                 }
             }
         }
-        Self(pods)
+        if self.known.len() == slices.len() {
+            return;
+        }
+        for (key, slice) in slices {
+            if self.known.contains_key(key) {
+                continue;
+            }
+            self.known.insert(key.clone(), slice.clone());
+            // A slice may list an address twice.
+            for ip in addresses(slice).collect::<BTreeSet<_>>() {
+                self.by_address.entry(ip).or_default().push((key.clone(), slice.clone()));
+            }
+        }
     }
 
-    pub fn at(&self, ip: IpAddr) -> &[PodEntry] {
-        self.0.get(&ip).map_or(&[], Vec::as_slice)
+    /// The pods that are listed at an address.
+    pub fn at<'a>(&'a self, ip: IpAddr, world: &'a World) -> impl Iterator<Item = ListedPod<'a>> {
+        self.by_address.get(&ip).into_iter().flatten().flat_map(move |(key, slice)| {
+            let service = service_of(slice).map(|name| ObjectKey::new(&key.namespace, name));
+            let service = service.and_then(|service| world.services.get(&service));
+            let there = slice.endpoints.iter().filter(move |endpoint| addresses_of(endpoint).any(|other| other == ip));
+            there.filter_map(move |endpoint| {
+                let uid = endpoint.target_ref.as_ref()?.uid.as_deref()?;
+                let target = service.map_or(AddressOwner::Unknown, |service| target(slice, endpoint, service));
+                Some(ListedPod { uid, target, slice })
+            })
+        })
     }
+}
+
+fn addresses(slice: &EndpointSlice) -> impl Iterator<Item = IpAddr> {
+    slice.endpoints.iter().flat_map(addresses_of)
+}
+
+fn addresses_of(endpoint: &Endpoint) -> impl Iterator<Item = IpAddr> {
+    endpoint.addresses.iter().filter_map(|address| address.parse::<IpAddr>().ok()).map(|ip| ip.to_canonical())
 }
