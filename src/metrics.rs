@@ -29,10 +29,17 @@ use crate::{
 #[derive(Debug)]
 pub struct Metrics(Registry);
 
+/// The exported series of endpoints. Each endpoint has at least eleven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndpointSeries {
+    All,
+    None,
+}
+
 impl Metrics {
-    pub fn new(monitor: Monitor, state: Arc<ReadinessState>) -> Self {
+    pub fn new(monitor: Monitor, state: Arc<ReadinessState>, endpoint_series: EndpointSeries) -> Self {
         let mut registry = Registry::default();
-        registry.register_collector(Box::new(Live { monitor, state }));
+        registry.register_collector(Box::new(Live { monitor, state, endpoint_series }));
         Self(registry)
     }
 
@@ -136,7 +143,7 @@ families! {
     SWITCHES: "tcplb_upstream_priority_switches" Counter None, LOAD_BALANCER, "Changes of the active priority: failovers and failbacks";
     GENERATION: "tcplb_configuration_generation" Gauge None, &[], "Generation of the applied configuration";
     PROBLEMS: "tcplb_configuration_problems" Gauge None, &["severity"], "Problems in the current manifests; severity is refused or warning";
-    MISMATCHES: "tcplb_configuration_mismatches" Counter None, &[], "Configurations whose reused parts differed from a full translation, which is compared once per hour; always 0 unless there is a bug";
+    MISMATCHES: "tcplb_configuration_mismatches" Counter None, &[], "Translations with reused results that differed from a full translation; compared at most once per hour. More than 0 is a bug of tcplb";
     UNBOUND: "tcplb_listeners_unbound" Gauge None, &[], "Listeners whose address could not be bound";
     LOGGED: "tcplb_access_log_events" Counter None, &["result"], "Closed connections offered to the access log; result is logged or dropped (writer too slow, or too many refusals)";
     LIMIT: "tcplb_process_connections_limit" Gauge None, &[], "Connections allowed by the process's file descriptor limit, less what listening sockets and the process itself need";
@@ -163,6 +170,7 @@ pub fn table() -> String {
 struct Live {
     monitor: Monitor,
     state: Arc<ReadinessState>,
+    endpoint_series: EndpointSeries,
 }
 
 impl Collector for Live {
@@ -170,6 +178,7 @@ impl Collector for Live {
         let view = self.monitor.view();
         let listeners: Vec<ListenerSample> = view.listeners.iter().map(ListenerSample::of).collect();
         let upstreams = view.upstreams.iter();
+        let upstreams = upstreams.filter(|_| self.endpoint_series == EndpointSeries::All);
         let endpoints: Vec<EndpointSample> =
             upstreams.flat_map(|(key, upstream)| EndpointSample::all_of(key, upstream)).collect();
         let encoder = &mut Encoder(&mut encoder);

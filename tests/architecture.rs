@@ -37,7 +37,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("controller", &["api", "model", "printable", "source", "translate", "world"]),
     ("tools", &["api"]),
     ("cost", &[]),
-    ("cli", &["api", "model", "proxy"]),
+    ("cli", &["api", "metrics", "model", "proxy"]),
 ];
 
 /// The only module that may use all others.

@@ -33,7 +33,7 @@ use tokio::{net::TcpListener, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    metrics::{ExpositionFormat, Metrics},
+    metrics::{EndpointSeries, ExpositionFormat, Metrics},
     printable::visible_json,
     proxy::Monitor,
     state::ReadinessState,
@@ -63,13 +63,14 @@ pub struct Server {
     pub hosts: AllowedHosts,
     /// The maximum number of clients at a time.
     pub connections: usize,
+    pub endpoint_series: EndpointSeries,
 }
 
 impl Server {
     /// Serves until `stop`. Then it closes the listening socket, answers the accepted connections, and returns.
     pub async fn serve(self, mut listener: TcpListener, stop: CancellationToken) {
-        let Self { monitor, state, hosts, connections } = self;
-        let metrics = Metrics::new(monitor.clone(), state.clone());
+        let Self { monitor, state, hosts, connections, endpoint_series } = self;
+        let metrics = Metrics::new(monitor.clone(), state.clone(), endpoint_series);
         let rendering = Rendering::default();
         let reports = Reports::new(monitor.clone(), state.clone(), rendering.clone(), stop.clone());
         let pages = Arc::new(Pages { monitor, state, metrics, rendering, reports });

@@ -26,8 +26,10 @@ use crate::{
 
 /// The maximum time for which new DNS names delay the configuration that contains them.
 const FIRST_ANSWERS: Duration = Duration::from_secs(2);
-/// The maximum time between compilations without any change, and the time between comparisons with a full translation.
-const LOOK_AGAIN: Duration = Duration::from_secs(3600);
+/// The maximum time between compilations without any change.
+const RESYNC_PERIOD: Duration = Duration::from_secs(3600);
+/// The minimum time between comparisons with a full translation.
+const COMPARISON_PERIOD: Duration = Duration::from_secs(3600);
 /// The maximum number of joined or left endpoints in a log line.
 const MOST_NAMED: usize = 10;
 /// The maximum number of logged problems of an object, because its author determines their number.
@@ -43,7 +45,7 @@ pub struct Compiler {
     /// Results of the last translation.
     memo: Memo,
     /// The time of the last comparison with a full translation.
-    compared: Instant,
+    last_comparison: Instant,
     published: Configuration,
     state: Arc<ReadinessState>,
     observed: watch::Sender<Observed>,
@@ -58,7 +60,7 @@ impl Compiler {
             world: Arc::default(),
             last: Arc::default(),
             memo: Memo::default(),
-            compared: Instant::now(),
+            last_comparison: Instant::now(),
             published: Configuration::default(),
             state,
             observed: watch::Sender::default(),
@@ -121,14 +123,14 @@ impl Compiler {
         self.last.clone()
     }
 
-    /// Translates the current world. Unchanged load balancers are translated only once per hour, to compare the
-    /// results, and after each change in debug builds.
+    /// Translates the current world, reusing the results of unchanged load balancers. At most once per hour, and always
+    /// in debug builds, the result is compared with a full translation, which is used if they differ.
     fn translate_at(&mut self, now: Timestamp) -> (Snapshot, Verdicts) {
         let reused = translate_with(&mut self.memo, &self.world, &self.last, now);
-        if !cfg!(debug_assertions) && self.compared.elapsed() < LOOK_AGAIN {
+        if !cfg!(debug_assertions) && self.last_comparison.elapsed() < COMPARISON_PERIOD {
             return reused;
         }
-        self.compared = Instant::now();
+        self.last_comparison = Instant::now();
         let full = translate(&self.world, &self.last, now);
         if is_same(&reused, &full) {
             return reused;
@@ -141,6 +143,7 @@ impl Compiler {
     }
 }
 
+/// True if both have the same listeners, upstreams, retentions and problems.
 fn is_same((snapshot, verdicts): &(Snapshot, Verdicts), (other, others): &(Snapshot, Verdicts)) -> bool {
     let retention = |snapshot: &Snapshot| (snapshot.retained_until.clone(), snapshot.report_due);
     snapshot.configures_the_same(other) && retention(snapshot) == retention(other) && verdicts == others
@@ -185,7 +188,7 @@ async fn run(compiler: &mut Compiler, proxy: &Proxy) {
 fn pause(snapshot: &Snapshot, now: Timestamp) -> Duration {
     let next = snapshot.next_expiration().map(|then| then.duration_since(now));
     // A time in the past needs no pause.
-    next.map_or(LOOK_AGAIN, |next| Duration::try_from(next).unwrap_or_default().min(LOOK_AGAIN))
+    next.map_or(RESYNC_PERIOD, |next| Duration::try_from(next).unwrap_or_default().min(RESYNC_PERIOD))
 }
 
 /// Publishes a snapshot, unless it equals the published one.
@@ -309,8 +312,8 @@ mod tests {
             let retained_until = [(UpstreamKey { object: ObjectKey::new("shop", "a") }, to_go.into())].into();
             Snapshot { retained_until, ..Snapshot::default() }
         };
-        assert_eq!(pause(&Snapshot::default(), now), LOOK_AGAIN);
-        assert_eq!(pause(&in_seconds(9998), now), LOOK_AGAIN);
+        assert_eq!(pause(&Snapshot::default(), now), RESYNC_PERIOD);
+        assert_eq!(pause(&in_seconds(9998), now), RESYNC_PERIOD);
         assert_eq!(pause(&in_seconds(7), now), Duration::from_secs(7));
         assert_eq!(pause(&in_seconds(7), now + Duration::from_secs(8)), Duration::ZERO);
     }

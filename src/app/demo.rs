@@ -34,6 +34,7 @@ use crate::{
     cli::{self, AdminAddress, ListenAddress, Simple},
     descriptors::{self, Budget},
     drain::DrainMode,
+    metrics::EndpointSeries,
     model::{ObjectKey, Snapshot},
     proxy::{AcceptQueue, DrainOutcome, Monitor, Options, Proxy, access_log},
     state::{Configuration, ReadinessState},
@@ -71,6 +72,7 @@ async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
         state: state.clone(),
         hosts: AllowedHosts::new(&[]),
         connections: budget.admin,
+        endpoint_series: EndpointSeries::All,
     };
     tokio::spawn(pages.serve(listener, stop.clone()));
 

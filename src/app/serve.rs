@@ -30,6 +30,7 @@ use crate::{
     cli::{AdminAddress, RunArgs},
     controller::{self, Observed, Settings},
     descriptors::{self, Budget},
+    metrics::EndpointSeries,
     model::{Report, Snapshot},
     proxy::{
         Options, Proxy,
@@ -100,7 +101,7 @@ pub async fn serve(serving: Serving) -> anyhow::Result<ExitCode> {
     let budget = descriptors::raise_limit(run.worker_count(), source.manifests());
     let (successor, inheritance) = inherit(takeover.as_deref(), &signals).await?;
     let state = Arc::new(ReadinessState::default());
-    let mut admin = AdminPages::bind(admin, budget.admin, inheritance.admin, AllowedHosts::new(&run.admin_hosts))?;
+    let mut admin = AdminPages::bind(admin, budget.admin, inheritance.admin, &run)?;
     let (proxy, access_log) = start_proxy(&run, budget, sharing, inheritance.listeners)?;
     if empty != Empty::Ends {
         // Liveness probes must not wait until a whole cluster has been read.
@@ -222,6 +223,7 @@ struct AdminPages {
     hosts: AllowedHosts,
     /// The maximum number of connections.
     connections: usize,
+    endpoint_series: EndpointSeries,
     stop: CancellationToken,
     /// Present while the pages are open.
     serving: Option<(AdminThread, JoinHandle<()>)>,
@@ -233,12 +235,13 @@ impl AdminPages {
         address: AdminAddress,
         connections: usize,
         inherited: Option<StdTcpListener>,
-        hosts: AllowedHosts,
+        run: &RunArgs,
     ) -> anyhow::Result<Self> {
         Ok(Self {
             listener: bind_admin(address, inherited)?,
-            hosts,
+            hosts: AllowedHosts::new(&run.admin_hosts),
             connections,
+            endpoint_series: run.endpoint_metrics.into(),
             stop: CancellationToken::new(),
             serving: None,
         })
@@ -257,6 +260,7 @@ impl AdminPages {
                 state: state.clone(),
                 hosts: self.hosts.clone(),
                 connections: self.connections,
+                endpoint_series: self.endpoint_series,
             };
             tokio::spawn(server.serve(listener, self.stop.clone()))
         };

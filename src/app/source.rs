@@ -1,7 +1,7 @@
 //! The source of manifests and the schedule of reading them.
 
 use std::{
-    future, io,
+    future, io, mem,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -41,6 +41,7 @@ impl Source {
             files: Arc::new(Mutex::new(files)),
             watch: FileWatch::start(),
             hangups,
+            reads_all: false,
             retry: Retry::default(),
         }))
     }
@@ -77,7 +78,7 @@ impl Source {
         }
     }
 
-    /// The statuses of load balancers that have changed since they were read.
+    /// The statuses of load balancers that have changed since the last reading or the previous call.
     pub fn statuses(&mut self) -> Vec<(ObjectKey, Option<Arc<TcpLoadBalancerStatus>>)> {
         match self {
             Self::Files(_) => Vec::new(),
@@ -91,6 +92,8 @@ pub struct FileSource {
     files: Arc<Mutex<Files>>,
     watch: FileWatch,
     hangups: Signal,
+    /// True after SIGHUP, which makes the next reading read all files.
+    reads_all: bool,
     retry: Retry,
 }
 
@@ -127,10 +130,13 @@ impl Retry {
 
 impl FileSource {
     async fn read(&mut self) -> Option<World> {
-        let files = self.files.clone();
+        let (files, reads_all) = (self.files.clone(), mem::take(&mut self.reads_all));
         let reading = spawn_blocking(move || {
             // A panic of an earlier reader has been logged. This reading starts from the remembered state.
             let mut files = files.lock().unwrap_or_else(PoisonError::into_inner);
+            if reads_all {
+                files.forget_versions();
+            }
             (files.read(), files.interest(), files.is_incomplete())
         });
         let (world, interest, is_incomplete) = reading
@@ -148,7 +154,10 @@ impl FileSource {
         tokio::select! {
             () = self.watch.changed() => {}
             () = self.retry.due() => self.retry.due = None,
-            _ = self.hangups.recv() => info!("SIGHUP: reloading the manifests"),
+            _ = self.hangups.recv() => {
+                info!("SIGHUP: reloading the manifests");
+                self.reads_all = true;
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 use clap::{Args, ValueEnum};
 
 use super::values::host_name;
-use crate::{api, proxy::access_log};
+use crate::{api, metrics::EndpointSeries, proxy::access_log};
 
 /// Options of a serving process.
 #[derive(Args, Clone, Debug)]
@@ -15,6 +15,9 @@ pub struct RunArgs {
     /// The connection events in the access log: ends, starts and ends, or none.
     #[arg(long, value_name = "EVENTS", value_enum, default_value_t = AccessLogEvents::Ends)]
     pub access_log: AccessLogEvents,
+    /// The metrics of single endpoints: all, or none. Each endpoint has at least eleven series.
+    #[arg(long, value_name = "METRICS", value_enum, default_value_t = EndpointMetrics::All)]
+    pub endpoint_metrics: EndpointMetrics,
     /// An additional host name for the admin pages. IP addresses, localhost and the name of this host are always
     /// accepted. May be repeated or comma-separated.
     #[arg(long = "admin-host", value_name = "NAME", value_delimiter = ',', value_parser = host_name)]
@@ -71,6 +74,21 @@ impl From<AccessLogEvents> for access_log::Events {
             AccessLogEvents::Ends => Self::Ends,
             AccessLogEvents::All => Self::StartsAndEnds,
             AccessLogEvents::Off => Self::None,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EndpointMetrics {
+    All,
+    Off,
+}
+
+impl From<EndpointMetrics> for EndpointSeries {
+    fn from(endpoints: EndpointMetrics) -> Self {
+        match endpoints {
+            EndpointMetrics::All => Self::All,
+            EndpointMetrics::Off => Self::None,
         }
     }
 }

@@ -117,7 +117,7 @@ impl<K: Ord + Clone, T: Send + 'static> Calls<K, T> {
         self.made.iter().filter_map(move |(about, made)| Some((about, &*made.failures.lasting(now)?.sentence)))
     }
 
-    /// The objects whose calls may be repeated from a time after `since`, and at most `now`.
+    /// The objects whose calls became repeatable after `since`, and not after `now`.
     pub fn repeatable(&self, since: Instant, now: Instant) -> impl Iterator<Item = &K> {
         let is_due = move |made: &Made| !made.running && made.again > since && made.again <= now;
         self.made.iter().filter(move |(_, made)| is_due(made)).map(|(about, _)| about)
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_next_repetition_is_named_once_it_is_due() {
+    async fn a_call_is_repeatable_only_from_its_time_on() {
         let mut calls = Calls::new();
         let start = Instant::now();
         assert_eq!(calls.next(start), None);

@@ -9,7 +9,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::{
     Api, Client,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
@@ -39,12 +39,11 @@ use super::{
     status::StatusWriter,
 };
 use crate::{
-    api::Placement,
+    api::{Placement, TcpLoadBalancerStatus},
     model::ObjectKey,
     source::Settle,
-    translate::Verdicts,
     world::{
-        Allocations, ProcessMode, World,
+        Allocations, Declared, ProcessMode, World,
         managed_service::{self, ManagedService},
     },
 };
@@ -58,9 +57,11 @@ const RETRY_DELAY: Duration = Duration::from_secs(2);
 /// The time for which the leader's own pod may be missing among the replicas: it is listed a little later than it is
 /// ready.
 const UNLISTED_DELAY: Duration = Duration::from_secs(30);
-/// The pause after a reconciliation, as a multiple of its duration: reconciliations take at most a tenth of a thread.
-const REST_FACTOR: u32 = 9;
-const LONGEST_REST: Duration = Duration::from_secs(2);
+/// The pause after a reconciliation, as a multiple of its duration without calls to the API server, so that
+/// reconciliations take a tenth of a thread.
+const PAUSE_FACTOR: u32 = 9;
+/// The maximum pause after a reconciliation.
+const MAX_PAUSE: Duration = Duration::from_secs(2);
 
 /// Writes allocations, Services and statuses.
 pub struct Leader {
@@ -73,8 +74,10 @@ pub struct Leader {
     gone: BTreeMap<(ObjectKey, Arc<str>), Replacement>,
     waiting: WaitingPorts,
     owners: Owners,
-    /// The verdicts of the last reconciliation. Each translation makes new ones.
-    reconciled: Arc<Verdicts>,
+    /// The input of the last reconciliation. Each translation makes new verdicts.
+    reconciled: Observed,
+    /// The time for which the current reconciliation has waited for the API server.
+    waited: Duration,
     /// The time since which this replica is not listed.
     unlisted: Option<Instant>,
     /// The problem of the Service of the replicas.
@@ -122,7 +125,8 @@ impl Leader {
             gone: BTreeMap::new(),
             waiting: WaitingPorts::new(),
             owners: Owners::default(),
-            reconciled: Arc::default(),
+            reconciled: Observed::default(),
+            waited: Duration::ZERO,
             unlisted: None,
             service_problem: None,
             read: None,
@@ -138,10 +142,10 @@ impl Leader {
     pub async fn lead(mut self) {
         let mut settle = Settle::default();
         settle.note();
-        let (mut wake, mut rests_until) = (None, Instant::now());
+        let (mut wake, mut paused_until) = (None, Instant::now());
         loop {
             let is_due = async {
-                sleep_until(rests_until).await;
+                sleep_until(paused_until).await;
                 settle.due().await;
             };
             tokio::select! {
@@ -166,22 +170,29 @@ impl Leader {
                 }
                 () = is_due => {
                     let started = Instant::now();
+                    self.waited = Duration::ZERO;
                     wake = Some(self.reconcile().await);
-                    rests_until = Instant::now() + (started.elapsed() * REST_FACTOR).min(LONGEST_REST);
+                    let worked = started.elapsed().saturating_sub(self.waited);
+                    paused_until = Instant::now() + (worked * PAUSE_FACTOR).min(MAX_PAUSE);
                 }
             }
         }
     }
 
-    /// Passes changed statuses to the writer, if nothing else has changed since the last reconciliation. Most of them
-    /// are its own writes.
+    /// Passes changed statuses to the writer. Returns false if something has changed since the last reconciliation that
+    /// the desired statuses depend on. Most changes are the leader's own writes.
     fn follow_statuses(&mut self) -> bool {
         let Observed { world, verdicts } = &*self.observed.borrow_and_update();
-        let is_all = Arc::ptr_eq(verdicts, &self.reconciled);
-        if is_all {
-            self.writer.see(world);
+        if !Arc::ptr_eq(verdicts, &self.reconciled.verdicts) {
+            return false;
         }
-        is_all
+        self.writer.observe(world);
+        // Desired conditions depend on the present ones: a fault is reported later if it was none before.
+        let is_same = |(object, declared): (&ObjectKey, &Declared)| {
+            let before = self.reconciled.world.load_balancers.get(object).and_then(|before| before.status.as_ref());
+            have_same_conditions(before, declared.status.as_ref())
+        };
+        world.load_balancers.iter().all(is_same)
     }
 
     fn note_lookup(&mut self, about: (ObjectKey, Arc<str>), answer: Result<Option<Replacement>, ApiFailure>) {
@@ -204,7 +215,7 @@ impl Leader {
     /// Reconciles once. Returns the time of the next reconciliation without a change.
     async fn reconcile(&mut self) -> Instant {
         let observed = self.observed.borrow_and_update().clone();
-        self.reconciled = observed.verdicts.clone();
+        self.reconciled = observed.clone();
         let replicas = self.replicas.borrow_and_update().clone();
         let mut wake = Instant::now() + RESYNC_PERIOD;
         let mut problems = ProvisioningProblems::new();
@@ -230,8 +241,11 @@ impl Leader {
     async fn keep_services(&mut self, input: &ReconcileInput<'_>, problems: &mut ProvisioningProblems) -> Instant {
         let mut wake = Instant::now() + RESYNC_PERIOD;
         self.look_up(input);
+        let started = Instant::now();
         self.owners.refresh(&self.client, &self.settings, input.world).await;
-        let allocations = match self.allocate(input, problems).await {
+        let allocated = self.allocate(input, problems).await;
+        self.waited += started.elapsed();
+        let allocations = match allocated {
             Ok(allocations) => {
                 if self.allocation_failures.succeeded() {
                     info!("ports can be allocated again");
@@ -251,8 +265,13 @@ impl Leader {
             }
         };
         let mut plan = self.plan(input, &allocations);
-        if !plan.apply.is_empty() && self.owners.refresh(&self.client, &self.settings, input.world).await {
-            plan = self.plan(input, &allocations);
+        if !plan.apply.is_empty() {
+            let started = Instant::now();
+            let are_new = self.owners.refresh(&self.client, &self.settings, input.world).await;
+            self.waited += started.elapsed();
+            if are_new {
+                plan = self.plan(input, &allocations);
+            }
         }
         self.apply(&plan, input);
         if let Some(problem) = self.owners.missing() {
@@ -406,6 +425,19 @@ impl Leader {
         self.problems = problems;
         report_at
     }
+}
+
+/// True if the conditions are the same, apart from their messages.
+fn have_same_conditions(one: Option<&Arc<TcpLoadBalancerStatus>>, other: Option<&Arc<TcpLoadBalancerStatus>>) -> bool {
+    let conditions = |status: Option<&Arc<TcpLoadBalancerStatus>>| -> Vec<_> {
+        let conditions = status.into_iter().flat_map(|status| &status.conditions);
+        let key = |condition: &Condition| {
+            let Condition { type_, status, reason, observed_generation, last_transition_time, .. } = condition.clone();
+            (type_, status, reason, observed_generation, last_transition_time)
+        };
+        conditions.map(key).collect()
+    };
+    one.map(Arc::as_ptr) == other.map(Arc::as_ptr) || conditions(one) == conditions(other)
 }
 
 /// Load balancers that have ports or Services and are not watched, with their uids.

@@ -49,7 +49,7 @@ impl StatusWriter {
             records: BTreeMap::new(),
             due: BTreeMap::new(),
             calls: Calls::new(),
-            resumed: Instant::now(),
+            considered_until: Instant::now(),
         };
         Self { desired_statuses, _writing: AbortOnDropHandle::new(tokio::spawn(task.run(desired_changes))) }
     }
@@ -64,8 +64,8 @@ impl StatusWriter {
         self.desired_statuses.send_replace(Arc::new(statuses.into_iter().filter_map(desired).collect()));
     }
 
-    /// Notes changes of the statuses in the world, which may be wrong.
-    pub fn see(&self, world: &World) {
+    /// Updates the observed statuses. Those that differ from the desired ones are written again.
+    pub fn observe(&self, world: &World) {
         self.desired_statuses.send_if_modified(|all| {
             let of =
                 |object: &ObjectKey| world.load_balancers.get(object).and_then(|declared| declared.status.as_ref());
@@ -87,11 +87,11 @@ struct WriteTask {
     manager: String,
     desired: Arc<DesiredStatuses>,
     records: BTreeMap<ObjectKey, Record>,
-    /// The times at which statuses are due that wait.
+    /// The times at which postponed writes are due.
     due: BTreeMap<ObjectKey, Instant>,
     calls: Calls<ObjectKey, WriteOutcome>,
-    /// The time until which due statuses have been considered.
-    resumed: Instant,
+    /// Writes that were due or repeatable up to this time have been considered.
+    considered_until: Instant,
     publisher: EventPublisher,
 }
 
@@ -107,7 +107,7 @@ enum WriteOutcome {
 impl WriteTask {
     async fn run(mut self, mut desired_changes: watch::Receiver<Arc<DesiredStatuses>>) {
         loop {
-            let wake = self.due.values().copied().chain(self.calls.next(self.resumed)).min();
+            let wake = self.due.values().copied().chain(self.calls.next(self.considered_until)).min();
             tokio::select! {
                 changed = desired_changes.changed() => match changed {
                     Ok(()) => {
@@ -120,7 +120,7 @@ impl WriteTask {
                     self.note(&object, answer);
                     self.consider(&object);
                 }
-                () = until(wake) => self.resume(Instant::now()),
+                () = until(wake) => self.consider_due(Instant::now()),
             }
         }
     }
@@ -138,8 +138,8 @@ impl WriteTask {
     }
 
     /// Considers the statuses that are due, and those whose last write may be repeated.
-    fn resume(&mut self, now: Instant) {
-        let since = mem::replace(&mut self.resumed, now);
+    fn consider_due(&mut self, now: Instant) {
+        let since = mem::replace(&mut self.considered_until, now);
         let due = self.due.iter().filter(|(_, due)| **due <= now).map(|(object, _)| object);
         let objects: Vec<ObjectKey> = due.chain(self.calls.repeatable(since, now)).cloned().collect();
         objects.iter().for_each(|object| self.consider(object));

@@ -49,7 +49,7 @@ fn listening_endpoints<'a>(
 ) -> BTreeMap<&'a UpstreamKey, Vec<(&'a EndpointKey, usize)>> {
     const ANY: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
 
-    // Most endpoints have a port of their own, and there are far more endpoints than listeners.
+    // No listener has the port of most endpoints: this saves their look-ups.
     let mut has_listener = vec![false; 1 << 16];
     listeners.iter().for_each(|(_, listener)| has_listener[usize::from(listener.bind.port())] = true);
     let mut by_bind: BTreeMap<(IpAddr, u16), Vec<usize>> = BTreeMap::new();

@@ -33,7 +33,7 @@ impl Snapshot {
         self.retained_until.values().flat_map(BTreeMap::values).copied().chain(self.report_due).min()
     }
 
-    /// True if no listener has changed, and the same upstreams exist.
+    /// True if both have the same listeners, and upstreams with the same keys.
     pub fn has_same_listeners(&self, other: &Self) -> bool {
         self.listeners == other.listeners && self.upstreams.keys().eq(other.upstreams.keys())
     }

@@ -102,7 +102,7 @@ struct UpstreamDrains {
 
 impl UpstreamDrains {
     fn of(upstream: &Arc<Upstream>) -> Self {
-        // Read first: a change in between is read again.
+        // The revision is read first, so that a change in between is not missed.
         let revision = upstream.revision();
         Self { upstream: upstream.clone(), revision, endpoints: upstream.draining() }
     }

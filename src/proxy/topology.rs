@@ -93,12 +93,14 @@ pub struct TopologyState {
     draining_listeners: Vec<DrainingListener>,
     next_id: u64,
     loop_guard: LoopGuard,
+    /// True if a listener could not be set up, so that the next snapshot tries again.
+    is_incomplete: bool,
     stopped: bool,
 }
 
 struct OpenAddress {
     listener: ListenerKey,
-    /// The address that the kernel has chosen the port of, if the listener leaves that to it.
+    /// The address of the sockets. If the listener has port 0, the kernel has chosen the port.
     bound: SocketAddr,
     slot: Arc<ListenerSlot>,
     sockets: Vec<OpenSocket>,
@@ -165,6 +167,7 @@ impl Topology {
         let open: BTreeSet<SocketAddr> = self.state.open.keys().copied().collect();
         let inherited = self.inherited.keys().copied().collect();
         let plan = plan(&open, &inherited, &snapshot.listeners);
+        self.state.is_incomplete = false;
         self.state.failed.retain(|address, _| plan.open.iter().any(|bind| bind.address == *address));
         for bind in plan.open {
             self.open(bind).await;
@@ -181,9 +184,10 @@ impl Topology {
         self.report();
     }
 
-    /// True if nothing is left to do while the listeners stay the same.
+    /// True if all listeners are set up and none drains, so that unchanged listeners need no work.
     fn is_settled(&self) -> bool {
-        self.inherited.is_empty() && self.state.failed.is_empty() && self.state.draining_listeners.is_empty()
+        let TopologyState { failed, draining_listeners, is_incomplete, .. } = &self.state;
+        self.inherited.is_empty() && failed.is_empty() && draining_listeners.is_empty() && !is_incomplete
     }
 
     /// Loops depend on the addresses of this host, which can change.
@@ -366,6 +370,7 @@ impl Topology {
         let listener = self.state.applied.listeners.get(key)?.clone();
         let Some(upstream) = self.upstreams.find(&listener.upstream) else {
             error!(listener = %key, upstream = %listener.upstream, "the listener's upstream is missing: not served");
+            self.state.is_incomplete = true;
             return None;
         };
         let entry = self.entry(key);
@@ -376,6 +381,7 @@ impl Topology {
                 Ok(tls) => Some(tls),
                 Err(error) => {
                     error!(listener = %key, %error, "cannot set up TLS: not served");
+                    self.state.is_incomplete = true;
                     return None;
                 }
             },
@@ -450,12 +456,14 @@ impl Topology {
             generation: applied.generation,
             listeners: Arc::new(bound.chain(failed).collect()),
             loops: loop_guard.found().clone(),
+            // Set by `publish`.
             usable_changes: 0,
         };
         let live = listeners.values().map(|entry| entry.listener.clone());
         let draining = draining_listeners.iter().map(|draining| draining.listener.clone());
         let view = View {
             snapshot: applied.clone(),
+            // Set by `publish`.
             report: Arc::default(),
             listeners: live.chain(draining).collect(),
             draining: draining_listeners.iter().cloned().collect(),
@@ -464,7 +472,7 @@ impl Topology {
         self.publish(|_| report, |_| view);
     }
 
-    /// Reports a change of endpoints: all listeners and upstreams are the same as in the last report.
+    /// Reports changed endpoints, with the listeners and upstreams of the last report.
     fn report_upstreams(&mut self) {
         let TopologyState { applied, loop_guard, .. } = &self.state;
         let (snapshot, generation, loops) = (applied.clone(), applied.generation, loop_guard.found().clone());

@@ -72,19 +72,19 @@ pub struct Cluster {
     /// The load balancers of the latest world.
     shown: BTreeMap<ObjectKey, Declared>,
     /// The version of the load balancers if `shown` has all of them in their current versions.
-    complete: Option<KindVersion>,
+    shown_version: Option<KindVersion>,
     interest: Interest,
-    services: Gathered<Service>,
-    slices: Gathered<EndpointSlice>,
-    secrets: Gathered<Secret>,
-    config_maps: Gathered<ConfigMap>,
-    ports: Gathered<PortAllocations>,
+    services: KindObjects<Service>,
+    slices: KindObjects<EndpointSlice>,
+    secrets: KindObjects<Secret>,
+    config_maps: KindObjects<ConfigMap>,
+    ports: KindObjects<PortAllocations>,
     /// The mode that results from `services` and `ports`.
     mode_in_effect: Option<ProcessMode>,
 }
 
 /// The readable objects of one kind and the problems of the others, in the latest world.
-struct Gathered<T> {
+struct KindObjects<T> {
     /// `None`: nothing has been gathered, or other objects have become of interest.
     version: Option<KindVersion>,
     objects: BTreeMap<ObjectKey, Arc<T>>,
@@ -92,35 +92,36 @@ struct Gathered<T> {
     unreadable: BTreeMap<(&'static str, ObjectKey), Arc<str>>,
 }
 
-impl<T> Default for Gathered<T> {
+impl<T> Default for KindObjects<T> {
     fn default() -> Self {
         Self { version: None, objects: BTreeMap::new(), problems: Vec::new(), unreadable: BTreeMap::new() }
     }
 }
 
-impl<T: kinds::BuiltInKind> Gathered<T> {
+impl<T: kinds::BuiltInKind> KindObjects<T> {
     /// Gathers the objects if they have changed. Returns false if not.
     fn update(&mut self, watches: &KindWatches<CachedObject<T>>, interest: &Interest) -> bool {
         let version = Some(watches.version());
         if version == self.version {
             return false;
         }
-        *self = Self { version, ..Self::default() };
+        let mut gathered = Self { version, ..Self::default() };
         for (_, watch) in watches.iter() {
             let state = watch.state();
             for (key, object) in state.store.objects().iter().filter(|(key, object)| object.concerns(key, interest)) {
                 let stays = if object.good.is_some() { "; the previous version stays in use" } else { "" };
                 let problems = object.problem.iter().map(|problem| format!("{} {key}: {problem}{stays}", T::KIND));
-                self.problems.extend(problems);
+                gathered.problems.extend(problems);
                 match &object.good {
-                    Some(good) => drop(self.objects.insert(key.clone(), good.clone())),
+                    Some(good) => drop(gathered.objects.insert(key.clone(), good.clone())),
                     None => {
                         let why = object.problem.as_deref().unwrap_or_default().into();
-                        self.unreadable.insert((T::KIND, key.clone()), why);
+                        gathered.unreadable.insert((T::KIND, key.clone()), why);
                     }
                 }
             }
         }
+        *self = gathered;
         true
     }
 
@@ -152,13 +153,13 @@ impl Cluster {
             status_changes,
             watches: Watches::default(),
             shown: BTreeMap::new(),
-            complete: None,
+            shown_version: None,
             interest: Interest::default(),
-            services: Gathered::default(),
-            slices: Gathered::default(),
-            secrets: Gathered::default(),
-            config_maps: Gathered::default(),
-            ports: Gathered::default(),
+            services: KindObjects::default(),
+            slices: KindObjects::default(),
+            secrets: KindObjects::default(),
+            config_maps: KindObjects::default(),
+            ports: KindObjects::default(),
             mode_in_effect: None,
         };
         cluster.watch(&Selectors::of_scope(&cluster.scope));
@@ -175,7 +176,8 @@ impl Cluster {
         }
     }
 
-    /// The statuses of load balancers of the latest [`Self::world`] that have changed since.
+    /// The statuses of load balancers in the latest [`Self::world`] that have changed since then, or since the previous
+    /// call.
     pub fn statuses(&mut self) -> Vec<(ObjectKey, Option<Arc<TcpLoadBalancerStatus>>)> {
         self.status_changes.mark_unchanged();
         let mut changed = Vec::new();
@@ -239,10 +241,10 @@ impl Cluster {
     /// The current world. Starts and ends watches of the objects that load balancers refer to.
     pub fn world(&mut self) -> World {
         self.changes.mark_unchanged();
-        // Read first: a change in between is read again.
+        // The version is read first, so that a change in between is not missed.
         let version = self.watches.load_balancers.version();
-        if self.complete != Some(version) {
-            self.complete = self.show().then_some(version);
+        if self.shown_version != Some(version) {
+            self.shown_version = self.show().then_some(version);
         }
         self.statuses();
         self.gather()
@@ -312,8 +314,12 @@ impl Cluster {
 
     fn gather(&mut self) -> World {
         self.follow_interest();
-        let services_changed = self.services.update(&self.watches.services, &self.interest);
-        let ports_changed = self.ports.update(&self.watches.ports, &self.interest);
+        if self.services.update(&self.watches.services, &self.interest) {
+            self.mode_in_effect = None;
+        }
+        if self.ports.update(&self.watches.ports, &self.interest) {
+            self.mode_in_effect = None;
+        }
         self.slices.update(&self.watches.slices, &self.interest);
         self.secrets.update(&self.watches.secrets, &self.interest);
         self.config_maps.update(&self.watches.config_maps, &self.interest);
@@ -332,13 +338,12 @@ impl Cluster {
         let ports = self.ports.add_to(&mut world);
         world.ports_are_lost = ports.is_empty();
         self.read_ports(&ports, &mut world.problems);
-        let known = self.mode_in_effect.take().filter(|_| !services_changed && !ports_changed);
-        world.mode = known.unwrap_or_else(|| self.mode(&world));
+        world.mode = self.mode_in_effect.clone().unwrap_or_else(|| self.mode(&world));
         self.mode_in_effect = Some(world.mode.clone());
         world
     }
 
-    /// Computes which objects are of interest. After a change, all are gathered again.
+    /// Computes which objects are of interest. After a change, all except the port allocations are gathered again.
     fn follow_interest(&mut self) {
         let interest = self.interest();
         if interest == self.interest && self.services.version.is_some() {

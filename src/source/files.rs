@@ -6,7 +6,7 @@ mod listing;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map::Entry},
     fs,
     io::{self, Read},
     path::{Path, PathBuf},
@@ -15,7 +15,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use file_version::FileVersion;
+use file_version::{FileVersion, is_local};
 use listing::{FileOrigin, Listed, Listing, REPLACE_DELAY, STAYS, io_message};
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -148,7 +148,7 @@ impl Files {
     /// Problems are part of the [`World`]. Its `names` are empty.
     pub fn read(&mut self) -> World {
         let mut gathering =
-            Gathering { world: World::default(), problems: Vec::new(), places: BTreeMap::new(), last: &self.last };
+            Gathering { world: World::default(), problems: Vec::new(), places: HashMap::new(), last: &self.last };
         if let Some(document) = &self.flags {
             gathering.declare(document, COMMAND_LINE, Path::new(""), None);
         }
@@ -186,6 +186,11 @@ impl Files {
         self.remembered = remembered;
         self.last = world.clone();
         world
+    }
+
+    /// Makes the next reading read all files, also those that seem to be unchanged.
+    pub fn forget_versions(&mut self) {
+        self.remembered.values_mut().for_each(|remembered| remembered.version = None);
     }
 
     /// True if the latest reading had problems with files. The cause may be outside the text: too few descriptors, an
@@ -240,13 +245,15 @@ impl FileContent {
         let Remembered { documents: mut kept, text: text_before, version: version_before, passed_over, .. } =
             before.unwrap_or_default();
         let stays = if kept.is_empty() { "" } else { STAYS };
-        // Looked at before the reading: a change in between is read the next time.
+        // Examined before and after the reading, so that a change in between causes another one.
         let (version, now) = (FileVersion::of(file), SystemTime::now());
         if version.is_some() && version == version_before && text_before.is_some() {
             return Self { fresh: kept, passed_over, text: text_before, version, ..Self::default() };
         }
-        let version = version.filter(|version| version.shows_changes_after(now));
         let text = read_text(file);
+        let version = version.filter(|version| {
+            version.is_older_than_resolution(now) && is_local(file) && FileVersion::of(file) == Some(*version)
+        });
         // Checked after the reading, because the writing may begin just before the reading.
         if is_being_written(file, unfinished) {
             return Self { fresh: kept, ..Self::default() };
@@ -356,7 +363,7 @@ struct Gathering<'a> {
     world: World,
     problems: Vec<FileProblem>,
     /// The place of the first declaration of each object.
-    places: BTreeMap<(&'static str, ObjectKey), Arc<str>>,
+    places: HashMap<(&'static str, ObjectKey), Arc<str>>,
     last: &'a World,
 }
 
@@ -377,14 +384,16 @@ impl Gathering<'_> {
     fn declare(&mut self, document: &Document, origin: &str, folder: &Path, problem: Option<String>) {
         let Document { place, key, object, .. } = document;
         let kind = object.kind();
-        if let Some(first) = self.places.get(&(kind, key.clone())) {
-            let message = format!(
-                "{place}: {kind} {key} is already declared at {first}, which is used: remove one of them, or rename it"
-            );
-            self.problems.push(about(document, message));
-            return;
+        match self.places.entry((kind, key.clone())) {
+            Entry::Vacant(entry) => drop(entry.insert(place.clone())),
+            Entry::Occupied(entry) => {
+                let first = entry.get();
+                let message = format!(
+                    "{place}: {kind} {key} is already declared at {first}, which is used: remove one of them, or rename it"
+                );
+                return self.problems.push(about(document, message));
+            }
         }
-        self.places.insert((kind, key.clone()), place.clone());
         match object {
             Object::LoadBalancer(read) => {
                 let last = self.last.load_balancers.get(key).and_then(|last| last.spec.clone());

@@ -1,11 +1,12 @@
-//! Reuse of the results of the previous translation, so that a change costs what has changed.
+//! The memo: results of the previous translation, so that a change translates only the load balancers that it affects.
 //!
-//! Only results without any problem, retained endpoint or fallback are kept. They depend on the declaration, its
-//! [`Dependency`] list and the [`SharedDependencies`], and on nothing else: the previous configuration decides about
-//! fallbacks only. All other load balancers are translated every time.
+//! Only results without problems, retained endpoints and fallbacks are kept, and none of load balancers that verify
+//! certificates. A result is reused while its declaration, its [`Dependency`] list and the [`SharedDependencies`] are
+//! the same, its certificates are valid, its ports are its own, and the previous snapshot contains it unchanged. All
+//! other load balancers are translated every time.
 //!
-//! Dependencies are compared by pointer. A source passes on unchanged objects as they are, so equal pointers mean equal
-//! objects, and different pointers only cost a translation.
+//! Declarations, Kubernetes objects and files are compared by pointer: sources must keep the allocation of an unchanged
+//! object, and must never modify a shared one. A different pointer only costs a translation.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,7 +23,7 @@ use k8s_openapi::api::{
 
 use super::{
     backends::slices::Retention,
-    context::{TranslateContext, address_policy::TakenAddresses, pods::SlicesByAddress},
+    context::{TranslateContext, address_policy::InternalAddresses, pods::SlicesByAddress},
     listeners::ports::ListenerRequest,
     load_balancer::TranslatedLoadBalancer,
     tls::certificates::{CertificateKey, CertificateLoader},
@@ -52,7 +53,8 @@ pub struct Memo {
 struct SharedDependencies {
     /// Without the proxy ports, which are compared for each listener.
     mode: ProcessMode,
-    taken: Option<Arc<TakenAddresses>>,
+    internal: Option<Arc<InternalAddresses>>,
+    /// True if the process serves connections.
     serves: bool,
     beyond_quota: BTreeSet<ObjectRef>,
     unreadable: BTreeMap<(&'static str, ObjectKey), Arc<str>>,
@@ -67,7 +69,7 @@ impl SharedDependencies {
                 ProcessMode::Gateway(_, tenancy) => ProcessMode::Gateway(Arc::default(), tenancy.clone()),
                 ProcessMode::Standalone | ProcessMode::Sidecar(_) | ProcessMode::Host(_) => mode.clone(),
             },
-            taken: context.address_policy.taken().cloned(),
+            internal: context.address_policy.internal().cloned(),
             serves: locality.is_some(),
             beyond_quota: beyond_quota.clone(),
             unreadable: unreadable.clone(),
@@ -88,9 +90,9 @@ struct KnownResult {
     certificates: Vec<(CertificateKey, Arc<Certificate>)>,
 }
 
-/// A version of a declaration.
+/// The parts of a declaration that its result depends on.
 struct DeclarationVersion {
-    spec: Identical<TcpLoadBalancerSpec>,
+    spec: ByPointer<TcpLoadBalancerSpec>,
     origin: Arc<str>,
     folder: PathBuf,
     identity: Option<ObjectIdentity>,
@@ -105,36 +107,37 @@ impl DeclarationVersion {
     }
 }
 
-/// Something that the translation of a load balancer depends on, beside its declaration.
+/// Something that the translation of a load balancer depends on, apart from its declaration.
 #[derive(PartialEq)]
 enum Dependency {
     Share(Option<ListenerShare>),
-    /// Of this process, and whether all endpoints are elsewhere.
+    /// The locality of this process, and true if no endpoint is in its zone.
     Locality(ProcessLocality, bool),
-    Service(Option<Identical<Service>>),
-    Slice(Identical<EndpointSlice>),
-    Secret(Option<Identical<Secret>>),
-    ConfigMap(Option<Identical<ConfigMap>>),
-    File(Option<Result<Identical<[u8]>, Arc<str>>>),
+    Service(Option<ByPointer<Service>>),
+    Slice(ByPointer<EndpointSlice>),
+    Secret(Option<ByPointer<Secret>>),
+    ConfigMap(Option<ByPointer<ConfigMap>>),
+    File(Option<Result<ByPointer<[u8]>, Arc<str>>>),
     Name(Option<Lookup>),
 }
 
-/// A shared value that equals itself only.
-struct Identical<T: ?Sized>(Arc<T>);
+/// A shared value, compared by pointer.
+struct ByPointer<T: ?Sized>(Arc<T>);
 
-impl<T: ?Sized> Identical<T> {
-    fn to(value: &Arc<T>) -> Self {
+impl<T: ?Sized> ByPointer<T> {
+    fn of(value: &Arc<T>) -> Self {
         Self(value.clone())
     }
 }
 
-impl<T: ?Sized> PartialEq for Identical<T> {
+impl<T: ?Sized> PartialEq for ByPointer<T> {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 }
 
-/// Everything that the translation of a load balancer depends on, beside its declaration and the shared dependencies.
+/// Everything that the translation of a load balancer depends on, apart from its declaration and the shared
+/// dependencies.
 fn dependencies<'a>(
     object: &'a ObjectKey,
     declared: &'a Declared,
@@ -146,16 +149,16 @@ fn dependencies<'a>(
     let locality = || Dependency::Locality(context.here().clone(), context.all_are_elsewhere());
     let locality = spec.load_balancing.as_ref().and_then(|balancing| balancing.locality.as_ref()).map(|_| locality());
     let of_services = backend_services(object, spec).flat_map(|key| {
-        let slices = context.slices.of_service(&key).iter().map(|(_, slice)| Dependency::Slice(Identical::to(slice)));
-        [Dependency::Service(world.services.get(&key).map(Identical::to))].into_iter().chain(slices)
+        let slices = context.slices.of_service(&key).iter().map(|(_, slice)| Dependency::Slice(ByPointer::of(slice)));
+        [Dependency::Service(world.services.get(&key).map(ByPointer::of))].into_iter().chain(slices)
     });
     let of_references = ObjectRef::all_by(object, spec).map(|ObjectRef { kind, key }| match kind {
-        RefKind::Secret => Dependency::Secret(world.secrets.get(&key).map(Identical::to)),
-        RefKind::ConfigMap => Dependency::ConfigMap(world.config_maps.get(&key).map(Identical::to)),
+        RefKind::Secret => Dependency::Secret(world.secrets.get(&key).map(ByPointer::of)),
+        RefKind::ConfigMap => Dependency::ConfigMap(world.config_maps.get(&key).map(ByPointer::of)),
     });
     let of_files = spec.files().map(|file| {
         let content = world.files.get(&declared.path_of(file));
-        Dependency::File(content.map(|content| content.as_ref().map(Identical::to).map_err(Arc::clone)))
+        Dependency::File(content.map(|content| content.as_ref().map(ByPointer::of).map_err(Arc::clone)))
     });
     let addresses = spec.backends.iter().flat_map(|backend| backend.addresses.iter().flatten());
     let of_names = addresses.filter_map(|address| match &address.host {
@@ -165,8 +168,8 @@ fn dependencies<'a>(
     [share].into_iter().chain(locality).chain(of_services).chain(of_references).chain(of_files).chain(of_names)
 }
 
-/// True if the result may depend on the time or on other load balancers in ways that are not compared here: the
-/// authorities of certificates have revocation lists.
+/// True if certificates of clients or backends are verified. Revocation lists expire, which the dependencies do not
+/// cover.
 fn verifies_certificates(spec: &TcpLoadBalancerSpec) -> bool {
     spec.backends.iter().any(|backend| backend.tls.is_some())
         || spec.listeners.iter().filter_map(|listener| listener.tls.as_ref()).any(|tls| tls.client_validation.is_some())
@@ -178,8 +181,8 @@ impl Memo {
         self.reused
     }
 
-    /// Prepares for a translation: drops all results if dependencies of all load balancers have changed, and those of load
-    /// balancers that are no longer declared.
+    /// Prepares for a translation: drops all results if dependencies of all load balancers have changed, and those of
+    /// load balancers that are no longer declared.
     pub(super) fn begin(&mut self, context: &TranslateContext) {
         let shared = SharedDependencies::of(context);
         if shared != self.shared {
@@ -269,8 +272,7 @@ impl NewResult {
         object: &ObjectKey,
         declared: &Declared,
         context: &TranslateContext,
-        translated: &TranslatedLoadBalancer,
-        verdict: &Verdict,
+        (translated, verdict): &(TranslatedLoadBalancer, Verdict),
         certificates: &CertificateLoader,
     ) -> Option<Self> {
         let spec = declared.spec.as_ref()?;
@@ -292,7 +294,7 @@ impl NewResult {
         let until = certificates.iter().map(|(_, certificate)| certificate.not_after).min();
         let result = KnownResult {
             declaration: DeclarationVersion {
-                spec: Identical::to(spec),
+                spec: ByPointer::of(spec),
                 origin: declared.origin.clone(),
                 folder: declared.folder.clone(),
                 identity: declared.identity.clone(),

@@ -125,6 +125,15 @@ fn retained_until(
     retained_until
 }
 
+/// Names the flag of each field in problems of load balancers from the command line.
+fn name_flags(verdicts: &mut Verdicts) {
+    for verdict in verdicts.values_mut().filter(|verdict| *verdict.origin == *COMMAND_LINE) {
+        for problem in verdict.problems.iter_mut().filter(|problem| !problem.field.is_empty()) {
+            problem.field = flags::with_flag(problem.part, &problem.field);
+        }
+    }
+}
+
 fn translate_all(
     memo: &mut Memo,
     world: &World,
@@ -143,9 +152,9 @@ fn translate_all(
         let known = memo.recall(object, declared, &context, &mut certificates);
         let (translated, verdict) = known.unwrap_or_else(|| {
             certificates.used.clear();
-            let (translated, verdict) = load_balancer::translate(object, declared, &context, &mut certificates);
-            new_results.extend(NewResult::of(object, declared, &context, &translated, &verdict, &certificates));
-            (translated, verdict)
+            let result = load_balancer::translate(object, declared, &context, &mut certificates);
+            new_results.extend(NewResult::of(object, declared, &context, &result, &certificates));
+            result
         });
         if scopes.is_empty() || scopes_of == AddressScopes::OneEach {
             scopes.push(AddressScope::default());
@@ -170,11 +179,7 @@ fn translate_all(
         snapshot.listeners.extend(settled.listeners);
         snapshot.upstreams.extend(settled.upstreams);
     }
-    for verdict in verdicts.values_mut().filter(|verdict| *verdict.origin == *COMMAND_LINE) {
-        for problem in verdict.problems.iter_mut().filter(|problem| !problem.field.is_empty()) {
-            problem.field = flags::with_flag(problem.part, &problem.field);
-        }
-    }
+    name_flags(&mut verdicts);
     for listener in snapshot.listeners.values() {
         if let Some(upstream) = snapshot.upstreams.get_mut(&listener.upstream) {
             context.restore_routed_endpoints(listener, upstream);

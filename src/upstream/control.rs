@@ -219,7 +219,11 @@ impl UpstreamControl {
     }
 
     fn open_subsets(&mut self) -> Vec<Arc<Subset>> {
+        let before = self.subsets.len();
         self.subsets.retain(|known| known.subset.strong_count() > 0);
+        if self.subsets.len() < before {
+            self.notify_of_change();
+        }
         self.subsets.iter().filter_map(|known| known.subset.upgrade()).collect()
     }
 
@@ -319,7 +323,7 @@ impl UpstreamControl {
         self.notify_of_change();
     }
 
-    /// Announces a change of the usable or the draining endpoints.
+    /// Announces a change of the usable or draining endpoints.
     fn notify_of_change(&self) {
         self.upstream.revision.fetch_add(1, Release);
         self.context.usable_changes.send_modify(|count| *count += 1);

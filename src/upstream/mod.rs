@@ -117,6 +117,7 @@ impl Upstreams {
 /// An upstream and its control task.
 struct UpstreamEntry {
     upstream: Arc<Upstream>,
+    /// The settings that were applied last.
     wanted: Arc<model::UpstreamConfig>,
     _keeper: AbortOnDropHandle<()>,
 }
@@ -130,7 +131,7 @@ impl UpstreamEntry {
         Self { upstream, wanted: wanted.clone(), _keeper: control }
     }
 
-    /// Applies new settings. Unchanged ones cost nothing.
+    /// Applies new settings. Does nothing if they are the same allocation.
     fn change(&mut self, wanted: &Arc<model::UpstreamConfig>) {
         if !Arc::ptr_eq(&self.wanted, wanted) {
             self.wanted = wanted.clone();
@@ -209,7 +210,7 @@ impl Upstream {
         self.published.current.load().usable
     }
 
-    /// A number that changes with the usable and the draining endpoints.
+    /// A counter of changes of the usable or draining endpoints.
     pub fn revision(&self) -> u64 {
         self.published.revision.load(Acquire)
     }

@@ -12,7 +12,7 @@ pub struct Published {
     pub current: ArcSwap<PublishedState>,
     /// Wakes the control task.
     pub attention: Arc<Notify>,
-    /// Incremented after each change of the usable and the draining endpoints.
+    /// Incremented after each change of the usable or draining endpoints.
     pub revision: AtomicU64,
     /// The number of changes of the active priority level.
     pub priority_changes: AtomicU64,

@@ -224,6 +224,13 @@ impl Subset {
     }
 }
 
+/// Without the subset, other endpoints may drain.
+impl Drop for Subset {
+    fn drop(&mut self) {
+        self.upstream.attention.notify_one();
+    }
+}
+
 impl SubsetState {
     fn of(
         backends: &Backends,

@@ -24,8 +24,7 @@ impl Counter {
     }
 
     /// The factor for the usual number of operations, so that a start does not show in one operation. Starts vary by
-    /// half a million instructions, and by 600 system calls: a heap grows by as many if another thread is the first to
-    /// use it.
+    /// half a million instructions and 600 system calls, since the heap that grows may be that of another thread.
     pub fn factor(self) -> u32 {
         match self {
             Self::Instructions => 4,

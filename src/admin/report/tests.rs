@@ -15,7 +15,7 @@ use super::*;
 use crate::{
     admin::{AllowedHosts, page},
     controller::follow,
-    metrics::{ExpositionFormat, Metrics},
+    metrics::{EndpointSeries, ExpositionFormat, Metrics},
     model::Snapshot,
     proxy::{
         Options, Proxy,
@@ -38,6 +38,10 @@ struct Rig {
 }
 
 impl Rig {
+    fn metrics(&self, endpoint_series: EndpointSeries) -> String {
+        Metrics::new(self.proxy.monitor(), self.state.clone(), endpoint_series).text(ExpositionFormat::OpenMetrics)
+    }
+
     fn start() -> Self {
         let (access_log, _) = AccessLog::start(Events::Ends, Format::Text, io::sink());
         let (sharing, inherited) = (Sharing::Exclusive, BTreeMap::new());
@@ -258,9 +262,20 @@ async fn the_expiry_of_client_certificates_for_backends_is_reported() {
     let served = rig.now().await.load_balancers.remove("uid").unwrap();
     let until = served.certificates_for_backends["Secret shop/proxy"];
     assert!(until > Timestamp::now() && served.certificates.is_empty());
-    let metrics = Metrics::new(rig.proxy.monitor(), rig.state.clone()).text(ExpositionFormat::OpenMetrics);
+    let metrics = rig.metrics(EndpointSeries::All);
     let series = "tcplb_backend_certificate_not_after_timestamp_seconds{load_balancer_namespace=\"shop\",load_balancer=\"a\",backend=\"db\",certificate=\"Secret shop/proxy\"}";
     assert!(metrics.contains(&format!("{series} {}", until.as_second())), "{metrics}");
+}
+
+#[tokio::test]
+async fn series_of_endpoints_can_be_switched_off() {
+    let mut rig = Rig::start();
+    rig.declare("a", Some(("uid", 1)), spec(free_port()));
+    rig.apply().await;
+    let of_upstream = "tcplb_upstream_endpoints{load_balancer_namespace=\"shop\",load_balancer=\"a\"";
+    let (all, none) = (rig.metrics(EndpointSeries::All), rig.metrics(EndpointSeries::None));
+    assert!(all.contains("endpoint_address=") && all.contains(of_upstream), "{all}");
+    assert!(!none.contains("endpoint_address=") && none.contains(of_upstream), "{none}");
 }
 
 #[tokio::test]
@@ -341,6 +356,7 @@ async fn the_aggregating_leader_gets_a_report() {
         state: rig.state.clone(),
         hosts: AllowedHosts::default(),
         connections: 10,
+        endpoint_series: EndpointSeries::All,
     };
     let serving = AbortOnDropHandle::new(tokio::spawn(server.serve(pages, rig.stop.clone())));
     let (sender, mut updates) = unbounded_channel();

@@ -21,9 +21,9 @@ const IDLE: Duration = Duration::from_secs(5);
 /// A rebalancing ends after this time without excess connections.
 const OVER: Duration = Duration::from_secs(10);
 
-/// An upstream without connections for this long is not looked at until it has some. Longer than [`OVER`] and all
-/// periods of a [`Rebalancer`].
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(15);
+/// An upstream without connections for this long is skipped until it has some. Longer than [`OVER`] and the time for
+/// which an excess must last. The pace of closes needs no ticks.
+const SKIP_AFTER: Duration = Duration::from_secs(15);
 
 /// Rebalances long-lived connections of upstreams with `rebalance`.
 #[derive(Debug, Default)]
@@ -35,7 +35,7 @@ pub struct ConnectionRebalancer {
 struct UpstreamRebalance {
     rebalancer: Rebalancer,
     run: Option<RebalanceRun>,
-    /// The last time at which it had connections.
+    /// The last time at which the upstream had connections.
     used: Instant,
 }
 
@@ -62,7 +62,7 @@ impl ConnectionRebalancer {
                 Some(rebalancing) => {
                     let state =
                         self.upstreams.entry(key.clone()).or_insert_with(|| UpstreamRebalance::new(&rebalancing, now));
-                    if !state.is_forgotten(upstream, now) {
+                    if !state.update_idle(upstream, now) {
                         requests.extend(state.due(key, &rebalancing, &endpoint_loads(upstream), now));
                     }
                 }
@@ -101,12 +101,12 @@ impl UpstreamRebalance {
         Self { rebalancer: Rebalancer::new(&rebalancing.rebalance, now), run: None, used: now }
     }
 
-    /// True if the upstream has had no connections for long: then there is no excess, and nothing to remember.
-    fn is_forgotten(&mut self, upstream: &Upstream, now: Instant) -> bool {
+    /// Notes whether the upstream has connections. Returns true if it has had none for longer than [`SKIP_AFTER`].
+    fn update_idle(&mut self, upstream: &Upstream, now: Instant) -> bool {
         if upstream.endpoints().iter().any(|endpoint| endpoint.active() > 0) {
             self.used = now;
         }
-        now.saturating_duration_since(self.used) > FORGOTTEN_AFTER
+        now.saturating_duration_since(self.used) > SKIP_AFTER
     }
 
     fn due(

@@ -70,7 +70,7 @@ impl<K: WatchedObject> Store<K> {
         }
     }
 
-    /// A number that changes with the objects of interest, except their statuses.
+    /// A counter of changes of objects of interest, except of their statuses.
     pub fn version(&self) -> u64 {
         self.version
     }

@@ -49,7 +49,9 @@ pub struct KindWatches<K> {
 /// Identifies the content of the watches of one kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KindVersion {
+    /// The number of watches started or ended.
     watches: u64,
+    /// The sum of the versions of their stores.
     objects: u64,
 }
 

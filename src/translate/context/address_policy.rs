@@ -44,16 +44,16 @@ impl<'a> AddressPolicy<'a> {
             None => Self::Unrestricted,
             Some(tenancy) => Self::Tenant(TenantPolicy {
                 tenancy,
-                taken: TakenAddresses::of(tenancy, world, slices, bindings).into(),
+                internal: InternalAddresses::of(tenancy, world, slices, bindings).into(),
             }),
         }
     }
 
-    /// The addresses that depend on other objects. `None`: all backends may use any address.
-    pub fn taken(&self) -> Option<&Arc<TakenAddresses>> {
+    /// Internal addresses, which other objects determine. `None`: backends may have any address.
+    pub fn internal(&self) -> Option<&Arc<InternalAddresses>> {
         match self {
             Self::Unrestricted => None,
-            Self::Tenant(policy) => Some(&policy.taken),
+            Self::Tenant(policy) => Some(&policy.internal),
         }
     }
 
@@ -128,12 +128,12 @@ impl RefusedAddresses {
 
 pub struct TenantPolicy<'a> {
     tenancy: &'a Tenancy,
-    taken: Arc<TakenAddresses>,
+    internal: Arc<InternalAddresses>,
 }
 
 /// Addresses of the proxies, of the API server and of Services.
 #[derive(PartialEq, Eq)]
-pub struct TakenAddresses {
+pub struct InternalAddresses {
     /// Addresses of the proxies and of the API server.
     ours: BTreeSet<IpAddr>,
     /// Ports that the proxies listen on.
@@ -143,18 +143,18 @@ pub struct TakenAddresses {
     services: BTreeSet<IpAddr>,
 }
 
-impl TakenAddresses {
+impl InternalAddresses {
     fn of(tenancy: &Tenancy, world: &World, slices: &Slices, bindings: &Bindings) -> Self {
-        let mut taken = Self {
+        let mut internal = Self {
             ours: tenancy.own_addresses.iter().map(IpAddr::to_canonical).collect(),
             our_ports: tenancy.admin_port.into_iter().chain(bindings.ports()).collect(),
             api_server: BTreeSet::new(),
             services: world.services.values().flat_map(|service| cluster_ips(service)).collect(),
         };
-        taken.add_replicas(tenancy, slices);
-        taken.add_managed_services(tenancy, world);
-        taken.add_api_server(world);
-        taken
+        internal.add_replicas(tenancy, slices);
+        internal.add_managed_services(tenancy, world);
+        internal.add_api_server(world);
+        internal
     }
 
     /// Adds the pods of the proxies, ready or not.
@@ -191,7 +191,7 @@ impl TakenAddresses {
         self.ours.extend(world.services.get(&key).into_iter().flat_map(|service| cluster_ips(service)));
     }
 
-    fn contain(&self, address: SocketAddr, target: AddressOwner) -> bool {
+    fn contains(&self, address: SocketAddr, target: AddressOwner) -> bool {
         let ip = address.ip();
         match target {
             AddressOwner::Unknown => self.ours.contains(&ip),
@@ -221,7 +221,7 @@ impl TenantPolicy<'_> {
         } else if self.tenancy.denied_networks.contains(ip) {
             Some(AddressRefusal::Denied)
         } else {
-            self.taken.contain(address, target).then_some(AddressRefusal::Internal)
+            self.internal.contains(address, target).then_some(AddressRefusal::Internal)
         }
     }
 }

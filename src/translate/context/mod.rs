@@ -32,7 +32,7 @@ pub(super) struct TranslateContext<'a> {
     pub address_policy: AddressPolicy<'a>,
     /// Updated on first use, when something has to be retained.
     slices_by_address: RefCell<SlicesByAddress>,
-    follows_slices: OnceCell<()>,
+    slices_followed: OnceCell<()>,
     /// Computed on first use, by load balancers with a locality preference.
     here: OnceCell<ProcessLocality>,
     all_are_elsewhere: OnceCell<bool>,
@@ -45,7 +45,7 @@ impl<'a> TranslateContext<'a> {
         let bindings = Bindings::of(world, previous, &oldest_first(&world.load_balancers), &quotas);
         let slices = Slices::of(world);
         let address_policy = AddressPolicy::of(world, &slices, &bindings);
-        let (follows_slices, here, all_are_elsewhere) = Default::default();
+        let (slices_followed, here, all_are_elsewhere) = Default::default();
         Self {
             world,
             previous,
@@ -55,7 +55,7 @@ impl<'a> TranslateContext<'a> {
             slices,
             address_policy,
             slices_by_address: slices_by_address.into(),
-            follows_slices,
+            slices_followed,
             here,
             all_are_elsewhere,
         }
@@ -63,11 +63,11 @@ impl<'a> TranslateContext<'a> {
 
     /// The EndpointSlices by the addresses that they list.
     fn slices_by_address(&self) -> Ref<'_, SlicesByAddress> {
-        self.follows_slices.get_or_init(|| self.slices_by_address.borrow_mut().follow(&self.world.endpoint_slices));
+        self.slices_followed.get_or_init(|| self.slices_by_address.borrow_mut().follow(&self.world.endpoint_slices));
         self.slices_by_address.borrow()
     }
 
-    /// Returns what the next translation can use.
+    /// Returns the index for the next translation.
     pub fn into_slices_by_address(self) -> SlicesByAddress {
         self.slices_by_address.into_inner()
     }

@@ -82,13 +82,13 @@ impl ListedPod<'_> {
 }
 
 impl SlicesByAddress {
-    /// Follows changes of the slices.
+    /// Updates the index to these slices.
     pub fn follow(&mut self, slices: &BTreeMap<ObjectKey, Arc<EndpointSlice>>) {
         let is_known = |key: &ObjectKey, slice: &Arc<EndpointSlice>| {
             slices.get(key).is_some_and(|current| Arc::ptr_eq(current, slice))
         };
-        let gone: Vec<_> = self.known.extract_if(.., |key, slice| !is_known(key, slice)).collect();
-        for (key, slice) in gone {
+        let removed: Vec<_> = self.known.extract_if(.., |key, slice| !is_known(key, slice)).collect();
+        for (key, slice) in removed {
             for ip in addresses(&slice) {
                 let Some(listing) = self.by_address.get_mut(&ip) else { continue };
                 listing.retain(|(other, _)| *other != key);

@@ -1,7 +1,7 @@
 //! Translations with a memo equal translations without one.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     mem,
     sync::{Arc, LazyLock},
 };
@@ -13,7 +13,10 @@ use super::{
     certificates::{issue, issue_with, store},
     *,
 };
-use crate::world::{Allocation, Allocations, Lookup, ProcessLocality, ProcessMode, Tenancy};
+use crate::{
+    api::{RefKind, ServiceType},
+    world::{Allocation, Allocations, Lookup, ObjectRef, ProcessLocality, ProcessMode, Tenancy},
+};
 
 /// A change of a world, or of the circumstances of the next translation. Numbers select load balancers and variants.
 #[derive(Clone, Debug)]
@@ -28,6 +31,7 @@ enum Edit {
     Allocation(usize, usize),
     Tenancy(usize),
     Locality(usize),
+    Unread(usize, bool),
     Unreadable(usize, bool),
     BeyondQuota(bool),
     Wait(usize),
@@ -51,6 +55,7 @@ fn any_edit() -> impl Strategy<Value = Edit> {
         2 => (index(), 0..4usize).prop_map(|(index, variant)| Edit::Allocation(index, variant)),
         1 => (0..4usize).prop_map(Edit::Tenancy),
         1 => (0..3usize).prop_map(Edit::Locality),
+        1 => (index(), any::<bool>()).prop_map(|(index, is)| Edit::Unread(index, is)),
         1 => (index(), any::<bool>()).prop_map(|(index, is)| Edit::Unreadable(index, is)),
         1 => any::<bool>().prop_map(Edit::BeyondQuota),
         4 => (0..WAITS.len()).prop_map(Edit::Wait),
@@ -147,103 +152,31 @@ impl MemoFixture {
     }
 
     fn edit(&mut self, edit: &Edit) {
-        let world = &mut self.world;
         match *edit {
-            Edit::Declare(index, variant) => {
-                let (name, service) = (format!("l{index}"), format!("s{index}"));
-                let key = object(&name);
-                let uid = world.load_balancers.get(&key).and_then(Declared::uid).unwrap_or(&name).to_owned();
-                let spec = SPECS[variant].replace("SERVICE", &service);
-                // On the ports of nodes, each needs its own.
-                let spec = match world.mode {
-                    ProcessMode::Gateway(..) => spec,
-                    _ => spec.replace("port: 543", &format!("port: {}", index + 1)),
-                };
-                world.load_balancers.extend(one_of(&name, &uid, &spec).load_balancers);
-            }
-            Edit::Remove(index) => drop(world.load_balancers.remove(&object(&format!("l{index}")))),
+            Edit::Declare(index, variant) => self.declare(index, variant),
+            Edit::Remove(index) => drop(self.world.load_balancers.remove(&object(&format!("l{index}")))),
             Edit::Recreate(index) => {
-                if let Some(declared) = world.load_balancers.get_mut(&object(&format!("l{index}"))) {
+                if let Some(declared) = self.world.load_balancers.get_mut(&object(&format!("l{index}"))) {
                     declared.identity.as_mut().unwrap().uid = format!("new{index}").into();
                 }
             }
-            Edit::Service(index, variant) => {
-                let text = format!(
-                    "{{kind: Service, metadata: {{name: s{index}}}, spec: {{{}}}}}",
-                    SERVICES[variant].replace("10.96.0.1", &format!("10.96.0.{index}"))
-                );
-                world.services.extend(super::world(&text).services);
-            }
-            Edit::Slice(index, variant) => {
-                let pod = |number: usize, ready: bool| {
-                    format!(
-                        "{{addresses: [10.0.{index}.{number}], conditions: {{ready: {ready}}}, zone: z{number}, targetRef: \
-                         {{kind: Pod, namespace: shop, name: p, uid: p{index}-{number}}}}}"
-                    )
-                };
-                let content = (1..5).fold(SLICES[variant].to_owned(), |text, number| {
-                    let text = text.replace(&format!("UNREADY {number}"), &pod(number, false));
-                    text.replace(&format!("POD {number}"), &pod(number, true))
-                });
-                let text = format!(
-                    "{{kind: EndpointSlice, metadata: {{namespace: shop, name: s{index}, labels: \
-                     {{kubernetes.io/service-name: s{index}, endpointslice.kubernetes.io/managed-by: \
-                     endpointslice-controller.k8s.io}}}}, addressType: IPv4, {content}}}"
-                );
-                world.endpoint_slices.extend(super::world(&text).endpoint_slices);
-            }
-            Edit::Secret(variant) => match CERTIFICATES.get(variant) {
-                Some((certificate, key)) => store(world, "cert", certificate, key),
-                None if variant == 3 => store(world, "cert", "no certificate", "no key"),
-                None => drop(world.secrets.remove(&object("cert"))),
-            },
-            Edit::Name(variant) => {
-                let addresses: BTreeSet<_> = (0..variant).map(|number| [10, 0, 0, 10 + number as u8].into()).collect();
-                let problem = (variant == 3).then(|| "cannot be resolved: the server failed".into());
-                world.names.insert("db.example".into(), Lookup { addresses, problem });
-            }
-            Edit::Allocation(index, variant) => {
-                let ProcessMode::Gateway(allocations, _) = &mut world.mode else { return };
-                let Allocations(ports) = Arc::make_mut(allocations);
-                ports.retain(|_, allocation| *allocation.uid != *format!("l{index}"));
-                // Of the load balancer itself, of it at another port, of one of the same name, and none.
-                let uid = if variant == 2 { format!("new{index}") } else { format!("l{index}") };
-                let first = 20_000 + 10 * index as u16 + u16::from(variant == 1);
-                for (port, listener) in (first..).zip([5432, 5433]).filter(|_| variant < 3) {
-                    let allocation =
-                        Allocation { uid: uid.as_str().into(), port: listener, object: "".into(), freed: None };
-                    ports.insert(port, allocation);
-                }
-            }
-            Edit::Tenancy(variant) => {
-                let (ProcessMode::Gateway(_, tenancy) | ProcessMode::Host(tenancy)) = &mut world.mode else { return };
-                let network = |text: &str| text.parse::<ipnet::IpNet>().unwrap();
-                *tenancy = Arc::new(Tenancy {
-                    backend_networks: [network("10.0.0.0/24")].into_iter().collect(),
-                    denied_networks: (variant == 1).then(|| network("10.0.1.0/24")).into_iter().collect(),
-                    load_balancers_per_namespace: (variant == 2).then_some(3),
-                    listeners_per_namespace: (variant == 3).then_some(4),
-                    service_types: [crate::api::ServiceType::ClusterIp].into(),
-                    host_ports: vec![1..=100],
-                    ..Tenancy::default()
-                });
-            }
+            Edit::Service(index, variant) => self.set_service(index, variant),
+            Edit::Slice(index, variant) => self.set_slice(index, variant),
+            Edit::Secret(variant) => self.set_secret(variant),
+            Edit::Name(variant) => self.set_name(variant),
+            Edit::Allocation(index, variant) => self.set_allocation(index, variant),
+            Edit::Tenancy(variant) => self.set_tenancy(variant),
             Edit::Locality(variant) => {
                 let zone = ["z1", "z2", "elsewhere"][variant];
-                world.locality = Some(ProcessLocality { node: None, zone: Some(zone.into()) });
+                self.world.locality = Some(ProcessLocality { node: None, zone: Some(zone.into()) });
             }
-            Edit::Unreadable(index, is_unreadable) => {
-                let key = ("Service", object(&format!("s{index}")));
-                match is_unreadable {
-                    true => drop(world.unread.insert(key, "cannot be read".into())),
-                    false => drop(world.unread.remove(&key)),
-                }
-            }
+            Edit::Unread(index, is_set) => set(&mut self.world.unread, index, is_set),
+            Edit::Unreadable(index, is_set) => set(&mut self.world.unreadable, index, is_set),
             Edit::BeyondQuota(is_beyond) => {
-                let reference = crate::world::ObjectRef { kind: crate::api::RefKind::Secret, key: object("cert") };
+                let reference = ObjectRef { kind: RefKind::Secret, key: object("cert") };
                 match is_beyond {
-                    true => drop(world.beyond_quota.insert(reference)),
-                    false => drop(world.beyond_quota.remove(&reference)),
+                    true => drop(self.world.beyond_quota.insert(reference)),
+                    false => drop(self.world.beyond_quota.remove(&reference)),
                 }
             }
             Edit::Wait(index) => self.now += SignedDuration::from_millis(WAITS[index]),
@@ -251,6 +184,84 @@ impl MemoFixture {
             Edit::GoBack(true) => self.previous = self.before_previous.clone(),
             Edit::GoBack(false) => self.previous = Snapshot::default(),
         }
+    }
+
+    fn declare(&mut self, index: usize, variant: usize) {
+        let (name, service) = (format!("l{index}"), format!("s{index}"));
+        let uid = self.world.load_balancers.get(&object(&name)).and_then(Declared::uid).unwrap_or(&name).to_owned();
+        let spec = SPECS[variant].replace("SERVICE", &service);
+        // On the ports of nodes, each needs its own.
+        let spec = match self.world.mode {
+            ProcessMode::Gateway(..) => spec,
+            _ => spec.replace("port: 543", &format!("port: {}", index + 1)),
+        };
+        self.world.load_balancers.extend(declaration(&name, &uid, &spec).load_balancers);
+    }
+
+    fn set_service(&mut self, index: usize, variant: usize) {
+        let spec = SERVICES[variant].replace("10.96.0.1", &format!("10.96.0.{index}"));
+        let text = format!("{{kind: Service, metadata: {{name: s{index}}}, spec: {{{spec}}}}}");
+        self.world.services.extend(super::world(&text).services);
+    }
+
+    fn set_slice(&mut self, index: usize, variant: usize) {
+        let pod = |number: usize, ready: bool| {
+            format!(
+                "{{addresses: [10.0.{index}.{number}], conditions: {{ready: {ready}}}, zone: z{number}, \
+                 targetRef: {{kind: Pod, namespace: shop, name: p, uid: p{index}-{number}}}}}"
+            )
+        };
+        let content = (1..5).fold(SLICES[variant].to_owned(), |text, number| {
+            let text = text.replace(&format!("UNREADY {number}"), &pod(number, false));
+            text.replace(&format!("POD {number}"), &pod(number, true))
+        });
+        let text = format!(
+            "{{kind: EndpointSlice, metadata: {{namespace: shop, name: s{index}, labels: \
+             {{kubernetes.io/service-name: s{index}, endpointslice.kubernetes.io/managed-by: \
+             endpointslice-controller.k8s.io}}}}, addressType: IPv4, {content}}}"
+        );
+        self.world.endpoint_slices.extend(super::world(&text).endpoint_slices);
+    }
+
+    fn set_secret(&mut self, variant: usize) {
+        match CERTIFICATES.get(variant) {
+            Some((certificate, key)) => store(&mut self.world, "cert", certificate, key),
+            None if variant == 3 => store(&mut self.world, "cert", "no certificate", "no key"),
+            None => drop(self.world.secrets.remove(&object("cert"))),
+        }
+    }
+
+    fn set_name(&mut self, variant: usize) {
+        let addresses: BTreeSet<_> = (0..variant).map(|number| [10, 0, 0, 10 + number as u8].into()).collect();
+        let problem = (variant == 3).then(|| "cannot be resolved: the server failed".into());
+        self.world.names.insert("db.example".into(), Lookup { addresses, problem });
+    }
+
+    /// Gives the ports to the load balancer itself, to it in another order, to one of the same name, or to none.
+    fn set_allocation(&mut self, index: usize, variant: usize) {
+        let ProcessMode::Gateway(allocations, _) = &mut self.world.mode else { return };
+        let Allocations(ports) = Arc::make_mut(allocations);
+        ports.retain(|_, allocation| *allocation.uid != *format!("l{index}"));
+        let uid = if variant == 2 { format!("new{index}") } else { format!("l{index}") };
+        let first = 20_000 + 10 * index as u16 + u16::from(variant == 1);
+        for (port, listener) in (first..).zip([5432, 5433]).filter(|_| variant < 3) {
+            let allocation = Allocation { uid: uid.as_str().into(), port: listener, object: "".into(), freed: None };
+            ports.insert(port, allocation);
+        }
+    }
+
+    fn set_tenancy(&mut self, variant: usize) {
+        let (ProcessMode::Gateway(_, tenancy) | ProcessMode::Host(tenancy)) = &mut self.world.mode else { return };
+        let network = |text: &str| text.parse::<ipnet::IpNet>().unwrap();
+        *tenancy = Arc::new(Tenancy {
+            backend_networks: [network("10.0.0.0/24")].into_iter().collect(),
+            denied_networks: (variant == 1).then(|| network("10.0.1.0/24")).into_iter().collect(),
+            load_balancers_per_namespace: (variant == 2).then_some(3),
+            listeners_per_namespace: (variant == 3).then_some(4),
+            service_types: [ServiceType::ClusterIp].into(),
+            host_ports: vec![1..=100],
+            ..Tenancy::default()
+        });
     }
 
     /// Translates with and without the memo, and returns the number of reused results.
@@ -274,8 +285,17 @@ impl MemoFixture {
     }
 }
 
+/// Marks or unmarks the Service of a load balancer.
+fn set(marked: &mut BTreeMap<(&'static str, ObjectKey), Arc<str>>, index: usize, is_set: bool) {
+    let key = ("Service", object(&format!("s{index}")));
+    match is_set {
+        true => drop(marked.insert(key, "cannot be read".into())),
+        false => drop(marked.remove(&key)),
+    }
+}
+
 /// A load balancer with a uid.
-fn one_of(name: &str, uid: &str, spec: &str) -> World {
+fn declaration(name: &str, uid: &str, spec: &str) -> World {
     world(&format!(
         "{{kind: TcpLoadBalancer, apiVersion: tcplb.io/v1alpha1, metadata: {{name: {name}, uid: {uid}}}, spec: {{{spec}}}}}"
     ))

@@ -27,7 +27,7 @@ use crate::{
     world::{ObjectRef, World},
 };
 
-/// The source and the text of a certificate.
+/// The source of a certificate, with its file names, and the fingerprint of its text.
 pub type CertificateKey = (Arc<str>, Fingerprint);
 
 /// Reads each distinct certificate once. Results of the previous translation are reused from its snapshot.

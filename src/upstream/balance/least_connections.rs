@@ -15,17 +15,17 @@ use tokio::time::Instant;
 use super::shares::{LoadRatio, Shares, golden_part};
 use crate::upstream::endpoint::{Endpoint, TriedEndpoints};
 
-/// The number of endpoints up to which each pick compares all of them.
-const COMPARED: usize = 32;
-/// With more endpoints, one comparison of all of them is used for this part of their number of picks.
-const PLANNED_PART: usize = 8;
-/// The time for which a comparison is used.
-const PLAN_AGE: Duration = Duration::from_millis(100);
+/// The maximum number of endpoints that each pick compares.
+const MAX_COMPARED: usize = 32;
+/// With more endpoints, one comparison plans as many picks as the number of endpoints divided by this.
+const PLAN_DIVISOR: usize = 8;
+/// The maximum age of a plan.
+const MAX_PLAN_AGE: Duration = Duration::from_millis(100);
 
 /// Picks the endpoint with the fewest connections for its weight. Equal endpoints take turns by weight.
 ///
-/// With many endpoints, the next picks are planned together: they are the same as if each compared all endpoints, but
-/// for connections that end in the meantime.
+/// With many endpoints, one comparison plans the next picks. They are the same as if each compared all endpoints,
+/// except that connections that have ended since are not noticed.
 #[derive(Debug)]
 pub struct LeastConnections {
     shares: Shares,
@@ -42,7 +42,7 @@ impl LeastConnections {
     }
 
     pub fn pick(&self, tried: &TriedEndpoints, turn: &AtomicU64) -> Option<&Arc<Endpoint>> {
-        if self.shares.endpoints().len() > COMPARED && tried.is_empty() {
+        if self.shares.endpoints().len() > MAX_COMPARED && tried.is_empty() {
             return Some(self.pick_planned(turn));
         }
         self.pick_compared(tried, turn)
@@ -98,30 +98,36 @@ struct PickPlan {
 }
 
 impl PickPlan {
-    /// Plans the picks after the first one, which is returned. There must be endpoints.
+    /// Plans the next picks. Returns those after the first, and the index of the first. There must be endpoints.
     fn new(shares: &Shares, turn: u64, now: Instant) -> (Self, usize) {
         let count = shares.endpoints().len();
-        // Equal endpoints in another order each time.
-        let first = usize::try_from(golden_part(turn, count as u64)).unwrap_or(0);
-        let order = (first..count).chain(0..first).enumerate();
-        let mut heap: BinaryHeap<_> =
-            order.map(|(rank, index)| Reverse(Planned { load: LoadRatio::now(shares, index), rank, index })).collect();
+        let start = usize::try_from(golden_part(turn, count as u64)).unwrap_or(0);
+        let load = |index: usize| {
+            let weight = shares.weight(index) as f64;
+            // Endpoints of the same weight take turns. A random position divided by the weight comes first as often as
+            // the weight demands.
+            let position = match shares.are_equal() {
+                true => ((index + count - start) % count) as f64 / count as f64,
+                false => fastrand::f64(),
+            };
+            Reverse(PlannedLoad { load: LoadRatio::now(shares, index), position: position / weight, weight, index })
+        };
+        let mut heap: BinaryHeap<_> = (0..count).map(load).collect();
         let mut pick = || {
             let mut top = heap.peek_mut();
             let Some(Reverse(least)) = top.as_deref_mut() else { return 0 };
             least.load = least.load.with_another();
-            // Behind its equals.
-            least.rank += count;
+            least.position += 1.0 / least.weight;
             least.index
         };
         let first = pick();
-        let picks = (1..count / PLANNED_PART).map(|_| u32::try_from(pick()).unwrap_or(0)).collect();
+        let picks = (1..count / PLAN_DIVISOR).map(|_| u32::try_from(pick()).unwrap_or(0)).collect();
         (Self { picks, next: AtomicUsize::new(0), made: now }, first)
     }
 
-    /// The next pick. `None`: all are used, or too old.
+    /// The index of the next pick. `None`: the plan is used up, or too old.
     fn next(&self, now: Instant) -> Option<usize> {
-        if now.saturating_duration_since(self.made) > PLAN_AGE {
+        if now.saturating_duration_since(self.made) > MAX_PLAN_AGE {
             return None;
         }
         self.picks.get(self.next.fetch_add(1, Relaxed)).map(|index| *index as usize)
@@ -134,29 +140,31 @@ impl fmt::Debug for PickPlan {
     }
 }
 
-/// An endpoint in a plan, with its connections if the picks so far are carried out.
-struct Planned {
+/// The load of an endpoint after the picks planned so far.
+struct PlannedLoad {
     load: LoadRatio,
-    rank: usize,
+    /// The order among endpoints of the same load.
+    position: f64,
+    weight: f64,
     index: usize,
 }
 
-impl Ord for Planned {
+impl Ord for PlannedLoad {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.load.compare(other.load).then(self.rank.cmp(&other.rank))
+        self.load.compare(other.load).then(self.position.total_cmp(&other.position))
     }
 }
 
-impl PartialOrd for Planned {
+impl PartialOrd for PlannedLoad {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for Planned {
+impl PartialEq for PlannedLoad {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other).is_eq()
     }
 }
 
-impl Eq for Planned {}
+impl Eq for PlannedLoad {}

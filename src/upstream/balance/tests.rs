@@ -243,7 +243,25 @@ async fn least_connections_among_many_is_planned_as_if_each_pick_compared_all() 
     assert_eq!(pick(0).0, 7);
 }
 
-/// The CPU time of one pick.
+#[tokio::test(start_paused = true)]
+async fn planned_picks_of_idle_endpoints_follow_the_weights() {
+    let weights: Vec<u32> = (0..40).map(|index| if index < 20 { 9 } else { 1 }).collect();
+    let candidates = candidates(&weights);
+    for pause in [Duration::ZERO, Duration::from_millis(101)] {
+        let (balancer, turn) = (balancer(Algorithm::LeastConnections, &candidates), AtomicU64::new(0));
+        let mut light = 0;
+        for _ in 0..20_000 {
+            // Each connection ends before the next one begins.
+            let chosen = balancer.pick(client(1), &TriedEndpoints::default(), &turn).unwrap();
+            light += u32::from(index_of(&candidates, chosen) >= 20);
+            tokio::time::advance(pause).await;
+        }
+        let percent = f64::from(light) / 200.0;
+        assert!((8.0..12.0).contains(&percent), "{percent} % instead of 10 % with pauses of {pause:?}");
+    }
+}
+
+/// The CPU time of one pick in seconds, the least of 12 runs.
 fn cost_of_pick(algorithm: Algorithm, endpoints: usize) -> f64 {
     const PICKS: u32 = 5000;
     let candidates = candidates(&vec![1; endpoints]);

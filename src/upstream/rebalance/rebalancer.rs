@@ -61,7 +61,8 @@ impl Rebalancer {
         self.too_many
     }
 
-    /// The connections to close now, counting those that are still being dialled. Must be called at every tick.
+    /// The connections to close now, counting those that are still being dialled. Must be called at every tick while
+    /// there are connections, and for some seconds after.
     pub fn due(
         &mut self,
         rebalancing: &RebalancePolicy,
