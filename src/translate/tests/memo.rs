@@ -337,3 +337,34 @@ fn unchanged_load_balancers_are_not_translated_again() {
     assert_eq!(reused(Some(Edit::Tenancy(1))), 0, "rules of the administrator concern all");
     assert_eq!(reused(Some(Edit::ForgetResults)), 0);
 }
+
+#[test]
+fn a_change_of_any_dependency_is_translated() {
+    for (variant, edit) in [
+        (0, Edit::Declare(0, 3)),
+        (0, Edit::Remove(0)),
+        (0, Edit::Recreate(0)),
+        (0, Edit::Service(0, 2)),
+        (0, Edit::Slice(0, 1)),
+        (0, Edit::Allocation(0, 1)),
+        (0, Edit::Unread(0, true)),
+        (0, Edit::Unreadable(0, true)),
+        (0, Edit::Tenancy(2)),
+        (0, Edit::GoBack(false)),
+        (2, Edit::Locality(1)),
+        (5, Edit::Name(2)),
+        (6, Edit::Secret(1)),
+        (6, Edit::BeyondQuota(true)),
+    ] {
+        let mut fixture = MemoFixture::start("gateway");
+        for first in [Edit::Locality(0), Edit::Name(1), Edit::Declare(0, variant)] {
+            fixture.edit(&first);
+        }
+        for _ in 0..2 {
+            fixture.translate().unwrap();
+        }
+        assert_eq!(fixture.translate().unwrap(), LOAD_BALANCERS, "before {edit:?}");
+        fixture.edit(&edit);
+        assert!(fixture.translate().unwrap() < LOAD_BALANCERS, "{edit:?} of a load balancer of variant {variant}");
+    }
+}
