@@ -429,15 +429,13 @@ impl Leader {
 
 /// True if the conditions are the same, apart from their messages.
 fn have_same_conditions(one: Option<&Arc<TcpLoadBalancerStatus>>, other: Option<&Arc<TcpLoadBalancerStatus>>) -> bool {
-    let conditions = |status: Option<&Arc<TcpLoadBalancerStatus>>| -> Vec<_> {
-        let conditions = status.into_iter().flat_map(|status| &status.conditions);
-        let key = |condition: &Condition| {
-            let Condition { type_, status, reason, observed_generation, last_transition_time, .. } = condition.clone();
+    fn conditions(status: Option<&Arc<TcpLoadBalancerStatus>>) -> impl Iterator<Item = impl PartialEq> {
+        status.into_iter().flat_map(|status| &status.conditions).map(|condition| {
+            let Condition { type_, status, reason, observed_generation, last_transition_time, .. } = condition;
             (type_, status, reason, observed_generation, last_transition_time)
-        };
-        conditions.map(key).collect()
-    };
-    one.map(Arc::as_ptr) == other.map(Arc::as_ptr) || conditions(one) == conditions(other)
+        })
+    }
+    one.map(Arc::as_ptr) == other.map(Arc::as_ptr) || conditions(one).eq(conditions(other))
 }
 
 /// Load balancers that have ports or Services and are not watched, with their uids.

@@ -4,6 +4,7 @@
 //! the objects that a watch has read, [`kinds`] reads one object, and [`watch_error`] describes errors of watches.
 
 mod connect;
+mod kind_objects;
 mod kinds;
 mod scope;
 mod selector;
@@ -26,7 +27,8 @@ use k8s_openapi::api::{
     core::v1::{ConfigMap, Secret, Service},
     discovery::v1::EndpointSlice,
 };
-use kinds::{CachedObject, LoadBalancer, PortAllocations, WatchedObject};
+use kind_objects::KindObjects;
+use kinds::{LoadBalancer, PortAllocations, WatchedObject};
 use kube::Client;
 pub use scope::{Home, Scope};
 use selector::{Interest, Selector};
@@ -81,56 +83,6 @@ pub struct Cluster {
     ports: KindObjects<PortAllocations>,
     /// The mode that results from `services` and `ports`.
     mode_in_effect: Option<ProcessMode>,
-}
-
-/// The readable objects of one kind and the problems of the others, in the latest world.
-struct KindObjects<T> {
-    /// `None`: nothing has been gathered, or other objects have become of interest.
-    version: Option<KindVersion>,
-    objects: BTreeMap<ObjectKey, Arc<T>>,
-    problems: Vec<String>,
-    unreadable: BTreeMap<(&'static str, ObjectKey), Arc<str>>,
-}
-
-impl<T> Default for KindObjects<T> {
-    fn default() -> Self {
-        Self { version: None, objects: BTreeMap::new(), problems: Vec::new(), unreadable: BTreeMap::new() }
-    }
-}
-
-impl<T: kinds::BuiltInKind> KindObjects<T> {
-    /// Gathers the objects if they have changed. Returns false if not.
-    fn update(&mut self, watches: &KindWatches<CachedObject<T>>, interest: &Interest) -> bool {
-        let version = Some(watches.version());
-        if version == self.version {
-            return false;
-        }
-        let mut gathered = Self { version, ..Self::default() };
-        for (_, watch) in watches.iter() {
-            let state = watch.state();
-            for (key, object) in state.store.objects().iter().filter(|(key, object)| object.concerns(key, interest)) {
-                let stays = if object.good.is_some() { "; the previous version stays in use" } else { "" };
-                let problems = object.problem.iter().map(|problem| format!("{} {key}: {problem}{stays}", T::KIND));
-                gathered.problems.extend(problems);
-                match &object.good {
-                    Some(good) => drop(gathered.objects.insert(key.clone(), good.clone())),
-                    None => {
-                        let why = object.problem.as_deref().unwrap_or_default().into();
-                        gathered.unreadable.insert((T::KIND, key.clone()), why);
-                    }
-                }
-            }
-        }
-        *self = gathered;
-        true
-    }
-
-    /// Adds the problems to the world. Returns the objects.
-    fn add_to(&self, world: &mut World) -> BTreeMap<ObjectKey, Arc<T>> {
-        world.problems.extend(self.problems.iter().cloned());
-        world.unreadable.extend(self.unreadable.iter().map(|(object, why)| (object.clone(), why.clone())));
-        self.objects.clone()
-    }
 }
 
 impl Cluster {
@@ -246,6 +198,7 @@ impl Cluster {
         if self.shown_version != Some(version) {
             self.shown_version = self.show().then_some(version);
         }
+        // Their statuses are those of now, whether they are listed again or not.
         self.statuses();
         self.gather()
     }

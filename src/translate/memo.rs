@@ -224,14 +224,7 @@ impl Memo {
     /// Keeps a new result, if it is complete and settled: the snapshot has it as it was translated.
     pub(super) fn keep(&mut self, new: NewResult, snapshot: &Snapshot, verdicts: &Verdicts) {
         let NewResult { object, result } = new;
-        let is_served = |(key, _, listener): &(ListenerKey, usize, Arc<Listener>)| {
-            snapshot.listeners.get(key).is_some_and(|served| Arc::ptr_eq(served, listener))
-        };
-        let upstream = snapshot.upstreams.get(&UpstreamKey { object: object.clone() });
-        if verdicts[&object].problems.is_empty()
-            && result.listeners.iter().all(is_served)
-            && upstream.is_some_and(|upstream| Arc::ptr_eq(upstream, &result.upstream))
-        {
+        if verdicts[&object].problems.is_empty() && result.is_in(snapshot, &object) {
             self.results.insert(object, result);
         }
     }
@@ -242,16 +235,20 @@ impl KnownResult {
     fn is_current(&self, object: &ObjectKey, declared: &Declared, context: &TranslateContext) -> bool {
         let Some(spec) = &declared.spec else { return false };
         let TranslateContext { previous, bindings, now, .. } = context;
-        let serves = |(key, _, listener): &(ListenerKey, usize, Arc<Listener>)| {
-            previous.listeners.get(key).is_some_and(|served| Arc::ptr_eq(served, listener))
-                && bindings.allow(key, declared.uid(), listener)
-        };
-        let key = UpstreamKey { object: object.clone() };
         self.declaration.is_of(declared)
             && self.valid.contains(now)
-            && self.listeners.iter().all(serves)
-            && previous.upstreams.get(&key).is_some_and(|upstream| Arc::ptr_eq(upstream, &self.upstream))
+            && self.listeners.iter().all(|(key, _, listener)| bindings.allow(key, declared.uid(), listener))
+            && self.is_in(previous, object)
             && self.has_dependencies(dependencies(object, declared, spec, context))
+    }
+
+    /// True if the snapshot has the listeners and the upstream of this result.
+    fn is_in(&self, snapshot: &Snapshot, object: &ObjectKey) -> bool {
+        let is_served = |(key, _, listener): &(ListenerKey, usize, Arc<Listener>)| {
+            snapshot.listeners.get(key).is_some_and(|served| Arc::ptr_eq(served, listener))
+        };
+        let upstream = snapshot.upstreams.get(&UpstreamKey { object: object.clone() });
+        self.listeners.iter().all(is_served) && upstream.is_some_and(|served| Arc::ptr_eq(served, &self.upstream))
     }
 
     fn has_dependencies(&self, mut dependencies: impl Iterator<Item = Dependency>) -> bool {
