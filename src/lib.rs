@@ -22,6 +22,7 @@
 //! - [`takeover`]: passes listening sockets to the process that replaces this one;
 //! - [`state`]: the readiness of the process, and the result of its manifests;
 //! - [`metrics`] and [`admin`]: metrics and admin pages;
+//! - `shared`: shared values in persistent maps;
 //! - `printable`: makes text from outside safe for logs, pages and statuses;
 //! - [`tools`]: a test backend, self-signed certificates, conversions into manifests.
 
@@ -42,6 +43,7 @@ pub mod metrics;
 pub mod model;
 mod printable;
 pub mod proxy;
+mod shared;
 pub mod source;
 pub mod state;
 pub mod takeover;

@@ -176,6 +176,9 @@ pub struct TcpLoadBalancerSpec {
     pub rebalance: Option<Rebalance>,
 }
 
+/// No part of a spec is a number that differs from itself.
+impl Eq for TcpLoadBalancerSpec {}
+
 impl TcpLoadBalancerSpec {
     pub fn class(&self) -> &str {
         self.class_name.as_ref().map_or(DEFAULT_CLASS, |name| &name.0)

@@ -40,6 +40,9 @@ pub struct TcpLoadBalancerStatus {
     pub conditions: Vec<Condition>,
 }
 
+/// No part of a status differs from itself.
+impl Eq for TcpLoadBalancerStatus {}
+
 /// The columns of `kubectl get`.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]

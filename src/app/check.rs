@@ -18,6 +18,7 @@ use std::{
 };
 
 use anyhow::{Context, Error, bail};
+use imbl::OrdMap;
 use jiff::Timestamp;
 use tokio::time::timeout;
 
@@ -132,6 +133,7 @@ fn look_up_names(parts: &mut [CompilationUnit]) -> anyhow::Result<()> {
         names.first_answers(DNS_TIMEOUT).await;
         Ok(names.known())
     })?;
+    let answers = OrdMap::from(answers);
     for part in parts {
         part.world.names.clone_from(&answers);
     }
@@ -144,7 +146,8 @@ fn compiled(part: &CompilationUnit) -> Verdicts {
         node_ports::refuse_taken(&part.world, &mut verdicts);
         // Ports, zones and DNS names depend on the cluster.
         let elsewhere = [Reason::Pending, Reason::UnknownPlace, Reason::NameNotResolved];
-        for (object, verdict) in &mut verdicts {
+        for object in part.world.load_balancers.keys() {
+            let Some(verdict) = verdicts.get_mut(object) else { continue };
             verdict
                 .problems
                 .retain(|problem| !elsewhere.contains(&problem.reason) && !part.is_awaited(object, problem));

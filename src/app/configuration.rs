@@ -17,6 +17,7 @@ use crate::{
     controller::Observed,
     model::{EndpointConfig, ListenerKey, ObjectKey, Report, Snapshot, UpstreamConfig, UpstreamKey},
     proxy::Proxy,
+    shared::{changes, revised},
     source::{Changed, Names, Settle, resolve},
     state::{Configuration, ReadinessState},
     translate::{Memo, Problem, Severity, Verdicts, translate, translate_with},
@@ -40,6 +41,8 @@ pub struct Compiler {
     source: Source,
     locality: ProcessLocality,
     names: Names,
+    /// The load balancers and the mode whose names are looked up.
+    looked_up: World,
     world: Arc<World>,
     last: Arc<Snapshot>,
     /// Results of the last translation.
@@ -57,6 +60,7 @@ impl Compiler {
             source,
             locality,
             names: Names::start(resolve),
+            looked_up: World::default(),
             world: Arc::default(),
             last: Arc::default(),
             memo: Memo::default(),
@@ -77,12 +81,22 @@ impl Compiler {
         if let Some(world) = self.source.read().await {
             self.world = Arc::new(World { locality: Some(self.locality.clone()), ..world });
         }
-        self.names.want(self.world.names_wanted());
+        self.want_names();
         // In a cluster, the names of one tenant must not delay the others.
         if self.world.mode.tenancy().is_none() {
             self.names.first_answers(FIRST_ANSWERS).await;
         }
         self.translate()
+    }
+
+    /// Looks up the names in manifests, after a change of the manifests.
+    fn want_names(&mut self) {
+        let World { load_balancers, mode, .. } = &*self.world;
+        let is_same = *mode == self.looked_up.mode && load_balancers.ptr_eq(&self.looked_up.load_balancers);
+        if !is_same {
+            self.names.want(self.world.names_wanted());
+            self.looked_up = World { load_balancers: load_balancers.clone(), mode: mode.clone(), ..World::default() };
+        }
     }
 
     /// Reads the statuses of load balancers again. Snapshots do not depend on them, so nothing is compiled.
@@ -102,7 +116,7 @@ impl Compiler {
 
     /// Compiles the current world with the current DNS answers.
     fn translate(&mut self) -> Arc<Snapshot> {
-        let names = self.names.known();
+        let names = revised(&self.world.names, self.names.known());
         if names != self.world.names {
             Arc::make_mut(&mut self.world).names = names;
         }
@@ -224,9 +238,10 @@ pub fn unbound(listener: &ListenerKey, why: &str) -> String {
 
 /// Logs the changes of a new configuration for each load balancer.
 fn log_difference(before: &Snapshot, now: &Snapshot) {
-    let objects: BTreeSet<&ObjectKey> =
-        before.listeners.keys().chain(now.listeners.keys()).map(|key| &key.object).collect();
-    for object in objects.into_iter().filter(|object| !is_same_in(before, now, object)) {
+    let of_listeners = changes(&before.listeners, &now.listeners).map(|(key, ..)| &key.object);
+    let of_upstreams = changes(&before.upstreams, &now.upstreams).map(|(key, ..)| &key.object);
+    let objects: BTreeSet<&ObjectKey> = of_listeners.chain(of_upstreams).collect();
+    for object in objects {
         let (endpoints_before, endpoints) = (addresses_of(before, object), addresses_of(now, object));
         info!(
             load_balancer = %object,
@@ -238,10 +253,6 @@ fn log_difference(before: &Snapshot, now: &Snapshot) {
             "configured"
         );
     }
-}
-
-fn is_same_in(before: &Snapshot, now: &Snapshot, object: &ObjectKey) -> bool {
-    before.listeners_of(object).eq(now.listeners_of(object)) && upstream_of(before, object) == upstream_of(now, object)
 }
 
 fn upstream_of<'a>(snapshot: &'a Snapshot, object: &ObjectKey) -> Option<&'a Arc<UpstreamConfig>> {
@@ -271,11 +282,9 @@ fn log_changes(before: &Configuration, now: &Configuration) {
     if let Some(more) = more {
         info!("resolved: {more} more problems with files");
     }
-    for (object, verdict) in &*now.verdicts {
-        let had = before.verdicts.get(object).map_or(&[][..], |before| &before.problems);
-        if had == verdict.problems {
-            continue;
-        }
+    for (object, before, now) in changes(&before.verdicts, &now.verdicts) {
+        let had = before.map_or(&[][..], |before| &before.problems);
+        let Some(verdict) = now.filter(|now| had != now.problems) else { continue };
         let had: BTreeSet<&Problem> = had.iter().collect();
         let new = verdict.problems.iter().filter(|problem| !had.contains(problem));
         let more = log_first(new, |problem| match problem.severity {

@@ -13,6 +13,7 @@ use std::{
 };
 
 use anyhow::Context;
+use imbl::OrdMap;
 use jiff::Timestamp;
 use tokio::{
     net::TcpListener,
@@ -189,8 +190,7 @@ fn compile<'a>(address: SocketAddr, backends: impl Iterator<Item = &'a SocketAdd
         identity: None,
         status: None,
     };
-    let world =
-        World { load_balancers: BTreeMap::from([(ObjectKey::new("default", "demo"), declared)]), ..World::default() };
+    let world = World { load_balancers: OrdMap::unit(ObjectKey::new("default", "demo"), declared), ..World::default() };
     translate(&world, &Snapshot::default(), Timestamp::now())
 }
 

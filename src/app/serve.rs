@@ -441,7 +441,7 @@ mod tests {
     use super::*;
     use crate::{
         model::ObjectKey,
-        translate::{Part, Problem, Reason, Severity},
+        translate::{Part, Problem, Reason, Severity, Verdicts},
     };
 
     fn configuration(reason: Option<Reason>) -> Configuration {
@@ -449,7 +449,7 @@ mod tests {
         let problem = |reason| Problem { severity, reason, part, field: String::new(), message: "".into() };
         let verdict = Verdict { problems: reason.map(problem).into_iter().collect(), ..Verdict::default() };
         Configuration {
-            verdicts: Arc::new([(ObjectKey::new("shop", "a"), verdict)].into()),
+            verdicts: Arc::new(Verdicts::unit(ObjectKey::new("shop", "a"), verdict)),
             ..Configuration::default()
         }
     }

@@ -137,7 +137,8 @@ impl Gatherer {
 
 /// The admin addresses of the ready pods behind a Service. Of several addresses of a pod, the first one counts.
 fn ready(world: &World, service: &ObjectKey) -> BTreeMap<Arc<str>, SocketAddr> {
-    let addresses: BTreeSet<(SocketAddr, Arc<str>)> = world.slices_of(service).flat_map(admin_pages).collect();
+    let addresses: BTreeSet<(SocketAddr, Arc<str>)> =
+        world.slices_of(service).flat_map(|slice| admin_pages(slice)).collect();
     let mut ready = BTreeMap::new();
     for (address, pod) in addresses {
         ready.entry(pod).or_insert(address);

@@ -1,4 +1,6 @@
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
+
+use imbl::OrdMap;
 
 use super::{
     certificate::{Certificate, Fingerprint},
@@ -9,12 +11,12 @@ use super::{
 /// take CPU time that all tenants share, so unchanged texts are not processed again.
 #[derive(Clone, Default)]
 pub struct CertificateCache {
-    pub certificates: BTreeMap<(Arc<str>, Fingerprint), Result<Arc<Certificate>, String>>,
-    pub authorities: BTreeMap<(Arc<str>, Fingerprint), Result<Arc<Authority>, String>>,
+    pub certificates: OrdMap<(Arc<str>, Fingerprint), Result<Arc<Certificate>, String>>,
+    pub authorities: OrdMap<(Arc<str>, Fingerprint), Result<Arc<Authority>, String>>,
     /// The results of verifying the signatures of revocation lists, by a digest of key and list.
-    pub signatures: BTreeMap<Fingerprint, bool>,
+    pub signatures: OrdMap<Fingerprint, bool>,
     /// The results of comparing the authorities of one field with each other, by a digest of the authorities.
-    pub reviews: BTreeMap<Fingerprint, Arc<AuthorityReview>>,
+    pub reviews: OrdMap<Fingerprint, Arc<AuthorityReview>>,
 }
 
 /// The problems of several authorities in combination.
@@ -25,6 +27,13 @@ pub struct AuthorityReview {
 }
 
 impl CertificateCache {
+    pub fn is_empty(&self) -> bool {
+        self.certificates.is_empty()
+            && self.authorities.is_empty()
+            && self.signatures.is_empty()
+            && self.reviews.is_empty()
+    }
+
     pub fn extend(&mut self, other: Self) {
         self.certificates.extend(other.certificates);
         self.authorities.extend(other.authorities);

@@ -14,12 +14,13 @@ pub type Loops = BTreeMap<UpstreamKey, BTreeMap<EndpointKey, ListenerKey>>;
 /// The endpoints through which connections of a listener would return to that listener, directly or through others.
 ///
 /// `is_local` is true for the addresses of this host.
-pub fn loops(
-    listeners: &BTreeMap<ListenerKey, Arc<Listener>>,
-    upstreams: &BTreeMap<UpstreamKey, Arc<UpstreamConfig>>,
+pub fn loops<'a>(
+    listeners: impl IntoIterator<Item = (&'a ListenerKey, &'a Arc<Listener>)>,
+    upstreams: impl IntoIterator<Item = (&'a UpstreamKey, &'a Arc<UpstreamConfig>)>,
     mut is_local: impl FnMut(IpAddr) -> bool,
 ) -> Loops {
-    let numbered: Vec<(&ListenerKey, &Listener)> = listeners.iter().map(|(key, listener)| (key, &**listener)).collect();
+    let numbered: Vec<(&ListenerKey, &Listener)> =
+        listeners.into_iter().map(|(key, listener)| (key, &**listener)).collect();
     let candidates = listening_endpoints(&numbered, upstreams, &mut is_local);
     if candidates.is_empty() {
         return Loops::new();
@@ -44,7 +45,7 @@ pub fn loops(
 /// The endpoints of each upstream that are listeners, with the indices of the listeners.
 fn listening_endpoints<'a>(
     listeners: &[(&'a ListenerKey, &'a Listener)],
-    upstreams: &'a BTreeMap<UpstreamKey, Arc<UpstreamConfig>>,
+    upstreams: impl IntoIterator<Item = (&'a UpstreamKey, &'a Arc<UpstreamConfig>)>,
     is_local: &mut impl FnMut(IpAddr) -> bool,
 ) -> BTreeMap<&'a UpstreamKey, Vec<(&'a EndpointKey, usize)>> {
     const ANY: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];

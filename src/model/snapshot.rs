@@ -1,18 +1,19 @@
 use std::{collections::BTreeMap, sync::Arc};
 
+use imbl::OrdMap;
 use jiff::Timestamp;
 
 use super::{CertificateCache, EndpointKey, Listener, ListenerKey, ObjectKey, UpstreamConfig, UpstreamKey};
 
 /// The whole configuration at one moment.
 ///
-/// A listener refers to its upstream by key, so a change of endpoints never changes a listener.
+/// Its maps are persistent, see [`World`](crate::world::World). A listener refers to its upstream by key, so a change of endpoints never changes a listener.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// A counter of published snapshots. 0: the empty snapshot before the first.
     pub generation: u64,
-    pub listeners: BTreeMap<ListenerKey, Arc<Listener>>,
-    pub upstreams: BTreeMap<UpstreamKey, Arc<UpstreamConfig>>,
+    pub listeners: OrdMap<ListenerKey, Arc<Listener>>,
+    pub upstreams: OrdMap<UpstreamKey, Arc<UpstreamConfig>>,
     /// The endpoints that no source confirms any more, with their expiry. The proxy does not need it.
     pub retained_until: BTreeMap<UpstreamKey, BTreeMap<EndpointKey, Timestamp>>,
     /// The time at which retained endpoints are reported. The proxy does not need it.

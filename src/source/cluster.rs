@@ -17,11 +17,12 @@ mod watches;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
 pub use connect::{connect, installed_schema};
+use imbl::OrdMap;
 use jiff::Timestamp;
 use k8s_openapi::api::{
     core::v1::{ConfigMap, Secret, Service},
@@ -44,8 +45,10 @@ use watches::{Selectors, Watches};
 use crate::{
     api::{KIND, RefKind, TcpLoadBalancerStatus},
     model::ObjectKey,
+    shared::{changes, revised},
     world::{
-        Allocations, Declared, ObjectRef, ProcessMode, Quotas, SLICES_OF, World, backend_services, managed_service,
+        Allocations, Declared, ObjectRef, Objects, ProcessMode, Quotas, SLICES_OF, World, backend_services,
+        managed_service,
     },
 };
 
@@ -72,9 +75,11 @@ pub struct Cluster {
     status_changes: watch::Receiver<()>,
     watches: Watches,
     /// The load balancers of the latest world.
-    shown: BTreeMap<ObjectKey, Declared>,
+    shown: OrdMap<ObjectKey, Declared>,
     /// The version of the load balancers if `shown` has all of them in their current versions.
     shown_version: Option<KindVersion>,
+    /// The load balancers of each watch whose statuses are shown.
+    statuses_shown: BTreeMap<Selector, OrdMap<ObjectKey, LoadBalancer>>,
     interest: Interest,
     services: KindObjects<Service>,
     slices: KindObjects<EndpointSlice>,
@@ -83,7 +88,20 @@ pub struct Cluster {
     ports: KindObjects<PortAllocations>,
     /// The mode that results from `services` and `ports`.
     mode_in_effect: Option<ProcessMode>,
+    gaps: WorldGaps,
+    gaps_version: Option<GapsVersion>,
 }
+
+/// What could not be read of a world.
+#[derive(Clone, Default)]
+struct WorldGaps {
+    problems: Vec<String>,
+    unreadable: BTreeMap<(&'static str, ObjectKey), Arc<str>>,
+    beyond_quota: BTreeSet<ObjectRef>,
+}
+
+/// Identifies the state that gaps depend on: the shown load balancers, the outcomes of watches, and the watches.
+type GapsVersion = (KindVersion, u64, u64);
 
 impl Cluster {
     /// Starts the watches. The ports of a [`ProcessMode::Gateway`] are read from the cluster.
@@ -96,6 +114,7 @@ impl Cluster {
             changed: Arc::new(changed),
             statuses_changed: Arc::new(statuses_changed),
             outage: Arc::default(),
+            outcomes: Arc::default(),
         };
         let mut cluster = Self {
             scope,
@@ -104,8 +123,9 @@ impl Cluster {
             changes,
             status_changes,
             watches: Watches::default(),
-            shown: BTreeMap::new(),
+            shown: OrdMap::new(),
             shown_version: None,
+            statuses_shown: BTreeMap::new(),
             interest: Interest::default(),
             services: KindObjects::default(),
             slices: KindObjects::default(),
@@ -113,6 +133,8 @@ impl Cluster {
             config_maps: KindObjects::default(),
             ports: KindObjects::default(),
             mode_in_effect: None,
+            gaps: WorldGaps::default(),
+            gaps_version: None,
         };
         cluster.watch(&Selectors::of_scope(&cluster.scope));
         cluster
@@ -133,14 +155,20 @@ impl Cluster {
     pub fn statuses(&mut self) -> Vec<(ObjectKey, Option<Arc<TcpLoadBalancerStatus>>)> {
         self.status_changes.mark_unchanged();
         let mut changed = Vec::new();
-        for (_, watch) in self.watches.load_balancers.iter() {
-            for (key, LoadBalancer { declared: now, .. }) in watch.state().store.objects() {
-                let shown = self.shown.get_mut(key).filter(|shown| uid(shown) == uid(now));
-                // Equal statuses are the same allocation.
-                let pointer = |declared: &Declared| declared.status.as_ref().map(Arc::as_ptr);
-                if let Some(shown) = shown.filter(|shown| pointer(shown) != pointer(now)) {
-                    shown.status.clone_from(&now.status);
-                    changed.push((key.clone(), now.status.clone()));
+        for (selector, watch) in self.watches.load_balancers.iter() {
+            let now = watch.state().store.objects().clone();
+            let before = self.statuses_shown.insert(selector.clone(), now.clone()).unwrap_or_default();
+            for (key, _, object) in changes(&before, &now) {
+                let Some(LoadBalancer { declared: Declared { status, identity, .. }, .. }) = object else { continue };
+                let is_outdated = |shown: &&Declared| {
+                    let uids = [&shown.identity, identity].map(|identity| identity.as_ref().map(|it| it.uid.clone()));
+                    uids[0] == uids[1] && shown.status != *status
+                };
+                if self.shown.get(key).filter(is_outdated).is_some()
+                    && let Some(shown) = self.shown.get_mut(key)
+                {
+                    shown.status.clone_from(status);
+                    changed.push((key.clone(), status.clone()));
                 }
             }
         }
@@ -197,6 +225,7 @@ impl Cluster {
         let version = self.watches.load_balancers.version();
         if self.shown_version != Some(version) {
             self.shown_version = self.show().then_some(version);
+            self.follow_interest();
         }
         // Their statuses are those of now, whether they are listed again or not.
         self.statuses();
@@ -217,17 +246,17 @@ impl Cluster {
     }
 
     /// The load balancers in the scope of this process.
-    fn declared(&self) -> BTreeMap<ObjectKey, Declared> {
+    fn declared(&self) -> OrdMap<ObjectKey, Declared> {
         let mut declared = BTreeMap::new();
         for (_, watch) in self.watches.load_balancers.iter() {
             let state = watch.state();
             let ours = state.store.objects().iter().filter(|(_, object)| self.scope.has(object));
             declared.extend(ours.map(|(key, object)| (key.clone(), object.declared.clone())));
         }
-        declared
+        revised(&self.shown, declared)
     }
 
-    fn selectors(&self, declared: &BTreeMap<ObjectKey, Declared>) -> Selectors {
+    fn selectors(&self, declared: &OrdMap<ObjectKey, Declared>) -> Selectors {
         let mut selectors = Selectors::of_scope(&self.scope);
         for (key, spec) in specs(declared) {
             selectors.add(&Selectors::of_load_balancer(&self.scope, key, spec));
@@ -246,27 +275,31 @@ impl Cluster {
 
     /// Keeps the previous version of load balancers whose references are being read for the first time. Returns true if
     /// there are none.
-    fn defer_until_synced(&self, declared: &mut BTreeMap<ObjectKey, Declared>, watched: &Selectors) -> bool {
-        let mut are_all = true;
-        declared.retain(|key, declared| {
+    fn defer_until_synced(&self, declared: &mut OrdMap<ObjectKey, Declared>, watched: &Selectors) -> bool {
+        let is_read = |(key, declared): &(&ObjectKey, &Declared)| {
             let Some(spec) = &declared.spec else { return true };
             let needed = Selectors::of_load_balancer(&self.scope, key, spec);
-            let all_read = all_read(&self.watches.services, &needed.services)
+            all_read(&self.watches.services, &needed.services)
                 && all_read(&self.watches.slices, &needed.slices)
                 && all_read(&self.watches.secrets, needed.secrets.intersection(&watched.secrets))
-                && all_read(&self.watches.config_maps, needed.config_maps.intersection(&watched.config_maps));
-            if all_read {
-                return true;
+                && all_read(&self.watches.config_maps, needed.config_maps.intersection(&watched.config_maps))
+        };
+        let unread = declared.iter().filter(|entry| !is_read(entry));
+        let unread: Vec<_> = unread.map(|(key, declared)| (key.clone(), declared.clone())).collect();
+        for (key, now) in &unread {
+            match self.shown.get(key).filter(|before| uid(before) == uid(now)) {
+                // Their statuses are those of now, see [`Self::statuses`].
+                Some(before) => {
+                    declared.insert(key.clone(), Declared { status: now.status.clone(), ..before.clone() });
+                }
+                None => drop(declared.remove(key)),
             }
-            are_all = false;
-            let before = self.shown.get(key).filter(|before| uid(before) == uid(declared));
-            before.map(|before| *declared = before.clone()).is_some()
-        });
-        are_all
+        }
+        unread.is_empty()
     }
 
     fn gather(&mut self) -> World {
-        self.follow_interest();
+        self.find_gaps();
         if self.services.update(&self.watches.services, &self.interest) {
             self.mode_in_effect = None;
         }
@@ -276,14 +309,9 @@ impl Cluster {
         self.slices.update(&self.watches.slices, &self.interest);
         self.secrets.update(&self.watches.secrets, &self.interest);
         self.config_maps.update(&self.watches.config_maps, &self.interest);
-        let mut world = World { load_balancers: self.shown.clone(), ..World::default() };
-        world.problems.extend(self.missing());
-        world.problems.extend(self.watches.refusals());
-        world.unreadable.extend(not_read(&self.watches.services));
-        world.unreadable.extend(self.slices_not_read());
-        world.unreadable.extend(not_read(&self.watches.secrets));
-        world.unreadable.extend(not_read(&self.watches.config_maps));
-        world.beyond_quota = self.beyond_quota();
+        let WorldGaps { problems, unreadable, beyond_quota } = self.gaps.clone();
+        let load_balancers = self.shown.clone();
+        let mut world = World { load_balancers, problems, unreadable, beyond_quota, ..World::default() };
         world.services = self.services.add_to(&mut world);
         world.endpoint_slices = self.slices.add_to(&mut world);
         world.secrets = self.secrets.add_to(&mut world);
@@ -296,17 +324,35 @@ impl Cluster {
         world
     }
 
+    /// Finds out again what could not be read, after a change of the load balancers or of a watch.
+    fn find_gaps(&mut self) {
+        let watches = self.watches.changes();
+        let version = self.shown_version.map(|shown| (shown, self.common.outcomes.load(Relaxed), watches));
+        if version.is_some() && version == self.gaps_version {
+            return;
+        }
+        let problems = self.missing().into_iter().chain(self.watches.refusals()).collect();
+        let mut unreadable: BTreeMap<_, _> = not_read(&self.watches.services).collect();
+        unreadable.extend(self.slices_not_read());
+        unreadable.extend(not_read(&self.watches.secrets));
+        unreadable.extend(not_read(&self.watches.config_maps));
+        self.gaps = WorldGaps { problems, unreadable, beyond_quota: self.beyond_quota() };
+        self.gaps_version = version;
+    }
+
     /// Computes which objects are of interest. After a change, all except the port allocations are gathered again.
     fn follow_interest(&mut self) {
         let interest = self.interest();
-        if interest == self.interest && self.services.version.is_some() {
+        if interest == self.interest {
             return;
         }
         // Set first, so that no later change is missed.
         self.common.interest.write().unwrap_or_else(PoisonError::into_inner).clone_from(&interest);
         self.interest = interest;
-        (self.services.version, self.slices.version) = (None, None);
-        (self.secrets.version, self.config_maps.version) = (None, None);
+        self.services.reset();
+        self.slices.reset();
+        self.secrets.reset();
+        self.config_maps.reset();
     }
 
     /// The Services whose EndpointSlices a load balancer needs but this process may not read, with the reason.
@@ -343,7 +389,7 @@ impl Cluster {
 
     /// Keeps the known ports if the ConfigMap is missing: its deletion is a mistake, and without the ports no load
     /// balancer would be served.
-    fn read_ports(&mut self, read: &BTreeMap<ObjectKey, Arc<PortAllocations>>, problems: &mut Vec<String>) {
+    fn read_ports(&mut self, read: &Objects<PortAllocations>, problems: &mut Vec<String>) {
         let ProcessMode::Gateway(allocations, _) = &mut self.mode else { return };
         match read.iter().next() {
             Some((key, ports)) => {
@@ -431,7 +477,7 @@ impl Scope {
 }
 
 fn specs(
-    declared: &BTreeMap<ObjectKey, Declared>,
+    declared: &OrdMap<ObjectKey, Declared>,
 ) -> impl Iterator<Item = (&ObjectKey, &crate::api::TcpLoadBalancerSpec)> {
     declared.iter().filter_map(|(key, declared)| Some((key, &**declared.spec.as_ref()?)))
 }

@@ -16,6 +16,10 @@ use std::{
 };
 
 use file_version::{FileVersion, is_local};
+use k8s_openapi::api::{
+    core::v1::{ConfigMap, Secret, Service},
+    discovery::v1::EndpointSlice,
+};
 use listing::{FileOrigin, Listed, Listing, REPLACE_DELAY, STAYS, io_message};
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -31,7 +35,8 @@ use crate::{
     api::{GROUP, KIND, TcpLoadBalancerSpec, VERSION},
     model::ObjectKey,
     printable::limited,
-    world::{COMMAND_LINE, Declared, MAX_SENTENCE, World},
+    shared::{Shared, revised},
+    world::{COMMAND_LINE, Declared, MAX_SENTENCE, Objects, World},
 };
 
 /// Manifests in files, in folders and from the command line.
@@ -147,8 +152,12 @@ impl Files {
     ///
     /// Problems are part of the [`World`]. Its `names` are empty.
     pub fn read(&mut self) -> World {
-        let mut gathering =
-            Gathering { world: World::default(), problems: Vec::new(), places: HashMap::new(), last: &self.last };
+        let mut gathering = Gathering {
+            found: FoundObjects::default(),
+            problems: Vec::new(),
+            places: HashMap::new(),
+            last: &self.last,
+        };
         if let Some(document) = &self.flags {
             gathering.declare(document, COMMAND_LINE, Path::new(""), None);
         }
@@ -178,7 +187,8 @@ impl Files {
             let documents = gathering.take(&file, reading);
             remembered.insert(file, Remembered { documents, passed_over, text, version, found });
         }
-        let Gathering { mut world, problems, .. } = gathering;
+        let Gathering { found, problems, .. } = gathering;
+        let mut world = found.into_world(&self.last);
         read_named_files(&mut world, &self.last, &self.unfinished);
         self.problems = bounded_problems(problems, 0, MAX_FILE_PROBLEMS);
         world.problems = self.problems.iter().map(|problem| problem.message.clone()).collect();
@@ -358,9 +368,35 @@ fn about(document: &Document, message: String) -> FileProblem {
     FileProblem { file: file.clone(), line, ..FileProblem::new(message) }.of_object(object.kind(), key)
 }
 
+/// The objects of all files.
+#[derive(Default)]
+struct FoundObjects {
+    load_balancers: BTreeMap<ObjectKey, Declared>,
+    secrets: BTreeMap<ObjectKey, Shared<Secret>>,
+    config_maps: BTreeMap<ObjectKey, Shared<ConfigMap>>,
+    services: BTreeMap<ObjectKey, Shared<Service>>,
+    endpoint_slices: BTreeMap<ObjectKey, Shared<EndpointSlice>>,
+    unreadable: BTreeMap<(&'static str, ObjectKey), Arc<str>>,
+}
+
+impl FoundObjects {
+    /// A world with these objects, which shares what is equal with the last one.
+    fn into_world(self, last: &World) -> World {
+        World {
+            load_balancers: revised(&last.load_balancers, self.load_balancers),
+            secrets: revised(&last.secrets, self.secrets),
+            config_maps: revised(&last.config_maps, self.config_maps),
+            services: revised(&last.services, self.services),
+            endpoint_slices: revised(&last.endpoint_slices, self.endpoint_slices),
+            unreadable: self.unreadable,
+            ..World::default()
+        }
+    }
+}
+
 /// A world that is being built.
 struct Gathering<'a> {
-    world: World,
+    found: FoundObjects,
     problems: Vec<FileProblem>,
     /// The place of the first declaration of each object.
     places: HashMap<(&'static str, ObjectKey), Arc<str>>,
@@ -410,22 +446,22 @@ impl Gathering<'_> {
                     identity: None,
                     status: None,
                 };
-                self.world.load_balancers.insert(key.clone(), declared);
+                self.found.load_balancers.insert(key.clone(), declared);
             }
             Object::Secret(read) => {
-                let there = good(&mut self.world.secrets, &self.last.secrets, key, read);
+                let there = good(&mut self.found.secrets, &self.last.secrets, key, read);
                 self.remark(document, read.as_ref().err(), there);
             }
             Object::ConfigMap(read) => {
-                let there = good(&mut self.world.config_maps, &self.last.config_maps, key, read);
+                let there = good(&mut self.found.config_maps, &self.last.config_maps, key, read);
                 self.remark(document, read.as_ref().err(), there);
             }
             Object::Service(read) => {
-                let there = good(&mut self.world.services, &self.last.services, key, read);
+                let there = good(&mut self.found.services, &self.last.services, key, read);
                 self.remark(document, read.as_ref().err(), there);
             }
             Object::EndpointSlice(read) => {
-                let there = good(&mut self.world.endpoint_slices, &self.last.endpoint_slices, key, read);
+                let there = good(&mut self.found.endpoint_slices, &self.last.endpoint_slices, key, read);
                 self.remark(document, read.as_ref().err(), there);
             }
         }
@@ -439,20 +475,20 @@ impl Gathering<'_> {
         let problems = problems.join("; ");
         let problems = &*limited(&problems, MAX_SENTENCE);
         if !there {
-            self.world.unreadable.insert((object.kind(), key.clone()), problems.into());
+            self.found.unreadable.insert((object.kind(), key.clone()), problems.into());
         }
         let message = format!("{place}: {} {key}: {problems}{stays}", object.kind());
         self.problems.push(about(document, message));
     }
 }
 
-type Objects<T> = BTreeMap<ObjectKey, Arc<T>>;
-
 /// Adds an object to the world, or the last good version if the current one is invalid. Returns true if either exists.
-fn good<T>(now: &mut Objects<T>, last: &Objects<T>, key: &ObjectKey, read: &ReadResult<T>) -> bool {
-    let object = read.as_ref().ok().or(last.get(key));
-    now.extend(object.map(|object| (key.clone(), object.clone())));
-    object.is_some()
+fn good<T>(now: &mut BTreeMap<ObjectKey, Shared<T>>, last: &Objects<T>, key: &ObjectKey, read: &ReadResult<T>) -> bool {
+    let read = read.as_ref().ok().map(|object| object.clone().into());
+    let object: Option<Shared<T>> = read.or_else(|| last.get(key).cloned());
+    let is_there = object.is_some();
+    now.extend(object.map(|object| (key.clone(), object)));
+    is_there
 }
 
 /// Reads certificates, keys and passwords.
@@ -466,7 +502,7 @@ fn read_named_files(world: &mut World, last: &World, unfinished: &Unfinished) {
         let last = last.files.get(&path).filter(|last| **last == read || is_being_written(&path, unfinished));
         (path, last.cloned().unwrap_or(read))
     };
-    world.files = paths.into_iter().map(read).collect();
+    world.files = revised(&last.files, paths.into_iter().map(read).collect());
 }
 
 fn read_named_file(file: &Path) -> Result<Arc<[u8]>, Arc<str>> {

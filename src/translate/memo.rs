@@ -1,29 +1,30 @@
-//! The memo: results of the previous translation, so that a change translates only the load balancers that it affects.
+//! The memo: the input and the results of the previous translation, so that a change translates only the load balancers
+//! that it affects.
 //!
 //! Only results without problems, retained endpoints and fallbacks are kept, and none of load balancers that verify
-//! certificates. A result is reused while its declaration, its [`Dependency`] list and the [`SharedDependencies`] are
-//! the same, its certificates are valid, its ports are its own, and the previous snapshot contains it unchanged. All
-//! other load balancers are translated every time.
-//!
-//! Declarations, Kubernetes objects and files are compared by pointer: sources must keep the allocation of an unchanged
-//! object, and must never modify a shared one. A different pointer only costs a translation.
+//! certificates. All other load balancers are translated every time. The difference between two worlds determines which
+//! results are outdated. Worlds are compared by pointer first: sources must keep the allocation of an unchanged object,
+//! and must never modify a shared one. A different pointer only costs time.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     ops::RangeInclusive,
     path::PathBuf,
     sync::Arc,
 };
 
+use imbl::OrdMap;
 use jiff::Timestamp;
-use k8s_openapi::api::{
-    core::v1::{ConfigMap, Secret, Service},
-    discovery::v1::EndpointSlice,
-};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use super::{
     backends::slices::Retention,
-    context::{TranslateContext, address_policy::InternalAddresses, pods::SlicesByAddress},
+    context::{
+        LocalityView, SharedLimits, TranslateContext,
+        address_policy::{api_server, has_same_addresses},
+        endpoint_slices::{SlicesByService, service_key},
+        pods::SlicesByAddress,
+    },
     listeners::ports::ListenerRequest,
     load_balancer::TranslatedLoadBalancer,
     tls::certificates::{CertificateKey, CertificateLoader},
@@ -32,56 +33,58 @@ use super::{
 use crate::{
     api::{Host, RefKind, TcpLoadBalancerSpec},
     model::{Certificate, Listener, ListenerKey, ObjectKey, Snapshot, UpstreamConfig, UpstreamKey},
-    world::{
-        Declared, ListenerShare, Lookup, ObjectIdentity, ObjectRef, ProcessLocality, ProcessMode, World,
-        backend_services,
-    },
+    shared::changes,
+    world::{Declared, ListenerShare, ObjectRef, ProcessMode, Tenancy, World, backend_services},
 };
 
 /// The results of the previous translation that can be reused. An empty one is always correct.
 #[derive(Default)]
 pub struct Memo {
-    shared: SharedDependencies,
+    /// The world of the previous translation.
+    world: World,
     results: BTreeMap<ObjectKey, KnownResult>,
+    /// The load balancers with a result that depends on something.
+    dependents: HashMap<Dependency, BTreeSet<ObjectKey>>,
+    /// `None`: before the first translation.
+    last: Option<LastTranslation>,
+    pub(super) slices: SlicesByService,
     pub(super) slices_by_address: SlicesByAddress,
     /// The number of reused results so far.
+    #[cfg(test)]
     reused: usize,
+    /// The number of translations of some load balancers so far.
+    #[cfg(test)]
+    partial: usize,
 }
 
-/// The dependencies of all load balancers. A change of them invalidates all results.
-#[derive(Default, PartialEq)]
-struct SharedDependencies {
-    /// Without the proxy ports, which are compared for each listener.
-    mode: ProcessMode,
-    internal: Option<Arc<InternalAddresses>>,
-    /// True if the process serves connections.
-    serves: bool,
-    beyond_quota: BTreeSet<ObjectRef>,
-    unreadable: BTreeMap<(&'static str, ObjectKey), Arc<str>>,
-    unread: BTreeMap<(&'static str, ObjectKey), Arc<str>>,
+/// The circumstances of the previous translation, and what it resulted in.
+struct LastTranslation {
+    limits: Arc<SharedLimits>,
+    locality: Option<LocalityView>,
+    /// The ports of all listeners.
+    ports: Arc<HashSet<u16>>,
+    /// The time in which all results are valid, at least.
+    valid: RangeInclusive<Timestamp>,
+    /// Load balancers without a result.
+    without_result: BTreeSet<ObjectKey>,
+    listeners: OrdMap<ListenerKey, Arc<Listener>>,
+    upstreams: OrdMap<UpstreamKey, Arc<UpstreamConfig>>,
+    verdicts: Verdicts,
 }
 
-impl SharedDependencies {
-    fn of(context: &TranslateContext) -> Self {
-        let World { mode, locality, beyond_quota, unreadable, unread, .. } = context.world;
-        Self {
-            mode: match mode {
-                ProcessMode::Gateway(_, tenancy) => ProcessMode::Gateway(Arc::default(), tenancy.clone()),
-                ProcessMode::Standalone | ProcessMode::Sidecar(_) | ProcessMode::Host(_) => mode.clone(),
-            },
-            internal: context.address_policy.internal().cloned(),
-            serves: locality.is_some(),
-            beyond_quota: beyond_quota.clone(),
-            unreadable: unreadable.clone(),
-            unread: unread.clone(),
-        }
-    }
+/// The part of a translation that stays as it is while a change affects only some load balancers.
+pub(super) struct Baseline {
+    pub affected: BTreeSet<ObjectKey>,
+    pub limits: Arc<SharedLimits>,
+    pub locality: Option<LocalityView>,
+    pub ports: Arc<HashSet<u16>>,
+    pub verdicts: Verdicts,
 }
 
 /// The result of a load balancer without problems.
 struct KnownResult {
-    declaration: DeclarationVersion,
     dependencies: Vec<Dependency>,
+    share: Option<ListenerShare>,
     /// The time in which its certificates are valid.
     valid: RangeInclusive<Timestamp>,
     /// Listeners with the indices of their declarations.
@@ -90,105 +93,188 @@ struct KnownResult {
     certificates: Vec<(CertificateKey, Arc<Certificate>)>,
 }
 
-/// The parts of a declaration that its result depends on.
-struct DeclarationVersion {
-    spec: ByPointer<TcpLoadBalancerSpec>,
-    origin: Arc<str>,
-    folder: PathBuf,
-    identity: Option<ObjectIdentity>,
-}
-
-impl DeclarationVersion {
-    fn is_of(&self, declared: &Declared) -> bool {
-        let Declared { spec, problems, origin, folder, identity, status: _ } = declared;
-        problems.is_empty()
-            && spec.as_ref().is_some_and(|spec| Arc::ptr_eq(spec, &self.spec.0))
-            && (*origin == self.origin && *folder == self.folder && *identity == self.identity)
-    }
-}
-
-/// Something that the translation of a load balancer depends on, apart from its declaration.
-#[derive(PartialEq)]
+/// Something in the world that the translation of a load balancer depends on, apart from its declaration.
+#[derive(Clone, PartialEq, Eq, Hash)]
 enum Dependency {
-    Share(Option<ListenerShare>),
-    /// The locality of this process, and true if no endpoint is in its zone.
-    Locality(ProcessLocality, bool),
-    Service(Option<ByPointer<Service>>),
-    Slice(ByPointer<EndpointSlice>),
-    Secret(Option<ByPointer<Secret>>),
-    ConfigMap(Option<ByPointer<ConfigMap>>),
-    File(Option<Result<ByPointer<[u8]>, Arc<str>>>),
-    Name(Option<Lookup>),
+    /// The Service and its EndpointSlices.
+    Service(ObjectKey),
+    Object(RefKind, ObjectKey),
+    File(PathBuf),
+    Name(Arc<str>),
+    /// The locality of this process in relation to all endpoints.
+    Locality,
 }
 
-/// A shared value, compared by pointer.
-struct ByPointer<T: ?Sized>(Arc<T>);
-
-impl<T: ?Sized> ByPointer<T> {
-    fn of(value: &Arc<T>) -> Self {
-        Self(value.clone())
-    }
-}
-
-impl<T: ?Sized> PartialEq for ByPointer<T> {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-}
-
-/// Everything that the translation of a load balancer depends on, apart from its declaration and the shared
-/// dependencies.
-fn dependencies<'a>(
-    object: &'a ObjectKey,
-    declared: &'a Declared,
-    spec: &'a TcpLoadBalancerSpec,
-    context: &'a TranslateContext,
-) -> impl Iterator<Item = Dependency> + 'a {
-    let world = context.world;
-    let share = Dependency::Share(context.quotas.share(object));
-    let locality = || Dependency::Locality(context.here().clone(), context.all_are_elsewhere());
-    let locality = spec.load_balancing.as_ref().and_then(|balancing| balancing.locality.as_ref()).map(|_| locality());
-    let of_services = backend_services(object, spec).flat_map(|key| {
-        let slices = context.slices.of_service(&key).iter().map(|(_, slice)| Dependency::Slice(ByPointer::of(slice)));
-        [Dependency::Service(world.services.get(&key).map(ByPointer::of))].into_iter().chain(slices)
-    });
-    let of_references = ObjectRef::all_by(object, spec).map(|ObjectRef { kind, key }| match kind {
-        RefKind::Secret => Dependency::Secret(world.secrets.get(&key).map(ByPointer::of)),
-        RefKind::ConfigMap => Dependency::ConfigMap(world.config_maps.get(&key).map(ByPointer::of)),
-    });
-    let of_files = spec.files().map(|file| {
-        let content = world.files.get(&declared.path_of(file));
-        Dependency::File(content.map(|content| content.as_ref().map(ByPointer::of).map_err(Arc::clone)))
-    });
+/// The dependencies of a load balancer.
+fn dependencies(object: &ObjectKey, declared: &Declared, spec: &TcpLoadBalancerSpec) -> Vec<Dependency> {
+    let services = backend_services(object, spec).map(Dependency::Service);
+    let references = ObjectRef::all_by(object, spec).map(|ObjectRef { kind, key }| Dependency::Object(kind, key));
+    let files = spec.files().map(|file| Dependency::File(declared.path_of(file)));
     let addresses = spec.backends.iter().flat_map(|backend| backend.addresses.iter().flatten());
-    let of_names = addresses.filter_map(|address| match &address.host {
-        Host::Name(name) => Some(Dependency::Name(world.names.get(name.as_str()).cloned())),
+    let names = addresses.filter_map(|address| match &address.host {
+        Host::Name(name) => Some(Dependency::Name(name.as_str().into())),
         Host::Ip(_) => None,
     });
-    [share].into_iter().chain(locality).chain(of_services).chain(of_references).chain(of_files).chain(of_names)
+    let locality = spec.load_balancing.as_ref().and_then(|balancing| balancing.locality.as_ref());
+    let locality = locality.map(|_| Dependency::Locality);
+    services.chain(references).chain(files).chain(names).chain(locality).collect()
 }
 
-/// True if certificates of clients or backends are verified. Revocation lists expire, which the dependencies do not
-/// cover.
+/// True if certificates of clients or backends are verified. Revocation lists expire, which the validity of results
+/// does not cover.
 fn verifies_certificates(spec: &TcpLoadBalancerSpec) -> bool {
     spec.backends.iter().any(|backend| backend.tls.is_some())
         || spec.listeners.iter().filter_map(|listener| listener.tls.as_ref()).any(|tls| tls.client_validation.is_some())
 }
 
+/// True if two declarations translate in the same way. Statuses do not count.
+fn is_same_declaration(before: &Declared, now: &Declared) -> bool {
+    let Declared { spec, problems, origin, folder, identity, status: _ } = before;
+    *spec == now.spec
+        && *problems == now.problems
+        && (*origin == now.origin && *folder == now.folder && *identity == now.identity)
+}
+
+/// The mode without the allocated ports, which are compared for each listener.
+fn rules(mode: &ProcessMode) -> ProcessMode {
+    match mode {
+        ProcessMode::Gateway(_, tenancy) => ProcessMode::Gateway(Arc::default(), tenancy.clone()),
+        ProcessMode::Standalone | ProcessMode::Sidecar(_) | ProcessMode::Host(_) => mode.clone(),
+    }
+}
+
+/// True if everything is the same that concerns all load balancers, apart from [`SharedLimits`].
+fn has_same_circumstances(before: &World, now: &World) -> bool {
+    rules(&before.mode) == rules(&now.mode)
+        && before.locality.is_some() == now.locality.is_some()
+        && before.beyond_quota == now.beyond_quota
+        && before.unreadable == now.unreadable
+        && before.unread == now.unread
+}
+
 impl Memo {
+    /// The verdicts of the previous translation.
+    pub(super) fn verdicts(&self) -> Verdicts {
+        self.last.as_ref().map_or_else(Verdicts::new, |last| last.verdicts.clone())
+    }
+
     #[cfg(test)]
     pub fn reused(&self) -> usize {
         self.reused
     }
 
-    /// Prepares for a translation: drops all results if dependencies of all load balancers have changed, and those of
-    /// load balancers that are no longer declared.
-    pub(super) fn begin(&mut self, context: &TranslateContext) {
-        let shared = SharedDependencies::of(context);
-        if shared != self.shared {
-            (self.shared, self.results) = (shared, BTreeMap::new());
+    #[cfg(test)]
+    pub fn partial(&self) -> usize {
+        self.partial
+    }
+
+    /// The part of the previous translation that applies to this world, with the load balancers that have to be
+    /// translated. `None`: all have to be considered.
+    pub(super) fn baseline(&self, world: &World, previous: &Snapshot, now: Timestamp) -> Option<Baseline> {
+        let last = self.last.as_ref()?;
+        let is_last = previous.listeners.ptr_eq(&last.listeners) && previous.upstreams.ptr_eq(&last.upstreams);
+        if !is_last || !last.valid.contains(&now) || !self.has_same_limits(world) {
+            return None;
         }
-        self.results.retain(|object, _| context.world.load_balancers.contains_key(object));
+        let mut affected = self.outdated(world);
+        affected.extend(last.without_result.iter().cloned());
+        Some(Baseline {
+            affected,
+            limits: last.limits.clone(),
+            locality: last.locality.clone(),
+            ports: last.ports.clone(),
+            verdicts: last.verdicts.clone(),
+        })
+    }
+
+    /// True if the world certainly leads to the same [`SharedLimits`] as before, and the same load balancers are
+    /// declared.
+    fn has_same_limits(&self, world: &World) -> bool {
+        let before = &self.world;
+        if !has_same_circumstances(before, world) || before.mode != world.mode || before.locality != world.locality {
+            return false;
+        }
+        let tenancy = world.mode.tenancy();
+        // Quotas and the owners of ports depend on all specs.
+        let may_differ = tenancy.is_none();
+        let is_same = |before: Option<&Declared>, now: Option<&Declared>| {
+            before.zip(now).is_some_and(|(before, now)| may_differ || is_same_declaration(before, now))
+        };
+        let mut declared = changes(&before.load_balancers, &world.load_balancers);
+        if !declared.all(|(_, before, now)| is_same(before, now)) {
+            return false;
+        }
+        let Some(tenancy) = tenancy else { return true };
+        let mut services = changes(&before.services, &world.services);
+        let mut slices = changes(&before.endpoint_slices, &world.endpoint_slices);
+        services.all(|(_, before, now)| before.zip(now).is_some_and(|(before, now)| has_same_addresses(before, now)))
+            && slices.all(|(key, before, now)| !before.into_iter().chain(now).any(|it| is_internal(tenancy, key, it)))
+    }
+
+    /// The load balancers whose declarations or dependencies have changed.
+    fn outdated(&self, world: &World) -> BTreeSet<ObjectKey> {
+        let before = &self.world;
+        let declared = changes(&before.load_balancers, &world.load_balancers)
+            .filter(|(_, before, now)| !before.zip(*now).is_some_and(|(before, now)| is_same_declaration(before, now)));
+        let mut outdated: BTreeSet<_> = declared.map(|(object, ..)| object.clone()).collect();
+        let mut add = |dependency: Dependency| {
+            outdated.extend(self.dependents.get(&dependency).into_iter().flatten().cloned());
+        };
+        for (key, ..) in changes(&before.services, &world.services) {
+            add(Dependency::Service(key.clone()));
+        }
+        for (key, before, now) in changes(&before.endpoint_slices, &world.endpoint_slices) {
+            let services = before.into_iter().chain(now).filter_map(|slice| service_key(key, slice));
+            services.map(Dependency::Service).for_each(&mut add);
+        }
+        for (key, ..) in changes(&before.secrets, &world.secrets) {
+            add(Dependency::Object(RefKind::Secret, key.clone()));
+        }
+        for (key, ..) in changes(&before.config_maps, &world.config_maps) {
+            add(Dependency::Object(RefKind::ConfigMap, key.clone()));
+        }
+        for (path, ..) in changes(&before.files, &world.files) {
+            add(Dependency::File(path.clone()));
+        }
+        for (name, ..) in changes(&before.names, &world.names) {
+            add(Dependency::Name(name.clone()));
+        }
+        outdated
+    }
+
+    /// Prepares for a translation of all load balancers: drops the results that are outdated.
+    pub(super) fn begin(&mut self, world: &World, limits: &SharedLimits) {
+        let internal = limits.address_policy.internal();
+        let is_same = self.last.as_ref().is_some_and(|last| last.limits.address_policy.internal() == internal);
+        if is_same && has_same_circumstances(&self.world, world) {
+            self.outdated(world).iter().for_each(|object| self.forget(object));
+        } else {
+            (self.results, self.dependents) = Default::default();
+        }
+    }
+
+    /// Drops the results that depend on the locality of this process, if it has changed.
+    pub(super) fn follow_locality(&mut self, context: &TranslateContext) {
+        let Some(dependents) = self.dependents.get(&Dependency::Locality) else { return };
+        if self.last.as_ref().is_none_or(|last| last.locality.as_ref() != Some(&context.locality_view())) {
+            dependents.clone().iter().for_each(|object| self.forget(object));
+        }
+    }
+
+    /// The view of the locality on which results depend. `None`: none does.
+    pub(super) fn locality_view(&self, context: &TranslateContext) -> Option<LocalityView> {
+        self.dependents.contains_key(&Dependency::Locality).then(|| context.locality_view())
+    }
+
+    pub(super) fn forget(&mut self, object: &ObjectKey) {
+        let Some(known) = self.results.remove(object) else { return };
+        for dependency in known.dependencies {
+            let Some(dependents) = self.dependents.get_mut(&dependency) else { continue };
+            dependents.remove(object);
+            if dependents.is_empty() {
+                self.dependents.remove(&dependency);
+            }
+        }
     }
 
     /// The known result of a load balancer; `None`: it must be translated.
@@ -201,12 +287,16 @@ impl Memo {
     ) -> Option<(TranslatedLoadBalancer, Verdict)> {
         let known = self.results.get(object)?;
         if !known.is_current(object, declared, context) {
-            self.results.remove(object);
+            self.forget(object);
             return None;
         }
-        self.reused += 1;
-        let loaded = known.certificates.iter().map(|(key, certificate)| (key.clone(), Ok(certificate.clone())));
-        certificates.cache.certificates.extend(loaded);
+        #[cfg(test)]
+        {
+            self.reused += 1;
+        }
+        for (key, certificate) in &known.certificates {
+            certificates.cache.certificates.insert(key.clone(), Ok(certificate.clone()));
+        }
         let request = |(key, index, listener): &(ListenerKey, usize, Arc<Listener>)| {
             let (listener, before) = (listener.clone(), Some(listener.clone()));
             (key.clone(), ListenerRequest::Declared { listener, index: *index, before })
@@ -221,25 +311,89 @@ impl Memo {
         Some((translated, verdict))
     }
 
-    /// Keeps a new result, if it is complete and settled: the snapshot has it as it was translated.
-    pub(super) fn keep(&mut self, new: NewResult, snapshot: &Snapshot, verdicts: &Verdicts) {
-        let NewResult { object, result } = new;
-        if verdicts[&object].problems.is_empty() && result.is_in(snapshot, &object) {
+    /// Keeps the results of translated load balancers that are complete and settled: the snapshot has them as they were
+    /// translated.
+    pub(super) fn keep(&mut self, new: Vec<NewResult>, snapshot: &Snapshot, verdicts: &Verdicts) {
+        for NewResult { object, result } in new {
+            if !verdicts[&object].problems.is_empty() || !result.is_in(snapshot, &object) {
+                continue;
+            }
+            for dependency in &result.dependencies {
+                self.dependents.entry(dependency.clone()).or_default().insert(object.clone());
+            }
             self.results.insert(object, result);
         }
     }
+
+    /// Completes a translation of all load balancers.
+    pub(super) fn finish(
+        &mut self,
+        context: &TranslateContext,
+        limits: Arc<SharedLimits>,
+        made: (&Snapshot, &Verdicts),
+    ) {
+        let (snapshot, verdicts) = made;
+        let since = self.results.values().map(|known| *known.valid.start()).max();
+        let until = self.results.values().map(|known| *known.valid.end()).min();
+        let objects = context.world.load_balancers.keys();
+        self.last = Some(LastTranslation {
+            limits,
+            locality: self.locality_view(context),
+            ports: Arc::new(snapshot.listeners.values().map(|listener| listener.bind.port()).collect()),
+            valid: since.unwrap_or(Timestamp::MIN)..=until.unwrap_or(Timestamp::MAX),
+            without_result: objects.filter(|object| !self.results.contains_key(object)).cloned().collect(),
+            listeners: snapshot.listeners.clone(),
+            upstreams: snapshot.upstreams.clone(),
+            verdicts: verdicts.clone(),
+        });
+        self.world = context.world.clone();
+    }
+
+    /// Completes a translation of some load balancers.
+    pub(super) fn finish_affected(
+        &mut self,
+        context: &TranslateContext,
+        affected: &BTreeSet<ObjectKey>,
+        made: (&Snapshot, &Verdicts),
+    ) {
+        #[cfg(test)]
+        {
+            self.reused += context.world.load_balancers.len() - affected.len();
+            self.partial += 1;
+        }
+        let locality = self.locality_view(context);
+        let Some(last) = &mut self.last else { return };
+        for object in affected {
+            let Some(known) = self.results.get(object) else {
+                last.without_result.insert(object.clone());
+                continue;
+            };
+            last.without_result.remove(object);
+            let (since, until) = (last.valid.start().max(known.valid.start()), last.valid.end().min(known.valid.end()));
+            last.valid = *since..=*until;
+        }
+        last.locality = locality;
+        let (snapshot, verdicts) = made;
+        (last.listeners, last.upstreams) = (snapshot.listeners.clone(), snapshot.upstreams.clone());
+        last.verdicts = verdicts.clone();
+        self.world = context.world.clone();
+    }
+}
+
+/// True if a slice may list the pods of the proxies or the API server.
+fn is_internal(tenancy: &Tenancy, key: &ObjectKey, slice: &EndpointSlice) -> bool {
+    let of_replicas = || service_key(key, slice).is_some_and(|service| tenancy.replicas.as_ref() == Some(&service));
+    *key == api_server() || of_replicas()
 }
 
 impl KnownResult {
-    /// True if a translation would have this result again.
+    /// True if a translation would have this result again, while its declaration and its dependencies are the same.
     fn is_current(&self, object: &ObjectKey, declared: &Declared, context: &TranslateContext) -> bool {
-        let Some(spec) = &declared.spec else { return false };
-        let TranslateContext { previous, bindings, now, .. } = context;
-        self.declaration.is_of(declared)
+        let TranslateContext { previous, bindings, quotas, now, .. } = context;
+        self.share == quotas.share(object)
             && self.valid.contains(now)
             && self.listeners.iter().all(|(key, _, listener)| bindings.allow(key, declared.uid(), listener))
             && self.is_in(previous, object)
-            && self.has_dependencies(dependencies(object, declared, spec, context))
     }
 
     /// True if the snapshot has the listeners and the upstream of this result.
@@ -249,11 +403,6 @@ impl KnownResult {
         };
         let upstream = snapshot.upstreams.get(&UpstreamKey { object: object.clone() });
         self.listeners.iter().all(is_served) && upstream.is_some_and(|served| Arc::ptr_eq(served, &self.upstream))
-    }
-
-    fn has_dependencies(&self, mut dependencies: impl Iterator<Item = Dependency>) -> bool {
-        self.dependencies.iter().all(|known| dependencies.next().is_some_and(|dependency| dependency == *known))
-            && dependencies.next().is_none()
     }
 }
 
@@ -290,13 +439,8 @@ impl NewResult {
         let since = certificates.iter().map(|(_, certificate)| certificate.not_before).max();
         let until = certificates.iter().map(|(_, certificate)| certificate.not_after).min();
         let result = KnownResult {
-            declaration: DeclarationVersion {
-                spec: ByPointer::of(spec),
-                origin: declared.origin.clone(),
-                folder: declared.folder.clone(),
-                identity: declared.identity.clone(),
-            },
-            dependencies: dependencies(object, declared, spec, context).collect(),
+            dependencies: dependencies(object, declared, spec),
+            share: context.quotas.share(object),
             valid: since.unwrap_or(Timestamp::MIN)..=until.unwrap_or(Timestamp::MAX),
             listeners: listeners.iter().map(declared_listener).collect::<Option<_>>()?,
             upstream: upstream.clone()?,

@@ -8,6 +8,7 @@ mod backends;
 mod context;
 mod declaration;
 mod defaults;
+mod draft;
 mod field_errors;
 mod flags;
 mod last_good;
@@ -26,17 +27,18 @@ mod verdict;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, HashSet},
     mem,
     net::Ipv4Addr,
     sync::Arc,
 };
 
-use backends::{loops, slices::Retention, sticky};
-use context::TranslateContext;
+use backends::loops;
+use context::{SharedLimits, TranslateContext};
+use draft::Draft;
 use jiff::Timestamp;
 use listeners::ports;
-use memo::NewResult;
+use memo::{Baseline, NewResult};
 use tls::certificates::CertificateLoader;
 
 pub use context::{expirations::REPORT_DELAY, pods::selects_pods};
@@ -45,8 +47,9 @@ pub use verdict::{Part, Problem, Reason, Severity, Verdict, Verdicts};
 
 use crate::{
     api::Placement,
-    model::{EndpointKey, ListenerKey, ObjectKey, Snapshot, UpstreamConfig, UpstreamKey},
-    world::{COMMAND_LINE, Declared, ProcessMode, World},
+    model::{ListenerKey, Snapshot, UpstreamConfig, UpstreamKey},
+    shared::revised,
+    world::{Declared, ProcessMode, World},
 };
 
 /// Compiles a world into the configuration to serve and a verdict for each load balancer.
@@ -59,7 +62,12 @@ pub fn translate(world: &World, previous: &Snapshot, now: Timestamp) -> (Snapsho
 
 /// Like [`translate`], with the same result for any memo of earlier translations: results of unchanged load balancers
 /// are reused, and the new ones are kept.
+///
+/// The cost depends on the number of affected load balancers, unless a change may concern all of them.
 pub fn translate_with(memo: &mut Memo, world: &World, previous: &Snapshot, now: Timestamp) -> (Snapshot, Verdicts) {
+    if let Some(result) = translate_affected(memo, world, previous, now) {
+        return result;
+    }
     let Some((here, in_pods)) = split_by_mode(world) else {
         return translate_all(memo, world, previous, now, AddressScopes::One);
     };
@@ -83,8 +91,9 @@ fn split_by_mode(world: &World) -> Option<(World, World)> {
         return None;
     }
     let (mut here, mut others) = (world.clone(), world.clone());
-    here.load_balancers.retain(|_, declared| !in_pods(declared));
-    others.load_balancers.retain(|_, declared| in_pods(declared));
+    let (theirs, ours): (Vec<_>, Vec<_>) =
+        world.load_balancers.clone().into_iter().partition(|(_, declared)| in_pods(declared));
+    (here.load_balancers, others.load_balancers) = (ours.into(), theirs.into());
     others.mode = ProcessMode::Sidecar(Ipv4Addr::LOCALHOST.into());
     Some((here, others))
 }
@@ -105,33 +114,70 @@ struct AddressScope {
     upstreams: BTreeMap<UpstreamKey, Arc<UpstreamConfig>>,
 }
 
-/// The expirations of the endpoints that are retained, by upstream.
-fn retained_until(
-    snapshot: &Snapshot,
-    verdicts: &Verdicts,
-    retentions: BTreeMap<UpstreamKey, Retention>,
-    context: &TranslateContext,
-) -> BTreeMap<UpstreamKey, BTreeMap<EndpointKey, Timestamp>> {
-    // Valid load balancers retain nothing but what their retentions say.
-    let is_well =
-        |object: &ObjectKey| context.world.load_balancers[object].spec.is_some() && !verdicts[object].refuses();
-    let with_kept = snapshot.upstreams.iter().filter(|(key, _)| !is_well(&key.object));
-    let expirations =
-        with_kept.filter_map(|(key, upstream)| Some((key.clone(), context.expirations_of(key, upstream)?)));
-    let mut retained_until: BTreeMap<_, BTreeMap<_, _>> = expirations.collect();
-    for (key, retention) in retentions.into_iter().filter(|(_, retention)| !retention.expirations.is_empty()) {
-        retained_until.entry(key).or_default().extend(retention.expirations);
-    }
-    retained_until
+/// Translates the load balancers that a change affects; everything else stays. `None`: the change may concern all.
+fn translate_affected(
+    memo: &mut Memo,
+    world: &World,
+    previous: &Snapshot,
+    now: Timestamp,
+) -> Option<(Snapshot, Verdicts)> {
+    let Baseline { affected, limits, locality, ports, mut verdicts } = memo.baseline(world, previous, now)?;
+    memo.slices.follow(&world.endpoint_slices);
+    let (slices, by_address) = (mem::take(&mut memo.slices), mem::take(&mut memo.slices_by_address));
+    let context = TranslateContext::new((world, previous, now), &limits, &slices, by_address);
+    let result = || {
+        if locality.is_some_and(|locality| locality != context.locality_view()) {
+            return None;
+        }
+        let before = affected.iter().flat_map(|object| previous.listeners_of(object));
+        let mut certificates = CertificateLoader::new(&context, before.map(|(_, listener)| listener));
+        let (mut draft, mut new_results) = (Draft::default(), Vec::new());
+        for object in &affected {
+            let declared = world.load_balancers.get(object)?;
+            certificates.used.clear();
+            let result = load_balancer::translate(object, declared, &context, &mut certificates);
+            new_results.extend(NewResult::of(object, declared, &context, &result, &certificates));
+            let (translated, verdict) = result;
+            let binds = translated.listeners.iter().map(|(key, request)| (key, request.listener().bind));
+            if !binds.eq(previous.listeners_of(object).map(|(key, listener)| (key, listener.bind))) {
+                return None;
+            }
+            let granted = translated.listeners.into_iter().map(|(key, request)| (key, request.into_listener()));
+            draft.listeners.extend(granted);
+            let key = UpstreamKey { object: object.clone() };
+            draft.retentions.insert(key.clone(), translated.retention);
+            draft.upstreams.extend(translated.upstream.map(|upstream| (key, upstream)));
+            draft.verdicts.insert(object.clone(), verdict);
+        }
+        if draft.upstreams.values().any(|upstream| may_loop(upstream, &ports)) {
+            return None;
+        }
+        draft.finish(&context);
+        let mut snapshot = previous.clone();
+        snapshot.report_due = draft.report_due();
+        snapshot.retained_until = draft.retained_until(&context);
+        if !certificates.cache.is_empty() {
+            Arc::make_mut(&mut snapshot.certificate_cache).extend(certificates.cache);
+        }
+        draft.insert_into(&mut snapshot, &mut verdicts);
+        Some((snapshot, new_results))
+    };
+    let result = result().map(|(snapshot, new_results)| {
+        let snapshot = with_generation(snapshot, previous);
+        affected.iter().for_each(|object| memo.forget(object));
+        memo.keep(new_results, &snapshot, &verdicts);
+        memo.finish_affected(&context, &affected, (&snapshot, &verdicts));
+        (snapshot, verdicts)
+    });
+    memo.slices_by_address = context.into_slices_by_address();
+    memo.slices = slices;
+    result
 }
 
-/// Names the flag of each field in problems of load balancers from the command line.
-fn name_flags(verdicts: &mut Verdicts) {
-    for verdict in verdicts.values_mut().filter(|verdict| *verdict.origin == *COMMAND_LINE) {
-        for problem in verdict.problems.iter_mut().filter(|problem| !problem.field.is_empty()) {
-            problem.field = flags::with_flag(problem.part, &problem.field);
-        }
-    }
+/// True if an endpoint may be a listener of this process, by its address alone.
+fn may_loop(upstream: &UpstreamConfig, ports: &HashSet<u16>) -> bool {
+    let mut addresses = upstream.endpoints.iter().map(|endpoint| endpoint.key.address);
+    addresses.any(|address| address.ip().is_loopback() && ports.contains(&address.port()))
 }
 
 fn translate_all(
@@ -141,63 +187,75 @@ fn translate_all(
     now: Timestamp,
     scopes_of: AddressScopes,
 ) -> (Snapshot, Verdicts) {
-    let context = TranslateContext::of(world, previous, now, mem::take(&mut memo.slices_by_address));
-    memo.begin(&context);
-    let mut new_results = Vec::new();
-    let mut certificates = CertificateLoader::new(world, previous, now);
+    memo.slices.follow(&world.endpoint_slices);
+    let limits = Arc::new(SharedLimits::of(world, previous, &memo.slices));
+    memo.begin(world, &limits);
+    let (slices, by_address) = (mem::take(&mut memo.slices), mem::take(&mut memo.slices_by_address));
+    let context = TranslateContext::new((world, previous, now), &limits, &slices, by_address);
+    memo.follow_locality(&context);
+    let mut certificates = CertificateLoader::new(&context, previous.listeners.values());
+    let (mut draft, new_results) = translate_each(memo, &context, &mut certificates, scopes_of);
+    draft.finish(&context);
+    let snapshot = Snapshot {
+        generation: previous.generation,
+        report_due: draft.report_due(),
+        retained_until: draft.retained_until(&context),
+        certificate_cache: Arc::new(certificates.cache),
+        listeners: revised(&previous.listeners, draft.listeners),
+        upstreams: revised(&previous.upstreams, draft.upstreams),
+    };
+    let snapshot = with_generation(snapshot, previous);
+    let verdicts = revised(&memo.verdicts(), draft.verdicts);
+    memo.keep(new_results, &snapshot, &verdicts);
+    memo.finish(&context, limits.clone(), (&snapshot, &verdicts));
+    memo.slices_by_address = context.into_slices_by_address();
+    memo.slices = slices;
+    (snapshot, verdicts)
+}
+
+/// Translates all load balancers without a known result, and resolves conflicts between all.
+fn translate_each(
+    memo: &mut Memo,
+    context: &TranslateContext,
+    certificates: &mut CertificateLoader,
+    scopes_of: AddressScopes,
+) -> (Draft, Vec<NewResult>) {
+    let (mut draft, mut new_results) = (Draft::default(), Vec::new());
     let mut scopes: Vec<AddressScope> = Vec::new();
-    let mut retentions = BTreeMap::new();
-    let mut verdicts = Verdicts::new();
-    for (object, declared) in &world.load_balancers {
-        let known = memo.recall(object, declared, &context, &mut certificates);
+    for (object, declared) in &context.world.load_balancers {
+        let known = memo.recall(object, declared, context, certificates);
         let (translated, verdict) = known.unwrap_or_else(|| {
             certificates.used.clear();
-            let result = load_balancer::translate(object, declared, &context, &mut certificates);
-            new_results.extend(NewResult::of(object, declared, &context, &result, &certificates));
+            let result = load_balancer::translate(object, declared, context, certificates);
+            new_results.extend(NewResult::of(object, declared, context, &result, certificates));
             result
         });
         if scopes.is_empty() || scopes_of == AddressScopes::OneEach {
             scopes.push(AddressScope::default());
         }
         let key = UpstreamKey { object: object.clone() };
-        retentions.insert(key.clone(), translated.retention);
+        draft.retentions.insert(key.clone(), translated.retention);
         if let Some(scope) = scopes.last_mut() {
             scope.requests.extend(translated.listeners);
             scope.upstreams.extend(translated.upstream.map(|upstream| (key, upstream)));
         }
-        verdicts.insert(object.clone(), verdict);
+        draft.verdicts.insert(object.clone(), verdict);
     }
-
-    let mut snapshot = Snapshot { generation: previous.generation, ..Snapshot::default() };
-    for AddressScope { requests, upstreams } in scopes {
+    for AddressScope { requests, mut upstreams } in scopes {
         let (listeners, conflicts) = ports::settle(requests);
         for (listener, problem) in conflicts {
-            verdicts.entry(listener.object).or_default().problems.push(problem);
+            draft.verdicts.entry(listener.object).or_default().problems.push(problem);
         }
-        let mut settled = Snapshot { listeners, upstreams, ..Snapshot::default() };
-        loops::drop_loops(&mut settled, world, &mut verdicts);
-        snapshot.listeners.extend(settled.listeners);
-        snapshot.upstreams.extend(settled.upstreams);
+        loops::drop_loops(&listeners, &mut upstreams, context.world, &mut draft.verdicts);
+        draft.listeners.extend(listeners);
+        draft.upstreams.extend(upstreams);
     }
-    name_flags(&mut verdicts);
-    for listener in snapshot.listeners.values() {
-        if let Some(upstream) = snapshot.upstreams.get_mut(&listener.upstream) {
-            context.restore_routed_endpoints(listener, upstream);
-        }
-    }
-    let used: BTreeSet<_> = snapshot.listeners.values().map(|listener| listener.upstream.clone()).collect();
-    snapshot.upstreams.retain(|key, _| used.contains(key));
-    sticky::settle(&mut snapshot, &mut verdicts);
-    verdicts.values_mut().for_each(Verdict::limit);
+    (draft, new_results)
+}
 
-    retentions.retain(|key, _| used.contains(key));
-    snapshot.report_due = retentions.values().filter_map(|retention| retention.report_due).min();
-    snapshot.retained_until = retained_until(&snapshot, &verdicts, retentions, &context);
-    snapshot.certificate_cache = Arc::new(certificates.cache);
-    if !snapshot.configures_the_same(previous) {
-        snapshot.generation = previous.generation.saturating_add(1);
-    }
-    new_results.into_iter().for_each(|result| memo.keep(result, &snapshot, &verdicts));
-    memo.slices_by_address = context.into_slices_by_address();
-    (snapshot, verdicts)
+/// The snapshot with the generation of `previous` if both configure the same, else with the next one.
+fn with_generation(snapshot: Snapshot, previous: &Snapshot) -> Snapshot {
+    let is_same = snapshot.configures_the_same(previous);
+    let generation = if is_same { previous.generation } else { previous.generation.saturating_add(1) };
+    Snapshot { generation, ..snapshot }
 }

@@ -25,7 +25,10 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::*;
-use crate::model::ListenerKey;
+use crate::{
+    model::{ListenerKey, ObjectKey},
+    shared::{Shared, each_mut, first_mut},
+};
 use manifests::{load_balancer, world};
 
 /// 2026-01-01.

@@ -1,8 +1,6 @@
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, fmt, sync::Arc};
+
+use imbl::OrdMap;
 
 use crate::{
     model::ObjectKey,
@@ -11,7 +9,7 @@ use crate::{
 };
 
 /// Verdicts of one translation by load balancer.
-pub type Verdicts = BTreeMap<ObjectKey, Verdict>;
+pub type Verdicts = OrdMap<ObjectKey, Verdict>;
 
 /// Problems of one load balancer. Without problems it is served as declared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

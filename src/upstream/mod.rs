@@ -32,6 +32,7 @@ use std::{
     },
 };
 
+use imbl::OrdMap;
 use tokio::{runtime::Handle, sync::watch};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -75,7 +76,7 @@ impl Upstreams {
     /// Adds and changes upstreams. Endpoints that stay, by key, keep their state.
     ///
     /// A `pick` that begins after this returns sees only the new endpoints.
-    pub fn update(&mut self, wanted: &BTreeMap<UpstreamKey, Arc<model::UpstreamConfig>>) {
+    pub fn update(&mut self, wanted: &OrdMap<UpstreamKey, Arc<model::UpstreamConfig>>) {
         let is_same = |(known, entry): (&UpstreamKey, &UpstreamEntry), (key, wanted): (&UpstreamKey, &Arc<_>)| {
             Arc::ptr_eq(&entry.wanted, wanted) && known == key
         };
@@ -96,7 +97,7 @@ impl Upstreams {
     }
 
     /// Removes the upstreams that are not in `wanted`. Their connections continue.
-    pub fn retain(&mut self, wanted: &BTreeMap<UpstreamKey, Arc<model::UpstreamConfig>>) {
+    pub fn retain(&mut self, wanted: &OrdMap<UpstreamKey, Arc<model::UpstreamConfig>>) {
         self.entries.retain(|key, _| wanted.contains_key(key));
     }
 

@@ -27,7 +27,7 @@ use crate::model::{
 
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
-type Wanted = BTreeMap<UpstreamKey, Arc<model::UpstreamConfig>>;
+type Wanted = OrdMap<UpstreamKey, Arc<model::UpstreamConfig>>;
 
 fn key() -> UpstreamKey {
     UpstreamKey { object: ObjectKey::new("shop", "postgres") }
@@ -67,7 +67,7 @@ fn backends<const N: usize>(names: [&str; N]) -> BTreeMap<Arc<str>, Arc<model::B
 }
 
 fn wanted(settings: model::UpstreamConfig) -> Wanted {
-    Wanted::from([(key(), Arc::new(settings))])
+    Wanted::unit(key(), Arc::new(settings))
 }
 
 fn fast_check() -> ActiveCheck {

@@ -8,6 +8,7 @@ use std::{
 use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::util::intstr::IntOrString};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::Objects;
 use crate::model::ObjectKey;
 
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
@@ -50,19 +51,16 @@ pub type Targets = BTreeMap<u16, BTreeSet<ServiceTarget>>;
 
 /// The Services of a namespace that controllers of a class manage, by load balancer.
 pub fn of_class<'a>(
-    services: &'a BTreeMap<ObjectKey, Arc<Service>>,
+    services: &'a Objects<Service>,
     namespace: &str,
     class: &str,
 ) -> BTreeMap<ObjectKey, ManagedService<'a>> {
     of_namespace(services, namespace).filter_map(|service| ManagedService::read(service, class)).collect()
 }
 
-pub fn of_namespace<'a>(
-    services: &'a BTreeMap<ObjectKey, Arc<Service>>,
-    namespace: &str,
-) -> impl Iterator<Item = &'a Service> {
+pub fn of_namespace<'a>(services: &'a Objects<Service>, namespace: &str) -> impl Iterator<Item = &'a Service> {
     let first = ObjectKey::new(namespace, "");
-    services.range(first..).take_while(move |(key, _)| *key.namespace == *namespace).map(|(_, service)| &**service)
+    services.range(first..).take_while(move |(key, _)| *key.namespace == *namespace).map(|(_, service)| &***service)
 }
 
 /// True if a controller of any class manages the Service.

@@ -25,6 +25,7 @@ pub use allocations::{Allocation, Allocations, namespace_of};
 pub use declared::{COMMAND_LINE, Declared, ObjectIdentity, ObjectRef, backend_services};
 pub use dns::{Lookup, WantedName};
 pub use endpoint_slice::{SERVICE_NAME, SLICES_OF, service_of};
+use imbl::OrdMap;
 use k8s_openapi::api::{
     core::v1::{ConfigMap, Secret, Service},
     discovery::v1::EndpointSlice,
@@ -34,21 +35,26 @@ pub use mode::{ProcessLocality, ProcessMode};
 pub use quotas::{ListenerShare, Quotas, oldest_first};
 pub use tenancy::Tenancy;
 
-use crate::{api::Host, model::ObjectKey};
+use crate::{api::Host, model::ObjectKey, shared::Shared};
+
+/// Objects of one kind.
+pub type Objects<T> = OrdMap<ObjectKey, Shared<T>>;
 
 /// All declarations and objects at one moment: the input of [`translate`](crate::translate).
+///
+/// Its maps are persistent: a copy costs nothing, and the difference of two versions costs as much as they differ.
 #[derive(Clone, Default, PartialEq)]
 pub struct World {
-    pub load_balancers: BTreeMap<ObjectKey, Declared>,
-    pub secrets: BTreeMap<ObjectKey, Arc<Secret>>,
-    pub config_maps: BTreeMap<ObjectKey, Arc<ConfigMap>>,
-    pub services: BTreeMap<ObjectKey, Arc<Service>>,
-    pub endpoint_slices: BTreeMap<ObjectKey, Arc<EndpointSlice>>,
+    pub load_balancers: OrdMap<ObjectKey, Declared>,
+    pub secrets: Objects<Secret>,
+    pub config_maps: Objects<ConfigMap>,
+    pub services: Objects<Service>,
+    pub endpoint_slices: Objects<EndpointSlice>,
     /// The contents of the certificate and key files that manifests name, by path, or the reason why a file cannot be
     /// read, as a predicate: `there is no such file`.
-    pub files: BTreeMap<PathBuf, Result<Arc<[u8]>, Arc<str>>>,
+    pub files: OrdMap<PathBuf, Result<Arc<[u8]>, Arc<str>>>,
     /// The results of the DNS lookups of names in manifests.
-    pub names: BTreeMap<Arc<str>, Lookup>,
+    pub names: OrdMap<Arc<str>, Lookup>,
     /// The references that are not read because they exceed the quota of their namespace.
     pub beyond_quota: BTreeSet<ObjectRef>,
     /// Declared objects, by kind, that have never been readable, with the reason as a predicate of the object.
@@ -73,7 +79,7 @@ impl World {
     }
 
     /// The EndpointSlices of a Service.
-    pub fn slices_of(&self, service: &ObjectKey) -> impl Iterator<Item = &EndpointSlice> {
+    pub fn slices_of(&self, service: &ObjectKey) -> impl Iterator<Item = &Arc<EndpointSlice>> {
         let in_namespace = self.endpoint_slices.iter().filter(|(key, _)| key.namespace == service.namespace);
         in_namespace.map(|(_, slice)| &**slice).filter(|slice| service_of(slice) == Some(&service.name))
     }
@@ -114,11 +120,11 @@ impl fmt::Debug for World {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("World")
             .field("load_balancers", &self.load_balancers)
-            .field("secrets", &self.secrets.keys())
-            .field("config_maps", &self.config_maps.keys())
+            .field("secrets", &self.secrets.keys().collect::<Vec<_>>())
+            .field("config_maps", &self.config_maps.keys().collect::<Vec<_>>())
             .field("services", &self.services)
             .field("endpoint_slices", &self.endpoint_slices)
-            .field("files", &self.files.keys())
+            .field("files", &self.files.keys().collect::<Vec<_>>())
             .field("names", &self.names)
             .field("beyond_quota", &self.beyond_quota)
             .field("unreadable", &self.unreadable)

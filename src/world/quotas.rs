@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use imbl::OrdMap;
+
 use super::{
     declared::{Declared, ObjectRef},
     tenancy::Tenancy,
@@ -10,7 +12,7 @@ use crate::{api::Placement, model::ObjectKey};
 
 /// The load balancers by creation time, then by namespace and name. The oldest come first, for allocations that cannot
 /// satisfy all.
-pub fn oldest_first(load_balancers: &BTreeMap<ObjectKey, Declared>) -> Vec<(&ObjectKey, &Declared)> {
+pub fn oldest_first(load_balancers: &OrdMap<ObjectKey, Declared>) -> Vec<(&ObjectKey, &Declared)> {
     let mut objects: Vec<_> = load_balancers.iter().collect();
     objects.sort_by_key(|(_, declared)| declared.identity.as_ref().map(|identity| identity.created));
     objects
@@ -18,9 +20,9 @@ pub fn oldest_first(load_balancers: &BTreeMap<ObjectKey, Declared>) -> Vec<(&Obj
 
 /// The objects within the administrator's quotas. Without quotas, all objects are.
 #[derive(Debug, Default)]
-pub struct Quotas<'a> {
+pub struct Quotas {
     /// The share of each load balancer. Sidecars are absent, because they use no shared resources.
-    shares: BTreeMap<&'a ObjectKey, ListenerShare>,
+    shares: BTreeMap<ObjectKey, ListenerShare>,
     /// `None`: unlimited.
     references: Option<BTreeSet<ObjectRef>>,
 }
@@ -32,8 +34,8 @@ pub enum ListenerShare {
     Nothing,
 }
 
-impl<'a> Quotas<'a> {
-    pub fn of(load_balancers: &'a BTreeMap<ObjectKey, Declared>, tenancy: Option<&Tenancy>) -> Self {
+impl Quotas {
+    pub fn of(load_balancers: &OrdMap<ObjectKey, Declared>, tenancy: Option<&Tenancy>) -> Self {
         let Some(tenancy) = tenancy else { return Self::default() };
         let (in_pods, ours): (Vec<_>, Vec<_>) =
             oldest_first(load_balancers).into_iter().partition(|(_, declared)| is_in_pods(declared));
@@ -64,7 +66,7 @@ impl<'a> Quotas<'a> {
     }
 
     /// The first references of the load balancers that are within the quotas so far.
-    fn references(
+    fn references<'a>(
         &self,
         in_turn: impl Iterator<Item = (&'a ObjectKey, &'a Declared)>,
         most: u32,
@@ -95,10 +97,7 @@ fn is_in_pods(declared: &Declared) -> bool {
     declared.spec.as_ref().is_some_and(|spec| spec.placement == Some(Placement::Sidecar))
 }
 
-fn shares<'a>(
-    oldest_first: &[(&'a ObjectKey, &Declared)],
-    tenancy: &Tenancy,
-) -> BTreeMap<&'a ObjectKey, ListenerShare> {
+fn shares(oldest_first: &[(&ObjectKey, &Declared)], tenancy: &Tenancy) -> BTreeMap<ObjectKey, ListenerShare> {
     let most = |cap: Option<u32>| cap.map_or(usize::MAX, count);
     let most = (most(tenancy.load_balancers_per_namespace), most(tenancy.listeners_per_namespace));
     let mut used: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
@@ -114,7 +113,7 @@ fn shares<'a>(
             *load_balancers += 1;
             *listeners += declared.spec.as_ref().map_or(0, |spec| spec.listeners.len()).min(left);
         }
-        shares.insert(*object, share);
+        shares.insert(ObjectKey::clone(object), share);
     }
     shares
 }
@@ -161,7 +160,7 @@ mod tests {
 
     #[test]
     fn the_secrets_of_the_oldest_are_read() {
-        let load_balancers = BTreeMap::from([
+        let load_balancers = OrdMap::from(vec![
             (ObjectKey::new("shop", "a"), declared(3, "Gateway", &[&["a1", "b1"], &["a2"]])),
             (ObjectKey::new("shop", "b"), declared(1, "Gateway", &[&["b1", "b2"], &["b1", "b3"], &["b4"]])),
             (ObjectKey::new("shop", "c"), declared(2, "Gateway", &[&["c1"]])),

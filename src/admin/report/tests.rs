@@ -254,7 +254,7 @@ async fn the_expiry_of_client_certificates_for_backends_is_reported() {
     let data = [("tls.crt", pair.certificate), ("tls.key", pair.key)];
     let data = data.map(|(name, text)| (name.to_owned(), ByteString(text.into_bytes())));
     let secret = Secret { data: Some(data.into()), ..Secret::default() };
-    rig.world.secrets.insert(ObjectKey::new("shop", "proxy"), Arc::new(secret));
+    rig.world.secrets.insert(ObjectKey::new("shop", "proxy"), secret.into());
     let mut spec = spec(free_port());
     spec["backends"][0]["tls"] = json!({"insecureSkipVerify": true, "certificateRef": {"name": "proxy"}});
     rig.declare("a", Some(("uid", 1)), spec);
@@ -327,7 +327,7 @@ async fn an_endpoint_dropped_as_a_loop_is_reported() {
     rig.declare("a", Some(("uid", 1)), spec(port));
     rig.compile();
     // An address of this host that the translation does not recognize as one.
-    let upstream = Arc::make_mut(&mut rig.last).upstreams.values_mut().next().unwrap();
+    let upstream = crate::shared::first_mut(&mut Arc::make_mut(&mut rig.last).upstreams);
     Arc::make_mut(upstream).endpoints[0].key.address.set_port(port);
     rig.publish().await;
     let served = rig.now().await.load_balancers.remove("uid").unwrap();

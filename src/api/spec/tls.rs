@@ -203,7 +203,7 @@ pub struct CaFiles {
 }
 
 /// The kind of a referenced object.
-#[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RefKind {
     #[default]
     ConfigMap,

@@ -58,7 +58,7 @@ async fn add(world: &mut World, client: &Client, missing: &Missing) -> anyhow::R
     let denied = match missing {
         Missing::Service(key) => match get::<Service>(client, key).await? {
             FetchResult::One(service) => {
-                world.services.insert(key.clone(), service);
+                world.services.insert(key.clone(), service.into());
                 None
             }
             FetchResult::Nothing => None,
@@ -71,7 +71,7 @@ async fn add(world: &mut World, client: &Client, missing: &Missing) -> anyhow::R
                 Ok(slices) => {
                     for slice in slices {
                         let name = ObjectKey::new(&key.namespace, &slice.name_any());
-                        world.endpoint_slices.insert(name, Arc::new(slice));
+                        world.endpoint_slices.insert(name, slice.into());
                     }
                     None
                 }
@@ -87,7 +87,7 @@ async fn add(world: &mut World, client: &Client, missing: &Missing) -> anyhow::R
             match referred.kind {
                 RefKind::Secret => match get::<Secret>(client, key).await? {
                     FetchResult::One(secret) => {
-                        world.secrets.insert(key.clone(), secret);
+                        world.secrets.insert(key.clone(), secret.into());
                         None
                     }
                     FetchResult::Nothing => None,
@@ -95,7 +95,7 @@ async fn add(world: &mut World, client: &Client, missing: &Missing) -> anyhow::R
                 },
                 RefKind::ConfigMap => match get::<ConfigMap>(client, key).await? {
                     FetchResult::One(config_map) => {
-                        world.config_maps.insert(key.clone(), config_map);
+                        world.config_maps.insert(key.clone(), config_map.into());
                         None
                     }
                     FetchResult::Nothing => None,

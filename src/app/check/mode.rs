@@ -89,7 +89,8 @@ pub fn parts(world: &World, mode: CheckMode, cluster: &TargetCluster) -> Vec<Com
     }
     let part = |(place, members): (&UnitKey, &BTreeSet<ObjectKey>)| {
         let mut world = world.clone();
-        world.load_balancers.retain(|object, _| members.contains(object));
+        world.load_balancers =
+            world.load_balancers.into_iter().filter(|(object, _)| members.contains(object)).collect();
         part(*place, world, cluster)
     };
     members.iter().map(part).collect()

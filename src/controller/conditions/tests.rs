@@ -5,7 +5,10 @@ mod transients;
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::{
+    api::core::v1::Service,
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -127,15 +130,18 @@ impl Case {
         };
         let mut world = World::default();
         if self.replicas_are_listed {
-            world.services.insert(self.settings().replicas, Arc::default());
+            world.services.insert(self.settings().replicas, Service::default().into());
         }
         world.load_balancers.insert(object.clone(), declared);
         if let Some(service) = &self.service {
             let key = ObjectKey::new("tcplb", &managed_service::name(object));
-            world.services.insert(key, Arc::new(serde_json::from_value(service.clone()).unwrap()));
+            world.services.insert(key, serde_json::from_value::<Service>(service.clone()).unwrap().into());
         }
         let verdict = Verdict { origin: "cluster".into(), identity: Some(identity), problems: self.problems.clone() };
-        Observed { world: Arc::new(world), verdicts: Arc::new(BTreeMap::from([(object.clone(), verdict)])) }
+        Observed {
+            world: Arc::new(world),
+            verdicts: Arc::new(crate::translate::Verdicts::unit(object.clone(), verdict)),
+        }
     }
 
     fn replicas(&self) -> Replicas {

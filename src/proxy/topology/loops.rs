@@ -1,7 +1,8 @@
 //! Loop detection: endpoints are omitted if their connections would return to their listener.
 
-use std::{borrow::Cow, collections::BTreeMap, mem, sync::Arc, time::Duration};
+use std::{borrow::Cow, mem, sync::Arc, time::Duration};
 
+use imbl::OrdMap;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -25,7 +26,7 @@ pub struct LoopGuard {
 
 impl LoopGuard {
     /// The upstreams without endpoints through which connections would loop.
-    pub fn without_loops<'a>(&mut self, snapshot: &'a Snapshot) -> Cow<'a, BTreeMap<UpstreamKey, Arc<UpstreamConfig>>> {
+    pub fn without_loops<'a>(&mut self, snapshot: &'a Snapshot) -> Cow<'a, OrdMap<UpstreamKey, Arc<UpstreamConfig>>> {
         let previous_addresses = mem::take(&mut self.addresses);
         let found =
             loops(&snapshot.listeners, &snapshot.upstreams, |ip| self.addresses.contain(ip, &previous_addresses));

@@ -6,6 +6,8 @@ use std::{
     sync::Arc,
 };
 
+use imbl::OrdMap;
+
 use crate::model::{Listener, ListenerKey, covers, overlap};
 
 /// The changes from the open addresses to the configured listeners.
@@ -34,7 +36,7 @@ pub struct BindPlan {
 pub fn plan(
     open: &BTreeSet<SocketAddr>,
     inherited: &BTreeSet<SocketAddr>,
-    wanted: &BTreeMap<ListenerKey, Arc<Listener>>,
+    wanted: &OrdMap<ListenerKey, Arc<Listener>>,
 ) -> Plan {
     let mut owners = BTreeMap::new();
     for (key, listener) in wanted {

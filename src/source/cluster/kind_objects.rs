@@ -1,57 +1,110 @@
 use std::{collections::BTreeMap, sync::Arc};
 
+use imbl::OrdMap;
+
 use super::{
     kinds::{BuiltInKind, CachedObject, WatchedObject},
-    selector::Interest,
+    selector::{Interest, Selector},
     watch_task::{KindVersion, KindWatches},
 };
-use crate::{model::ObjectKey, world::World};
+use crate::{
+    model::ObjectKey,
+    shared::{Shared, changes, revised},
+    world::{Objects, World},
+};
 
 /// The readable objects of one kind and the problems of the others, in the latest world.
 pub struct KindObjects<T> {
     /// `None`: nothing has been gathered, or other objects have become of interest.
-    pub version: Option<KindVersion>,
-    objects: BTreeMap<ObjectKey, Arc<T>>,
-    problems: Vec<String>,
+    version: Option<KindVersion>,
+    /// The gathered objects of each watch.
+    gathered: BTreeMap<Selector, OrdMap<ObjectKey, CachedObject<T>>>,
+    objects: Objects<T>,
+    problems: BTreeMap<ObjectKey, String>,
     unreadable: BTreeMap<(&'static str, ObjectKey), Arc<str>>,
 }
 
 impl<T> Default for KindObjects<T> {
     fn default() -> Self {
-        Self { version: None, objects: BTreeMap::new(), problems: Vec::new(), unreadable: BTreeMap::new() }
+        Self {
+            version: None,
+            gathered: BTreeMap::new(),
+            objects: Objects::new(),
+            problems: BTreeMap::new(),
+            unreadable: BTreeMap::new(),
+        }
     }
 }
 
 impl<T: BuiltInKind> KindObjects<T> {
-    /// Gathers the objects if they have changed. Returns false if not.
+    /// Makes the next update gather all objects, since others have become of interest.
+    pub fn reset(&mut self) {
+        self.version = None;
+    }
+
+    /// Gathers the objects that have changed. Returns false if none has.
     pub fn update(&mut self, watches: &KindWatches<CachedObject<T>>, interest: &Interest) -> bool {
-        let version = Some(watches.version());
-        if version == self.version {
+        let (version, changed) = watches.take_changes();
+        let before = self.version.replace(version);
+        if before == Some(version) {
             return false;
         }
-        let mut gathered = Self { version, ..Self::default() };
-        for (_, watch) in watches.iter() {
-            let state = watch.state();
-            for (key, object) in state.store.objects().iter().filter(|(key, object)| object.concerns(key, interest)) {
-                let stays = if object.good.is_some() { "; the previous version stays in use" } else { "" };
-                let problems = object.problem.iter().map(|problem| format!("{} {key}: {problem}{stays}", T::KIND));
-                gathered.problems.extend(problems);
-                match &object.good {
-                    Some(good) => drop(gathered.objects.insert(key.clone(), good.clone())),
-                    None => {
-                        let why = object.problem.as_deref().unwrap_or_default().into();
-                        gathered.unreadable.insert((T::KIND, key.clone()), why);
-                    }
-                }
+        if before.is_some_and(|before| before.has_same_watches(version)) {
+            for selector in changed {
+                self.update_watch(selector, watches, interest);
             }
+        } else {
+            self.update_all(watches, interest);
         }
-        *self = gathered;
         true
     }
 
+    fn update_watch(&mut self, selector: Selector, watches: &KindWatches<CachedObject<T>>, interest: &Interest) {
+        let Some(watch) = watches.of(&selector) else { return };
+        let now = watch.state().store.objects().clone();
+        let before = self.gathered.insert(selector, now.clone()).unwrap_or_default();
+        for (key, _, object) in changes(&before, &now) {
+            self.problems.remove(key);
+            self.unreadable.remove(&(T::KIND, key.clone()));
+            let object = object.filter(|object| object.concerns(key, interest));
+            match object.and_then(|object| self.read(key, object)) {
+                Some(good) => drop(self.objects.insert(key.clone(), good)),
+                None => drop(self.objects.remove(key)),
+            }
+        }
+    }
+
+    fn update_all(&mut self, watches: &KindWatches<CachedObject<T>>, interest: &Interest) {
+        let of_watch = |(selector, watch): (&Selector, &super::Watch<_>)| {
+            (selector.clone(), watch.state().store.objects().clone())
+        };
+        self.gathered = watches.iter().map(of_watch).collect();
+        (self.problems, self.unreadable) = Default::default();
+        let mut objects = BTreeMap::new();
+        for of_watch in self.gathered.clone().values() {
+            for (key, object) in of_watch.iter().filter(|(key, object)| object.concerns(key, interest)) {
+                objects.extend(self.read(key, object).map(|good| (key.clone(), good)));
+            }
+        }
+        self.objects = revised(&self.objects, objects);
+    }
+
+    /// The last readable version of an object, if any. Records its problem.
+    fn read(&mut self, key: &ObjectKey, object: &CachedObject<T>) -> Option<Shared<T>> {
+        if let Some(problem) = &object.problem {
+            let stays = if object.good.is_some() { "; the previous version stays in use" } else { "" };
+            self.problems.insert(key.clone(), format!("{} {key}: {problem}{stays}", T::KIND));
+        }
+        if object.good.is_none() {
+            let why = object.problem.as_deref().unwrap_or_default().into();
+            self.unreadable.insert((T::KIND, key.clone()), why);
+        }
+        object.good.clone()
+    }
+
     /// Adds the problems to the world. Returns the objects.
-    pub fn add_to(&self, world: &mut World) -> BTreeMap<ObjectKey, Arc<T>> {
-        world.problems.extend(self.problems.iter().cloned());
+    pub fn add_to(&self, world: &mut World) -> Objects<T> {
+        world.problems.extend(self.problems.values().cloned());
         world.unreadable.extend(self.unreadable.iter().map(|(object, why)| (object.clone(), why.clone())));
         self.objects.clone()
     }

@@ -21,6 +21,7 @@ use super::selector::Interest;
 use crate::{
     api::{DEFAULT_CLASS, KIND, Placement, TcpLoadBalancer},
     model::ObjectKey,
+    shared::Shared,
     world::{Allocations, Declared, ObjectIdentity, service_of},
 };
 
@@ -30,7 +31,7 @@ const ORIGIN: &str = "cluster";
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// The stored part of an object. Reading accepts any content, so that no object ever stops a watch.
-pub trait WatchedObject: PartialEq + Send + 'static {
+pub trait WatchedObject: Clone + PartialEq + Send + Sync + 'static {
     const KIND: &'static str;
 
     fn resource() -> ApiResource;
@@ -134,18 +135,15 @@ fn identity(metadata: &ObjectMeta) -> ObjectIdentity {
 
 /// Returns the existing allocation if the value has not changed.
 fn shared<T: PartialEq>(now: T, before: Option<&Arc<T>>) -> Arc<T> {
-    match before {
-        Some(before) if **before == now => before.clone(),
-        _ => Arc::new(now),
-    }
+    before.filter(|before| ***before == now).cloned().unwrap_or_else(|| Arc::new(now))
 }
 
 /// An object of a built-in kind of Kubernetes.
-#[derive(PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct CachedObject<T> {
     uid: Option<String>,
     /// The latest readable version.
-    pub good: Option<Arc<T>>,
+    pub good: Option<Shared<T>>,
     /// The reason why the current version cannot be read.
     pub problem: Option<String>,
 }
@@ -161,7 +159,7 @@ impl<T: BuiltInKind> WatchedObject for CachedObject<T> {
         let uid = object.metadata.uid.clone();
         let before = before.filter(|before| before.uid == uid).and_then(|before| before.good.as_ref());
         match T::read(object) {
-            Ok(now) => Self { uid, good: Some(shared(now, before)), problem: None },
+            Ok(now) => Self { uid, good: Some(shared(now, before.map(|before| &**before)).into()), problem: None },
             Err(problem) => Self { uid, good: before.cloned(), problem: Some(problem) },
         }
     }
@@ -172,7 +170,7 @@ impl<T: BuiltInKind> WatchedObject for CachedObject<T> {
 }
 
 /// A built-in kind of Kubernetes. Reads the needed part of an object, or returns the reason why it cannot.
-pub trait BuiltInKind: PartialEq + Send + Sync + Sized + 'static {
+pub trait BuiltInKind: Clone + PartialEq + Send + Sync + Sized + 'static {
     const KIND: &'static str;
 
     fn resource() -> ApiResource;
@@ -284,7 +282,7 @@ impl BuiltInKind for ConfigMap {
 }
 
 /// The ConfigMap of allocated ports.
-#[derive(PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct PortAllocations {
     pub allocations: Arc<Allocations>,
     pub problems: Vec<String>,

@@ -2,39 +2,35 @@
 
 use std::{collections::BTreeMap, mem};
 
+use imbl::OrdMap;
 use kube::{api::DynamicObject, runtime::watcher::Event};
 
 use super::{
     kinds::{ChangeScope, WatchedObject},
     selector::Interest,
 };
-use crate::model::ObjectKey;
+use crate::{
+    model::ObjectKey,
+    shared::{changes, revised},
+};
 
 /// The objects of one watch: the latest complete listing, with the changes since.
 pub struct Store<K> {
-    objects: BTreeMap<ObjectKey, K>,
+    objects: OrdMap<ObjectKey, K>,
     /// An incomplete listing. The previous objects stay until it is complete.
     listing: BTreeMap<ObjectKey, K>,
     synced: bool,
-    /// Incremented by each change of objects of interest, except of statuses.
-    version: u64,
 }
 
 impl<K> Default for Store<K> {
     fn default() -> Self {
-        Self { objects: BTreeMap::new(), listing: BTreeMap::new(), synced: false, version: 0 }
+        Self { objects: OrdMap::new(), listing: BTreeMap::new(), synced: false }
     }
 }
 
 impl<K: WatchedObject> Store<K> {
     /// Applies an event of the watch.
     pub fn take(&mut self, event: Event<DynamicObject>, interest: &Interest) -> ChangeScope {
-        let change = self.apply(event, interest);
-        self.version += u64::from(change == ChangeScope::Content);
-        change
-    }
-
-    fn apply(&mut self, event: Event<DynamicObject>, interest: &Interest) -> ChangeScope {
         match event {
             Event::Init => {
                 self.listing.clear();
@@ -46,12 +42,13 @@ impl<K: WatchedObject> Store<K> {
                 ChangeScope::Nothing
             }
             Event::InitDone => {
-                let before = mem::replace(&mut self.objects, mem::take(&mut self.listing));
+                let before = self.objects.clone();
+                self.objects = revised(&before, mem::take(&mut self.listing));
                 let first = !mem::replace(&mut self.synced, true);
                 if first {
                     return ChangeScope::Content;
                 }
-                difference(&before, &self.objects, interest).max(difference(&self.objects, &before, interest))
+                difference(&before, &self.objects, interest)
             }
             Event::Apply(object) => {
                 let (key, now) = self.read(object);
@@ -70,17 +67,12 @@ impl<K: WatchedObject> Store<K> {
         }
     }
 
-    /// A counter of changes of objects of interest, except of their statuses.
-    pub fn version(&self) -> u64 {
-        self.version
-    }
-
     /// True after the first complete listing.
     pub fn is_synced(&self) -> bool {
         self.synced
     }
 
-    pub fn objects(&self) -> &BTreeMap<ObjectKey, K> {
+    pub fn objects(&self) -> &OrdMap<ObjectKey, K> {
         &self.objects
     }
 
@@ -93,12 +85,16 @@ impl<K: WatchedObject> Store<K> {
 
 /// The largest change of an object of interest between two versions.
 fn difference<K: WatchedObject>(
-    one: &BTreeMap<ObjectKey, K>,
-    other: &BTreeMap<ObjectKey, K>,
+    before: &OrdMap<ObjectKey, K>,
+    now: &OrdMap<ObjectKey, K>,
     interest: &Interest,
 ) -> ChangeScope {
-    let of_interest = one.iter().filter(|(key, object)| object.concerns(key, interest));
-    of_interest.map(|(key, object)| object.change_since(other.get(key))).max().unwrap_or(ChangeScope::Nothing)
+    let scope = |(key, before, now): (&ObjectKey, Option<&K>, Option<&K>)| {
+        let concerns = before.into_iter().chain(now).any(|object| object.concerns(key, interest));
+        let change = || now.map_or(ChangeScope::Content, |now| now.change_since(before));
+        if concerns { change() } else { ChangeScope::Nothing }
+    };
+    changes(before, now).map(scope).max().unwrap_or(ChangeScope::Nothing)
 }
 
 fn key(object: &DynamicObject) -> ObjectKey {

@@ -2,9 +2,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem,
     panic::AssertUnwindSafe,
     pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -37,6 +41,14 @@ pub struct Common {
     /// Signals changes of statuses only.
     pub statuses_changed: Arc<watch::Sender<()>>,
     pub outage: Arc<Outage>,
+    /// Incremented when a watch has read everything, works again, or fails.
+    pub outcomes: Arc<AtomicU64>,
+}
+
+impl Common {
+    fn count_outcome(&self) {
+        self.outcomes.fetch_add(1, Relaxed);
+    }
 }
 
 /// The watches of one kind of objects.
@@ -44,6 +56,16 @@ pub struct KindWatches<K> {
     watches: BTreeMap<Selector, Watch<K>>,
     /// The number of watches that were started or ended so far.
     changes: u64,
+    content_changes: Arc<Mutex<ContentChanges>>,
+}
+
+/// The changes of the objects of one kind, except of statuses and of objects that are not of interest.
+#[derive(Default)]
+struct ContentChanges {
+    /// The number of changes so far.
+    count: u64,
+    /// The watches with changes that have not been gathered.
+    watches: BTreeSet<Selector>,
 }
 
 /// Identifies the content of the watches of one kind.
@@ -51,13 +73,20 @@ pub struct KindWatches<K> {
 pub struct KindVersion {
     /// The number of watches started or ended.
     watches: u64,
-    /// The sum of the versions of their stores.
+    /// The number of changes of their objects.
     objects: u64,
+}
+
+impl KindVersion {
+    /// True if no watch was started or ended in between.
+    pub fn has_same_watches(self, other: Self) -> bool {
+        self.watches == other.watches
+    }
 }
 
 impl<K> Default for KindWatches<K> {
     fn default() -> Self {
-        Self { watches: BTreeMap::new(), changes: 0 }
+        Self { watches: BTreeMap::new(), changes: 0, content_changes: Arc::default() }
     }
 }
 
@@ -67,7 +96,8 @@ impl<K: WatchedObject> KindWatches<K> {
         for selector in wanted {
             if !self.watches.contains_key(selector) {
                 self.changes += 1;
-                self.watches.insert(selector.clone(), Watch::start(selector.clone(), common.clone()));
+                let watch = Watch::start(selector.clone(), common.clone(), self.content_changes.clone());
+                self.watches.insert(selector.clone(), watch);
             }
         }
     }
@@ -88,8 +118,19 @@ impl<K: WatchedObject> KindWatches<K> {
     }
 
     pub fn version(&self) -> KindVersion {
-        let objects = self.watches.values().map(|watch| watch.state().store.version()).sum();
-        KindVersion { watches: self.changes, objects }
+        KindVersion { watches: self.changes, objects: locked(&self.content_changes).count }
+    }
+
+    /// The number of watches that were started or ended so far.
+    pub fn watch_changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// The version, and the watches whose objects have changed since the previous call.
+    pub fn take_changes(&self) -> (KindVersion, BTreeSet<Selector>) {
+        let mut changes = locked(&self.content_changes);
+        let version = KindVersion { watches: self.changes, objects: changes.count };
+        (version, mem::take(&mut changes.watches))
     }
 
     /// The reported refusals by the API server, a sentence for each watch.
@@ -174,9 +215,9 @@ impl<K: WatchedObject> WatchState<K> {
 }
 
 impl<K: WatchedObject> Watch<K> {
-    fn start(selector: Selector, common: Common) -> Self {
+    fn start(selector: Selector, common: Common, content_changes: Arc<Mutex<ContentChanges>>) -> Self {
         let state = Arc::new(Mutex::new(WatchState { store: Store::default(), broken: None }));
-        let watching = WatchTask { selector, common, state: state.clone() };
+        let watching = WatchTask { selector, common, state: state.clone(), content_changes };
         Self { state, _running: AbortOnDropHandle::new(tokio::spawn(watching.run())) }
     }
 
@@ -185,7 +226,7 @@ impl<K: WatchedObject> Watch<K> {
     }
 }
 
-fn locked<K>(state: &Mutex<WatchState<K>>) -> MutexGuard<'_, WatchState<K>> {
+fn locked<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -193,6 +234,7 @@ struct WatchTask<K> {
     selector: Selector,
     common: Common,
     state: Arc<Mutex<WatchState<K>>>,
+    content_changes: Arc<Mutex<ContentChanges>>,
 }
 
 impl<K: WatchedObject> WatchTask<K> {
@@ -259,12 +301,24 @@ impl<K: WatchedObject> WatchTask<K> {
     fn take(&self, event: Event<DynamicObject>) {
         let change = {
             let interest = self.common.interest.read().unwrap_or_else(PoisonError::into_inner);
-            locked(&self.state).store.take(event, &interest)
+            let mut state = locked(&self.state);
+            let was_synced = state.store.is_synced();
+            let change = state.store.take(event, &interest);
+            if state.store.is_synced() != was_synced {
+                self.common.count_outcome();
+            }
+            change
         };
         match change {
             ChangeScope::Nothing => {}
             ChangeScope::Statuses => self.common.statuses_changed.send_replace(()),
-            ChangeScope::Content => self.common.changed.send_replace(()),
+            ChangeScope::Content => {
+                let mut changes = locked(&self.content_changes);
+                changes.count += 1;
+                changes.watches.insert(self.selector.clone());
+                drop(changes);
+                self.common.changed.send_replace(());
+            }
         }
     }
 
@@ -273,6 +327,7 @@ impl<K: WatchedObject> WatchTask<K> {
         let (was_reported, was_refused) = (state.reported().is_some(), state.refused().is_some());
         state.broken = None;
         drop(state);
+        self.common.count_outcome();
         if was_reported {
             info!("{} can be watched", self.selector.of_kind(K::KIND));
         }
@@ -286,6 +341,7 @@ impl<K: WatchedObject> WatchTask<K> {
         let shown = |state: &WatchState<K>| [state.reported(), state.refused()].map(|why| why.map(str::to_owned));
         let before = shown(&state);
         state.breaks(watch_error, &self.common.outage);
+        self.common.count_outcome();
         if let (Some(why), [None, _]) = (state.reported(), &before) {
             warn!(reason = why, "{} cannot be watched", self.selector.of_kind(K::KIND));
         }

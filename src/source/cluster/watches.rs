@@ -51,6 +51,11 @@ macro_rules! watched_kinds {
                 $(self.$kinds.retain(&wanted.$kinds);)*
             }
 
+            /// The number of watches that were started or ended so far.
+            pub fn changes(&self) -> u64 {
+                0 $(+ self.$kinds.watch_changes())*
+            }
+
             /// The reported refusals by the API server, a sentence for each watch.
             pub fn refusals(&self) -> Vec<String> {
                 let mut refusals = Vec::new();

@@ -1,21 +1,26 @@
 //! Detection of endpoints that are listeners of the same process, where the world shows it.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use crate::{
-    model::{EndpointKey, ListenerKey, ObjectKey, Snapshot, loops},
-    translate::verdict::{Part, Problem, Reason, Severity, Verdicts},
+    model::{EndpointKey, Listener, ListenerKey, ObjectKey, UpstreamConfig, UpstreamKey, loops},
+    translate::verdict::{Part, Problem, Reason, Severity, Verdict},
     world::World,
 };
 
 /// Drops endpoints through which connections would return to their listener, and reports them.
-pub fn drop_loops(snapshot: &mut Snapshot, world: &World, verdicts: &mut Verdicts) {
+pub fn drop_loops(
+    listeners: &BTreeMap<ListenerKey, Arc<Listener>>,
+    upstreams: &mut BTreeMap<UpstreamKey, Arc<UpstreamConfig>>,
+    world: &World,
+    verdicts: &mut BTreeMap<ObjectKey, Verdict>,
+) {
     // Only the serving process knows other addresses of this host.
-    for (key, endpoints) in loops(&snapshot.listeners, &snapshot.upstreams, |ip: IpAddr| ip.is_loopback()) {
+    for (key, endpoints) in loops(listeners, &*upstreams, |ip: IpAddr| ip.is_loopback()) {
         let object = &key.object;
         let problems = &mut verdicts.entry(object.clone()).or_default().problems;
         problems.extend(endpoints.iter().map(|(endpoint, target)| problem(object, world, endpoint, target)));
-        if let Some(upstream) = snapshot.upstreams.get_mut(&key) {
+        if let Some(upstream) = upstreams.get_mut(&key) {
             Arc::make_mut(upstream).endpoints.retain(|endpoint| !endpoints.contains_key(&endpoint.key));
         }
     }

@@ -89,7 +89,7 @@ pub(super) fn members(
         path.at("name").refuse_for(Reason::RefNotFound, missing(SLICES_OF, &key, world));
         return ServiceEndpoints::default();
     }
-    let slices = context.slices.of_service(&key);
+    let slices: Vec<Slice> = context.slices.of_service(&key).collect();
     for (key, slice) in slices.iter().filter(|(_, slice)| slice.address_type != IPV4 && slice.address_type != IPV6) {
         let message = format!(
             "EndpointSlice {key} has addresses of type {}, which is not supported: write IPv4 or IPv6 addresses there, \
@@ -98,9 +98,9 @@ pub(super) fn members(
         );
         path.drop_item(Reason::Invalid, message);
     }
-    let family = family(service, slices);
+    let family = family(service, &slices);
     let near = proximity::preference(declaration.spec).map(|prefer| (prefer, context.here()));
-    let serving = EndpointSelection { port, service, policy: &context.address_policy, near, before, declaration };
+    let serving = EndpointSelection { port, service, policy: context.address_policy, near, before, declaration };
     serving.members(slices.iter().filter(|(_, slice)| slice.address_type == family), path)
 }
 
@@ -118,7 +118,7 @@ fn family<'a>(service: &'a Service, slices: &[Slice]) -> &'a str {
 struct EndpointSelection<'a> {
     port: TargetPort,
     service: &'a Service,
-    policy: &'a AddressPolicy<'a>,
+    policy: &'a AddressPolicy,
     /// The locality preference and the locality of this process.
     near: Option<(Prefer, &'a ProcessLocality)>,
     /// The previous endpoints.

@@ -9,13 +9,16 @@ use std::{
 };
 
 use crate::{
-    model::{Algorithm, Listener, MAX_MAGLEV_SLOTS, Snapshot, UpstreamConfig, maglev_slots},
-    translate::verdict::{Part, Problem, Reason, Severity, Verdicts},
+    model::{Algorithm, Listener, ListenerKey, MAX_MAGLEV_SLOTS, ObjectKey, UpstreamConfig, UpstreamKey, maglev_slots},
+    translate::verdict::{Part, Problem, Reason, Severity, Verdict},
 };
 
 /// Decides for all load balancers, and warns about those whose tables would be too large.
-pub fn settle(snapshot: &mut Snapshot, verdicts: &mut Verdicts) {
-    let Snapshot { listeners, upstreams, .. } = snapshot;
+pub fn settle(
+    listeners: &BTreeMap<ListenerKey, Arc<Listener>>,
+    upstreams: &mut BTreeMap<UpstreamKey, Arc<UpstreamConfig>>,
+    verdicts: &mut BTreeMap<ObjectKey, Verdict>,
+) {
     let is_sticky = |upstream: &UpstreamConfig| upstream.balancing.algorithm == Algorithm::Maglev;
     for (key, upstream) in upstreams.iter_mut().filter(|(_, upstream)| is_sticky(upstream)) {
         let of_object = listeners.range(key.object.listeners()).map(|(_, listener)| &**listener);

@@ -12,17 +12,17 @@ use std::{
 use forms::{METADATA, forms, special, unconnectable};
 use k8s_openapi::api::core::v1::Service;
 
-use super::{bindings::Bindings, endpoint_slices::Slices, pods::AddressOwner};
+use super::{bindings::Bindings, endpoint_slices::SlicesByService, pods::AddressOwner};
 use crate::{
     model::ObjectKey,
     translate::{field_errors::FieldPath, messages::listed, verdict::Reason},
-    world::{Tenancy, World, managed_service},
+    world::{ProcessMode, Tenancy, World, managed_service},
 };
 
-pub enum AddressPolicy<'a> {
+pub enum AddressPolicy {
     /// The process has a single tenant.
     Unrestricted,
-    Tenant(TenantPolicy<'a>),
+    Tenant(TenantPolicy),
 }
 
 /// The reason to refuse a backend address.
@@ -38,19 +38,19 @@ pub enum AddressRefusal {
     Outside,
 }
 
-impl<'a> AddressPolicy<'a> {
-    pub fn of(world: &'a World, slices: &Slices, bindings: &Bindings) -> Self {
-        match world.mode.tenancy() {
-            None => Self::Unrestricted,
-            Some(tenancy) => Self::Tenant(TenantPolicy {
-                tenancy,
-                internal: InternalAddresses::of(tenancy, world, slices, bindings).into(),
+impl AddressPolicy {
+    pub fn of(world: &World, slices: &SlicesByService, bindings: &Bindings) -> Self {
+        match &world.mode {
+            ProcessMode::Standalone | ProcessMode::Sidecar(_) => Self::Unrestricted,
+            ProcessMode::Gateway(_, tenancy) | ProcessMode::Host(tenancy) => Self::Tenant(TenantPolicy {
+                tenancy: tenancy.clone(),
+                internal: InternalAddresses::of(tenancy, world, slices, bindings),
             }),
         }
     }
 
     /// Internal addresses, which other objects determine. `None`: backends may have any address.
-    pub fn internal(&self) -> Option<&Arc<InternalAddresses>> {
+    pub fn internal(&self) -> Option<&InternalAddresses> {
         match self {
             Self::Unrestricted => None,
             Self::Tenant(policy) => Some(&policy.internal),
@@ -126,9 +126,9 @@ impl RefusedAddresses {
     }
 }
 
-pub struct TenantPolicy<'a> {
-    tenancy: &'a Tenancy,
-    internal: Arc<InternalAddresses>,
+pub struct TenantPolicy {
+    tenancy: Arc<Tenancy>,
+    internal: InternalAddresses,
 }
 
 /// Addresses of the proxies, of the API server and of Services.
@@ -144,7 +144,7 @@ pub struct InternalAddresses {
 }
 
 impl InternalAddresses {
-    fn of(tenancy: &Tenancy, world: &World, slices: &Slices, bindings: &Bindings) -> Self {
+    fn of(tenancy: &Tenancy, world: &World, slices: &SlicesByService, bindings: &Bindings) -> Self {
         let mut internal = Self {
             ours: tenancy.own_addresses.iter().map(IpAddr::to_canonical).collect(),
             our_ports: tenancy.admin_port.into_iter().chain(bindings.ports()).collect(),
@@ -158,7 +158,7 @@ impl InternalAddresses {
     }
 
     /// Adds the pods of the proxies, ready or not.
-    fn add_replicas(&mut self, tenancy: &Tenancy, slices: &Slices) {
+    fn add_replicas(&mut self, tenancy: &Tenancy, slices: &SlicesByService) {
         let replicas = tenancy.replicas.iter().flat_map(|service| slices.of_service(service));
         let endpoints = replicas.flat_map(|(_, slice)| &slice.endpoints);
         self.ours.extend(endpoints.flat_map(|endpoint| &endpoint.addresses).filter_map(|address| canonical(address)));
@@ -179,7 +179,7 @@ impl InternalAddresses {
 
     /// Adds the API server. Only its own objects count, by name; otherwise a tenant could block other tenants' pods.
     fn add_api_server(&mut self, world: &World) {
-        let key = ObjectKey::new("default", "kubernetes");
+        let key = api_server();
         if let Some(slice) = world.endpoint_slices.get(&key) {
             let addresses = slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
             for ip in addresses.filter_map(|address| canonical(address)) {
@@ -205,7 +205,7 @@ impl InternalAddresses {
     }
 }
 
-impl TenantPolicy<'_> {
+impl TenantPolicy {
     fn refusal(&self, address: SocketAddr, target: AddressOwner) -> Option<AddressRefusal> {
         let mut forms = forms(address.ip()).map(|ip| SocketAddr::new(ip, address.port()));
         let outside = target == AddressOwner::Unknown && !self.tenancy.backend_networks.contains(address.ip());
@@ -224,6 +224,19 @@ impl TenantPolicy<'_> {
             self.internal.contains(address, target).then_some(AddressRefusal::Internal)
         }
     }
+}
+
+/// The Service of the API server, and its EndpointSlice.
+pub fn api_server() -> ObjectKey {
+    ObjectKey::new("default", "kubernetes")
+}
+
+/// True if two versions of a Service have the same addresses, which no backend may use.
+pub fn has_same_addresses(before: &Service, now: &Service) -> bool {
+    let status = |service: &Service| service.status.as_ref().and_then(|status| status.load_balancer.clone());
+    cluster_ips(before).eq(cluster_ips(now))
+        && status(before) == status(now)
+        && managed_service::is_ours(before) == managed_service::is_ours(now)
 }
 
 fn cluster_ips(service: &Service) -> impl Iterator<Item = IpAddr> {

@@ -4,41 +4,37 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv6Addr, SocketAddr},
     ops::RangeInclusive,
+    sync::Arc,
 };
 
 use crate::{
     api,
     model::{Listener, ListenerKey, ObjectKey, Snapshot},
     translate::{field_errors::FieldPath, messages::listed, verdict::Reason},
-    world::{Declared, ProcessMode, Quotas, Tenancy, World},
+    world::{Allocations, Declared, ProcessMode, Quotas, Tenancy, World, oldest_first},
 };
 
 const EVERY_ADDRESS: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
-pub enum Bindings<'a> {
+pub enum Bindings {
     /// The declared addresses.
     Declared,
     /// One address for all listeners.
     To(IpAddr),
     /// Allocated ports, by the load balancer's uid and the declared port.
-    Allocated(BTreeMap<(&'a str, u16), u16>),
+    Allocated(BTreeMap<Arc<str>, BTreeMap<u16, u16>>),
     /// Node ports as declared, each owned by one load balancer.
-    Claimed { tenancy: &'a Tenancy, owners: BTreeMap<u16, &'a ObjectKey> },
+    Claimed { tenancy: Arc<Tenancy>, owners: BTreeMap<u16, ObjectKey> },
 }
 
-impl<'a> Bindings<'a> {
-    pub fn of(
-        world: &'a World,
-        previous: &Snapshot,
-        oldest_first: &[(&'a ObjectKey, &Declared)],
-        quotas: &Quotas,
-    ) -> Self {
+impl Bindings {
+    pub fn of(world: &World, previous: &Snapshot, quotas: &Quotas) -> Self {
         match &world.mode {
             ProcessMode::Standalone => Self::Declared,
             ProcessMode::Sidecar(address) => Self::To(address.to_canonical()),
-            ProcessMode::Gateway(allocations, _) => Self::Allocated(allocations.by_listener()),
+            ProcessMode::Gateway(allocations, _) => Self::Allocated(allocated(allocations)),
             ProcessMode::Host(tenancy) => {
-                Self::Claimed { tenancy, owners: claims(previous, tenancy, oldest_first, quotas) }
+                Self::Claimed { tenancy: tenancy.clone(), owners: claims(world, previous, tenancy, quotas) }
             }
         }
     }
@@ -59,7 +55,7 @@ impl<'a> Bindings<'a> {
             Self::Declared => Some(SocketAddr::new(listener.address.unwrap_or(EVERY_ADDRESS).to_canonical(), port)),
             Self::To(address) => Some(SocketAddr::new(*address, port)),
             Self::Allocated(ports) => {
-                let allocated = uid.and_then(|uid| ports.get(&(uid, port)));
+                let allocated = uid.and_then(|uid| ports.get(uid)?.get(&port));
                 if allocated.is_none() {
                     let message = "waiting for a proxy port; until then the listener is not served";
                     path.at("port").warn(Reason::Pending, message);
@@ -77,7 +73,7 @@ impl<'a> Bindings<'a> {
     pub fn ports(&self) -> Vec<u16> {
         match self {
             Self::Declared | Self::To(_) => Vec::new(),
-            Self::Allocated(ports) => ports.values().copied().collect(),
+            Self::Allocated(ports) => ports.values().flat_map(BTreeMap::values).copied().collect(),
             Self::Claimed { owners, .. } => owners.keys().copied().collect(),
         }
     }
@@ -87,26 +83,31 @@ impl<'a> Bindings<'a> {
         match self {
             Self::Declared | Self::To(_) => true,
             Self::Allocated(ports) => {
-                uid.and_then(|uid| ports.get(&(uid, key.port))).is_some_and(|port| *port == listener.bind.port())
+                uid.and_then(|uid| ports.get(uid)?.get(&key.port)).is_some_and(|port| *port == listener.bind.port())
             }
-            Self::Claimed { owners, .. } => owners.get(&key.port) == Some(&&key.object),
+            Self::Claimed { owners, .. } => owners.get(&key.port) == Some(&key.object),
         }
     }
 }
 
+/// The port of every listener, by the load balancer's uid and the declared port.
+fn allocated(allocations: &Allocations) -> BTreeMap<Arc<str>, BTreeMap<u16, u16>> {
+    let mut ports: BTreeMap<Arc<str>, BTreeMap<u16, u16>> = BTreeMap::new();
+    for ((uid, listener), port) in allocations.by_listener() {
+        ports.entry(uid.into()).or_default().insert(listener, port);
+    }
+    ports
+}
+
 /// The owner of each node port: the oldest load balancer that declares and may have it, regardless of its previous
 /// owner and of other mistakes in its declaration. So all replicas agree, including those that have just started.
-fn claims<'a>(
-    previous: &Snapshot,
-    tenancy: &Tenancy,
-    oldest_first: &[(&'a ObjectKey, &Declared)],
-    quotas: &Quotas,
-) -> BTreeMap<u16, &'a ObjectKey> {
+fn claims(world: &World, previous: &Snapshot, tenancy: &Tenancy, quotas: &Quotas) -> BTreeMap<u16, ObjectKey> {
     let mut owners = BTreeMap::new();
-    for (object, declared) in oldest_first.iter().filter(|(object, _)| allowed_in(object, tenancy)) {
+    let oldest_first = oldest_first(&world.load_balancers);
+    for (object, declared) in oldest_first.into_iter().filter(|(object, _)| allowed_in(object, tenancy)) {
         let ports = ports_of(object, declared, previous).into_iter().take(quotas.listeners(object));
         for port in ports.filter(|port| allowed_port(*port, tenancy)) {
-            owners.entry(port).or_insert(*object);
+            owners.entry(port).or_insert_with(|| object.clone());
         }
     }
     owners
@@ -130,7 +131,7 @@ fn check_claim(
     port: u16,
     object: &ObjectKey,
     tenancy: &Tenancy,
-    owners: &BTreeMap<u16, &ObjectKey>,
+    owners: &BTreeMap<u16, ObjectKey>,
     path: &mut FieldPath,
 ) {
     if !allowed_in(object, tenancy) {
@@ -144,7 +145,7 @@ fn check_claim(
         let allowed = listed(tenancy.host_ports.iter().map(range));
         let message = format!("{port} may not be opened on the nodes: the administrator allows {allowed}");
         path.refuse_for(Reason::NotPermitted, message);
-    } else if let Some(owner) = owners.get(&port).filter(|owner| **owner != object) {
+    } else if let Some(owner) = owners.get(&port).filter(|owner| *owner != object) {
         let message = format!("{port} of the nodes belongs to {owner}, which is older: write another port");
         path.refuse_for(Reason::PortConflict, message);
     }

@@ -1,31 +1,53 @@
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use crate::{
     model::ObjectKey,
-    world::{World, service_of},
+    shared::changes,
+    world::{Objects, service_of},
 };
 
-/// EndpointSlices by namespace and Service name. The index is built once, since many Services are looked up.
-pub struct Slices<'a>(HashMap<&'a str, HashMap<&'a str, Vec<Slice<'a>>>>);
+/// EndpointSlices by their Services. Kept between translations.
+#[derive(Default)]
+pub struct SlicesByService {
+    known: Objects<EndpointSlice>,
+    by_service: HashMap<ObjectKey, BTreeMap<ObjectKey, Arc<EndpointSlice>>>,
+}
 
 pub type Slice<'a> = (&'a ObjectKey, &'a Arc<EndpointSlice>);
 
-impl<'a> Slices<'a> {
-    pub fn of(world: &'a World) -> Self {
-        let mut slices: HashMap<_, HashMap<_, Vec<_>>> = HashMap::new();
-        for (key, slice) in &world.endpoint_slices {
-            if let Some(service) = service_of(slice) {
-                slices.entry(&*key.namespace).or_default().entry(service).or_default().push((key, slice));
+impl SlicesByService {
+    /// Updates the index to these slices.
+    pub fn follow(&mut self, slices: &Objects<EndpointSlice>) {
+        for (key, before, now) in changes(&self.known, slices) {
+            if let Some(service) = before.and_then(|slice| service_key(key, slice))
+                && let Some(of_service) = self.by_service.get_mut(&service)
+            {
+                of_service.remove(key);
+                if of_service.is_empty() {
+                    self.by_service.remove(&service);
+                }
+            }
+            if let Some(slice) = now
+                && let Some(service) = service_key(key, slice)
+            {
+                self.by_service.entry(service).or_default().insert(key.clone(), Arc::clone(slice));
             }
         }
-        Self(slices)
+        self.known = slices.clone();
     }
 
     /// Sorted by name.
-    pub fn of_service(&self, service: &ObjectKey) -> &[Slice<'a>] {
-        let slices = self.0.get(&*service.namespace).and_then(|services| services.get(&*service.name));
-        slices.map_or(&[], Vec::as_slice)
+    pub fn of_service(&self, service: &ObjectKey) -> impl Iterator<Item = Slice<'_>> {
+        self.by_service.get(service).into_iter().flatten()
     }
+}
+
+/// The Service that an EndpointSlice belongs to.
+pub fn service_key(key: &ObjectKey, slice: &EndpointSlice) -> Option<ObjectKey> {
+    service_of(slice).map(|service| ObjectKey::new(&key.namespace, service))
 }

@@ -12,24 +12,27 @@ use std::cell::{OnceCell, Ref, RefCell};
 
 use address_policy::AddressPolicy;
 use bindings::Bindings;
-use endpoint_slices::Slices;
+use endpoint_slices::SlicesByService;
 use jiff::Timestamp;
 use pods::SlicesByAddress;
 
 use crate::{
     model::Snapshot,
-    world::{ProcessLocality, Quotas, World, oldest_first},
+    world::{ProcessLocality, Quotas, World},
 };
+
+/// The locality of this process, and true if no endpoint is in its zone.
+pub(super) type LocalityView = (ProcessLocality, bool);
 
 /// Shared state of one translation.
 pub(super) struct TranslateContext<'a> {
     pub world: &'a World,
     pub previous: &'a Snapshot,
     pub now: Timestamp,
-    pub quotas: Quotas<'a>,
-    pub bindings: Bindings<'a>,
-    pub slices: Slices<'a>,
-    pub address_policy: AddressPolicy<'a>,
+    pub quotas: &'a Quotas,
+    pub bindings: &'a Bindings,
+    pub address_policy: &'a AddressPolicy,
+    pub slices: &'a SlicesByService,
     /// Updated on first use, when something has to be retained.
     slices_by_address: RefCell<SlicesByAddress>,
     slices_followed: OnceCell<()>,
@@ -38,13 +41,31 @@ pub(super) struct TranslateContext<'a> {
     all_are_elsewhere: OnceCell<bool>,
 }
 
-impl<'a> TranslateContext<'a> {
-    /// `slices_by_address` is from an earlier translation, or empty.
-    pub fn of(world: &'a World, previous: &'a Snapshot, now: Timestamp, slices_by_address: SlicesByAddress) -> Self {
+/// The limits and addresses that all load balancers together determine.
+pub(super) struct SharedLimits {
+    pub quotas: Quotas,
+    pub bindings: Bindings,
+    pub address_policy: AddressPolicy,
+}
+
+impl SharedLimits {
+    pub fn of(world: &World, previous: &Snapshot, slices: &SlicesByService) -> Self {
         let quotas = Quotas::of(&world.load_balancers, world.mode.tenancy());
-        let bindings = Bindings::of(world, previous, &oldest_first(&world.load_balancers), &quotas);
-        let slices = Slices::of(world);
-        let address_policy = AddressPolicy::of(world, &slices, &bindings);
+        let bindings = Bindings::of(world, previous, &quotas);
+        let address_policy = AddressPolicy::of(world, slices, &bindings);
+        Self { quotas, bindings, address_policy }
+    }
+}
+
+impl<'a> TranslateContext<'a> {
+    /// `slices` has the EndpointSlices of this world, `slices_by_address` may have those of an earlier one.
+    pub fn new(
+        (world, previous, now): (&'a World, &'a Snapshot, Timestamp),
+        limits: &'a SharedLimits,
+        slices: &'a SlicesByService,
+        slices_by_address: SlicesByAddress,
+    ) -> Self {
+        let SharedLimits { quotas, bindings, address_policy } = limits;
         let (slices_followed, here, all_are_elsewhere) = Default::default();
         Self {
             world,
@@ -52,8 +73,8 @@ impl<'a> TranslateContext<'a> {
             now,
             quotas,
             bindings,
-            slices,
             address_policy,
+            slices,
             slices_by_address: slices_by_address.into(),
             slices_followed,
             here,
@@ -75,6 +96,10 @@ impl<'a> TranslateContext<'a> {
     /// The locality of this process.
     pub fn here(&self) -> &ProcessLocality {
         self.here.get_or_init(|| locality::here(self.world))
+    }
+
+    pub fn locality_view(&self) -> LocalityView {
+        (self.here().clone(), self.all_are_elsewhere())
     }
 
     /// True if endpoints have zones, and none is in the zone of this process.

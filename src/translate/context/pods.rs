@@ -1,7 +1,7 @@
 //! Pods listed in EndpointSlices, and the trust in their slices.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     net::IpAddr,
     sync::Arc,
 };
@@ -13,7 +13,8 @@ use k8s_openapi::api::{
 
 use crate::{
     model::ObjectKey,
-    world::{World, service_of},
+    shared::changes,
+    world::{Objects, World, service_of},
 };
 
 /// Label that names the controller of a slice.
@@ -64,7 +65,7 @@ pub fn belongs_to(slice: &EndpointSlice, service: &Service) -> bool {
 /// longer than most translations.
 #[derive(Default)]
 pub struct SlicesByAddress {
-    known: BTreeMap<ObjectKey, Arc<EndpointSlice>>,
+    known: Objects<EndpointSlice>,
     by_address: HashMap<IpAddr, Vec<(ObjectKey, Arc<EndpointSlice>)>>,
 }
 
@@ -83,33 +84,22 @@ impl ListedPod<'_> {
 
 impl SlicesByAddress {
     /// Updates the index to these slices.
-    pub fn follow(&mut self, slices: &BTreeMap<ObjectKey, Arc<EndpointSlice>>) {
-        let is_known = |key: &ObjectKey, slice: &Arc<EndpointSlice>| {
-            slices.get(key).is_some_and(|current| Arc::ptr_eq(current, slice))
-        };
-        let removed: Vec<_> = self.known.extract_if(.., |key, slice| !is_known(key, slice)).collect();
-        for (key, slice) in removed {
-            for ip in addresses(&slice) {
+    pub fn follow(&mut self, slices: &Objects<EndpointSlice>) {
+        for (key, before, now) in changes(&self.known, slices) {
+            for ip in before.into_iter().flat_map(|slice| addresses(slice)) {
                 let Some(listing) = self.by_address.get_mut(&ip) else { continue };
-                listing.retain(|(other, _)| *other != key);
+                listing.retain(|(other, _)| other != key);
                 if listing.is_empty() {
                     self.by_address.remove(&ip);
                 }
             }
-        }
-        if self.known.len() == slices.len() {
-            return;
-        }
-        for (key, slice) in slices {
-            if self.known.contains_key(key) {
-                continue;
-            }
-            self.known.insert(key.clone(), slice.clone());
+            let Some(slice) = now else { continue };
             // A slice may list an address twice.
             for ip in addresses(slice).collect::<BTreeSet<_>>() {
-                self.by_address.entry(ip).or_default().push((key.clone(), slice.clone()));
+                self.by_address.entry(ip).or_default().push((key.clone(), Arc::clone(slice)));
             }
         }
+        self.known = slices.clone();
     }
 
     /// The pods that are listed at an address.

@@ -33,6 +33,19 @@ pub enum ListenerRequest {
 }
 
 impl ListenerRequest {
+    pub fn listener(&self) -> &Arc<Listener> {
+        match self {
+            Self::Declared { listener, .. } | Self::LastGood(listener) => listener,
+        }
+    }
+
+    /// The listener, if the request is granted.
+    pub fn into_listener(self) -> Arc<Listener> {
+        match self {
+            Self::Declared { listener, .. } | Self::LastGood(listener) => listener,
+        }
+    }
+
     /// Falls back to the last good configuration if its routes name backends, which exist only under their previous
     /// names.
     pub fn with_last_good_routes(self) -> Self {

@@ -106,7 +106,7 @@ fn declaring(tls: &str, backend: &str) -> World {
     let pair = rcgen::generate_simple_self_signed(["pg.example.com".into()]).unwrap();
     let data = [("tls.crt", pair.cert.pem()), ("tls.key", pair.signing_key.serialize_pem())];
     let data = data.map(|(key, text)| (key.to_owned(), ByteString(text.into_bytes())));
-    world.secrets.insert(object("own"), Arc::new(Secret { data: Some(data.into()), ..Secret::default() }));
+    world.secrets.insert(object("own"), Secret { data: Some(data.into()), ..Secret::default() }.into());
     world
 }
 
@@ -121,7 +121,7 @@ fn encrypting(tls: &str) -> World {
 pub fn store(world: &mut World, name: &str, texts: &[(&str, &str)]) {
     let data: BTreeMap<_, _> = texts.iter().map(|(key, text)| (key.to_string(), text.to_string())).collect();
     let map = k8s_openapi::api::core::v1::ConfigMap { data: Some(data), ..Default::default() };
-    world.config_maps.insert(object(name), Arc::new(map));
+    world.config_maps.insert(object(name), map.into());
 }
 
 pub fn validation(snapshot: &Snapshot) -> &Arc<ClientValidation> {
@@ -142,7 +142,7 @@ fn authorities_come_from_config_maps_secrets_and_files() {
     let mut world = validating("{name: a}, {kind: Secret, name: b}, {files: {ca: ca.pem, crl: /run/revoked.pem}}");
     store(&mut world, "a", &[("ca.crt", &ca.pem()), ("ca.crl", &ca.list())]);
     let data = [("ca.crt".to_owned(), ByteString(ca.pem().into_bytes()))];
-    world.secrets.insert(object("b"), Arc::new(Secret { data: Some(data.into()), ..Secret::default() }));
+    world.secrets.insert(object("b"), Secret { data: Some(data.into()), ..Secret::default() }.into());
     world.files.insert(format!("{FOLDER}/ca.pem").into(), Ok(ca.pem().as_bytes().into()));
     world.files.insert("/run/revoked.pem".into(), Ok(ca.list().as_bytes().into()));
     let (snapshot, verdicts) = first(&world);

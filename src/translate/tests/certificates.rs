@@ -31,7 +31,7 @@ pub(super) fn store(world: &mut World, name: &str, certificate: &str, key: &str)
     let data = [("tls.crt", certificate), ("tls.key", key)]
         .map(|(name, text)| (name.to_owned(), ByteString(text.as_bytes().to_vec())));
     let secret = Secret { data: Some(data.into()), ..Secret::default() };
-    world.secrets.insert(object(name), Arc::new(secret));
+    world.secrets.insert(object(name), secret.into());
 }
 
 /// A world with one listener that presents these Secrets, which are not stored yet.

@@ -116,7 +116,7 @@ fn messages_about_an_object_are_bounded() {
         load_balancer("lb", &format!("{{listeners: [{}], backends: [{}]}}", listeners.join(", "), backends.join(", ")));
     let problem = Some(format!("cannot be resolved: {long}").into());
     let lookup = crate::world::Lookup { problem, ..Default::default() };
-    world.names = (0..64).map(|number| (format!("{number}.example").into(), lookup.clone())).collect();
+    world.names = (0..64).map(|number| (Arc::from(format!("{number}.example")), lookup.clone())).collect();
     let (_, verdicts) = first(&world);
     let problems = &verdicts[&object("lb")].problems;
     assert!(problems.len() < 250, "{}", problems.len());

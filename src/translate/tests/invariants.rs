@@ -438,11 +438,11 @@ fn in_mode(mode: &str, tenancy: Arc<Tenancy>, mut worlds: Vec<World>) -> Vec<Wor
             ("host", mode) => *mode = ProcessMode::Host(tenancy.clone()),
             (_, mode) => *mode = ProcessMode::Standalone,
         }
-        for spec in world.load_balancers.values_mut().filter_map(|declared| declared.spec.as_mut()) {
-            if mode != "standalone" {
+        each_mut(&mut world.load_balancers, |declared| {
+            if let (Some(spec), true) = (&mut declared.spec, mode != "standalone") {
                 Arc::make_mut(spec).listeners.iter_mut().for_each(|listener| listener.address = None);
             }
-        }
+        });
     }
     worlds
 }

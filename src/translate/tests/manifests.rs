@@ -37,15 +37,15 @@ pub fn world(text: &str) -> World {
             }
             "Secret" => {
                 let read: Secret = from(document);
-                world.secrets.insert(key(&read.metadata), Arc::new(read));
+                world.secrets.insert(key(&read.metadata), read.into());
             }
             "Service" => {
                 let read: Service = from(document);
-                world.services.insert(key(&read.metadata), Arc::new(read));
+                world.services.insert(key(&read.metadata), read.into());
             }
             "EndpointSlice" => {
                 let read: EndpointSlice = from(document);
-                world.endpoint_slices.insert(key(&read.metadata), Arc::new(read));
+                world.endpoint_slices.insert(key(&read.metadata), read.into());
             }
             "Gateway" => world.mode = from::<ModeDocument>(document).gateway(),
             "Host" => world.mode = ProcessMode::Host(Arc::new(from::<ModeDocument>(document).tenancy.read())),

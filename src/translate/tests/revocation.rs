@@ -96,16 +96,15 @@ fn what_was_read_or_verified_before_is_not_read_or_verified_again() {
     let cache = Arc::make_mut(&mut before.certificate_cache);
     assert_eq!((cache.signatures.len(), cache.authorities.len()), (3, 2));
     // Without the cached results there would be no problem.
-    cache.signatures.values_mut().for_each(|signed| *signed = false);
+    each_mut(&mut cache.signatures, |signed| *signed = false);
     let (_, verdicts) = then(&world, &before);
     assert!(sentences(&verdicts, "pg")[0].contains("that is not signed by the authority of this name"));
 
     // Failures are cached too.
     let world = of_one_name(2, true);
     let (mut before, _) = first(&world);
-    for wrong in Arc::make_mut(&mut before.certificate_cache).authorities.values_mut() {
-        *wrong = Err("as before".into());
-    }
+    let cache = Arc::make_mut(&mut before.certificate_cache);
+    each_mut(&mut cache.authorities, |authority| *authority = Err("as before".into()));
     assert!(sentences(&then(&world, &before).1, "pg")[0].contains("caRefs[0]: as before; it is ignored"));
     // The result is cached until the text changes, and only while it is declared.
     let (other, _) = then(&of_one_name(2, true), &before);

@@ -60,7 +60,7 @@ fn endpoints_that_are_not_ready_count_where_the_usable_share_decides() {
                  {addresses: [10.0.0.3], conditions: {ready: false, serving: true, terminating: true}}]";
     for (failover, expected) in [("{}", 0), ("{failover: {minUsablePercent: 50}}", 1)] {
         let mut world = pg("sql", SERVICE, &[slice]);
-        let declared = world.load_balancers.values_mut().next().unwrap();
+        let declared = first_mut(&mut world.load_balancers);
         let spec = Arc::make_mut(declared.spec.as_mut().unwrap());
         spec.load_balancing = Some(serde_saphyr::from_str(failover).unwrap());
         spec.backends[0].priority = 1;

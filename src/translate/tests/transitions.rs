@@ -1,7 +1,5 @@
 //! Services and their EndpointSlices change one after the other: configuration in between.
 
-use std::sync::Arc;
-
 use jiff::{SignedDuration, ToSpan};
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use proptest::prelude::*;
@@ -26,16 +24,16 @@ struct Db {
 const DB: Db = Db { uid: "s1", port: "sql", spec: "selector: {a: b}" };
 
 impl Db {
-    fn service(self) -> Arc<Service> {
+    fn service(self) -> Shared<Service> {
         let Self { uid, port, spec } = self;
         let text = format!(
             "{{kind: Service, metadata: {{name: db, uid: {uid}}}, spec: {{{spec}, ports: [{{name: {port}, port: 1}}]}}}}"
         );
-        world(&text).services.into_values().next().unwrap()
+        world(&text).services.values().next().unwrap().clone()
     }
 
     /// The slice that Kubernetes writes for this Service, with these pods: number and conditions.
-    fn slice(self, target_port: u16, pods: &[(u8, &str)]) -> Arc<EndpointSlice> {
+    fn slice(self, target_port: u16, pods: &[(u8, &str)]) -> Shared<EndpointSlice> {
         let Self { uid, port, .. } = self;
         let endpoint = |(pod, conditions): &(u8, &str)| {
             format!(
@@ -51,15 +49,15 @@ impl Db {
              endpointslice.kubernetes.io/managed-by: endpointslice-controller.k8s.io}}, ownerReferences: [{{apiVersion: \
              v1, kind: Service, name: db, uid: {uid}}}]}}, addressType: IPv4, ports: [{ports}], endpoints: [{endpoints}]}}"
         );
-        world(&text).endpoint_slices.into_values().next().unwrap()
+        world(&text).endpoint_slices.values().next().unwrap().clone()
     }
 }
 
 /// A change of one object; without a value, its deletion.
 #[derive(Clone, Debug)]
 enum ObjectChange {
-    Service(Option<Arc<Service>>),
-    Slice(&'static str, Option<Arc<EndpointSlice>>),
+    Service(Option<Shared<Service>>),
+    Slice(&'static str, Option<Shared<EndpointSlice>>),
 }
 
 impl ObjectChange {
@@ -94,11 +92,11 @@ fn gaps() -> Vec<(&'static str, Vec<ObjectChange>)> {
     let renamed = Db { port: "web", ..DB };
     let recreated = Db { uid: "s2", ..DB };
     let without_selector = Db { spec: "type: ClusterIP", ..DB };
-    let deleting = || {
+    let deleting = || -> Shared<EndpointSlice> {
         let mut slice = EndpointSlice::clone(&DB.slice(7, PODS));
         slice.metadata.deletion_timestamp =
             Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::UNIX_EPOCH));
-        Arc::new(slice)
+        slice.into()
     };
     vec![
         ("the port is renamed", vec![ObjectChange::Service(Some(renamed.service()))]),
@@ -232,7 +230,7 @@ fn a_slice_being_deleted_is_reported_despite_matching_ones() {
     let mut deleting = EndpointSlice::clone(&DB.slice(7, &[(9, "")]));
     deleting.metadata.deletion_timestamp =
         Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::UNIX_EPOCH));
-    ObjectChange::Slice("db-2", Some(Arc::new(deleting))).apply(&mut world);
+    ObjectChange::Slice("db-2", Some(deleting.into())).apply(&mut world);
     for previous in [&Snapshot::default(), &served] {
         let (now, verdicts) = then(&world, previous);
         assert_eq!(addresses(&now), BOTH);
@@ -261,7 +259,7 @@ fn another_service_is_followed_at_once_and_awaited_if_it_has_no_slices() {
 
     let mut slice = EndpointSlice::clone(&DB.slice(7, &[(3, "")]));
     slice.metadata.labels.as_mut().unwrap().insert("kubernetes.io/service-name".into(), "new".into());
-    other.endpoint_slices.insert(object("new-1"), Arc::new(slice));
+    other.endpoint_slices.insert(object("new-1"), slice.into());
     for previous in [&served, &kept] {
         let (now, _) = then(&other, previous);
         assert_eq!((addresses(&now), now.next_expiration()), (vec!["10.0.0.3:7".to_owned()], None));

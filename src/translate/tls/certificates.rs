@@ -1,8 +1,9 @@
 //! Certificates and private keys from Secrets and files. Messages never contain any part of a key.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use aws_lc_rs::digest;
+use imbl::OrdMap;
 use jiff::Timestamp;
 use rustls::{
     InconsistentKeys,
@@ -17,8 +18,9 @@ use x509_parser::{
 use super::pem::{Block, PemLabel};
 use crate::{
     api,
-    model::{Certificate, CertificateCache, ClientValidation, Fingerprint, Snapshot, server_name},
+    model::{Certificate, CertificateCache, ClientValidation, Fingerprint, Listener, server_name},
     translate::{
+        context::TranslateContext,
         declaration::Declaration,
         field_errors::FieldPath,
         references::{ReferenceFallback, ReferencedText, object_or_files},
@@ -43,11 +45,15 @@ pub struct CertificateLoader<'a> {
 }
 
 impl<'a> CertificateLoader<'a> {
-    pub fn new(world: &'a World, previous: &'a Snapshot, now: Timestamp) -> Self {
-        let listeners = previous.listeners.values().filter_map(|listener| listener.tls.as_ref());
+    /// `listeners` are those of the previous snapshot whose load balancers are translated.
+    pub fn new(
+        TranslateContext { world, previous, now, .. }: &TranslateContext<'a>,
+        listeners: impl Iterator<Item = &'a Arc<Listener>>,
+    ) -> Self {
+        let listeners = listeners.filter_map(|listener| listener.tls.as_ref());
         Self {
             world,
-            now,
+            now: *now,
             cache: CertificateCache::default(),
             cache_before: &previous.certificate_cache,
             used: Vec::new(),
@@ -317,9 +323,9 @@ pub(super) fn whole_certificate(der: Vec<u8>, line: usize, title: &str) -> Resul
 }
 
 /// The cached value of a key: of this translation, of the previous one, or a new one.
-pub(super) fn cached<K: Ord, T: Clone>(
-    now: &mut BTreeMap<K, T>,
-    before: &BTreeMap<K, T>,
+pub(super) fn cached<K: Ord + Clone, T: Clone>(
+    now: &mut OrdMap<K, T>,
+    before: &OrdMap<K, T>,
     key: K,
     read: impl FnOnce() -> T,
 ) -> T {

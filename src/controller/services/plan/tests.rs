@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 
+use imbl::OrdMap;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -7,6 +8,7 @@ use super::*;
 use crate::{
     controller::{Replica, services},
     model::{ReplicaReport, Served},
+    shared::first_mut,
     translate::{Part, Problem, Severity, Verdicts},
     world::{Allocation, Declared, World},
 };
@@ -52,8 +54,8 @@ impl Fixture {
             identity: Some(identity),
             status: None,
         };
-        self.world(|world| world.load_balancers = BTreeMap::from([(db(), declared)]));
-        self.observed.verdicts = Arc::new(Verdicts::from([(db(), Verdict::default())]));
+        self.world(|world| world.load_balancers = OrdMap::unit(db(), declared));
+        self.observed.verdicts = Arc::new(Verdicts::unit(db(), Verdict::default()));
         for port in 1..10 {
             let allocation = Allocation { uid: uid.into(), port, object: "shop/db".into(), freed: None };
             self.allocations.0.insert(20000 + port, allocation);
@@ -70,7 +72,7 @@ impl Fixture {
         let (field, message) = (part.to_string(), String::new());
         let problem = Problem { severity: Severity::Refused, reason, part, field, message };
         let verdict = Verdict { problems: vec![problem], ..Verdict::default() };
-        self.observed.verdicts = Arc::new(Verdicts::from([(db(), verdict)]));
+        self.observed.verdicts = Arc::new(Verdicts::unit(db(), verdict));
         self
     }
 
@@ -97,12 +99,12 @@ impl Fixture {
             &Settings::of_a_gateway(),
         );
         let key = ObjectKey::new("lb", service.metadata.name.as_deref().unwrap());
-        self.world(|world| world.services = BTreeMap::from([(key, Arc::new(service))]));
+        self.world(|world| world.services = OrdMap::unit(key, service.into()));
         self
     }
 
     fn edited(mut self, edit: impl FnOnce(&mut Service)) -> Self {
-        self.world(|world| edit(Arc::make_mut(world.services.values_mut().next().unwrap())));
+        self.world(|world| edit(Arc::make_mut(&mut *first_mut(&mut world.services))));
         self
     }
 

@@ -1,0 +1,129 @@
+//! Shared values in persistent maps.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    ops::{Deref, DerefMut},
+    sync::Arc,
+};
+
+use imbl::{OrdMap, ordmap::DiffItem};
+
+/// A shared value that equals itself without a comparison of its content, so that comparing two versions of a map costs
+/// little where they share values. [`Arc`] does the same, but only for types that implement [`Eq`].
+pub struct Shared<T: ?Sized>(Arc<T>);
+
+impl<T: ?Sized> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T> From<T> for Shared<T> {
+    fn from(value: T) -> Self {
+        Self(Arc::new(value))
+    }
+}
+
+impl<T: ?Sized> From<Arc<T>> for Shared<T> {
+    fn from(value: Arc<T>) -> Self {
+        Self(value)
+    }
+}
+
+impl<T: ?Sized> Deref for Shared<T> {
+    type Target = Arc<T>;
+
+    fn deref(&self) -> &Arc<T> {
+        &self.0
+    }
+}
+
+impl<T: ?Sized> DerefMut for Shared<T> {
+    fn deref_mut(&mut self) -> &mut Arc<T> {
+        &mut self.0
+    }
+}
+
+impl<T: ?Sized + PartialEq> PartialEq for Shared<T> {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || *self.0 == *other.0
+    }
+}
+
+impl<T: ?Sized + fmt::Debug> fmt::Debug for Shared<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The entries that differ between two versions of a map: key, value before, value now. The cost depends on the number
+/// of changes since the last common version, not on the size of the maps.
+pub fn changes<'a, K: Ord, V: PartialEq>(
+    before: &'a OrdMap<K, V>,
+    now: &'a OrdMap<K, V>,
+) -> impl Iterator<Item = (&'a K, Option<&'a V>, Option<&'a V>)> {
+    before.diff(now).map(|change| match change {
+        DiffItem::Add(key, value) => (key, None, Some(value)),
+        DiffItem::Update { old: (_, old), new: (key, new) } => (key, Some(old), Some(new)),
+        DiffItem::Remove(key, value) => (key, Some(value), None),
+    })
+}
+
+/// A version of `before` with exactly these entries. Equal entries stay shared.
+pub fn revised<K: Ord + Clone, V: PartialEq + Clone>(before: &OrdMap<K, V>, now: BTreeMap<K, V>) -> OrdMap<K, V> {
+    let gone: Vec<&K> = before.keys().filter(|key| !now.contains_key(*key)).collect();
+    let mut revised = before.clone();
+    for key in gone {
+        revised.remove(key);
+    }
+    for (key, value) in now {
+        if revised.get(&key) != Some(&value) {
+            revised.insert(key, value);
+        }
+    }
+    revised
+}
+
+/// The first value of a map.
+#[cfg(test)]
+pub fn first_mut<K: Ord + Clone, V: Clone>(map: &mut OrdMap<K, V>) -> &mut V {
+    let key = map.keys().next().expect("the map has an entry").clone();
+    map.get_mut(&key).expect("the key is of the map")
+}
+
+/// Changes each value of a map.
+#[cfg(test)]
+pub fn each_mut<K: Ord + Clone, V: Clone>(map: &mut OrdMap<K, V>, change: impl Fn(&mut V)) {
+    *map = map
+        .clone()
+        .into_iter()
+        .map(|(key, mut value)| {
+            change(&mut value);
+            (key, value)
+        })
+        .collect();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revised_map_shares_what_is_equal_and_differs_in_the_changes() {
+        let text = |number: u32| Shared::from(number.to_string());
+        let before: OrdMap<u32, Shared<String>> = (0..1000).map(|number| (number, text(number))).collect();
+        let mut now: BTreeMap<_, _> = before.clone().into_iter().collect();
+        now.remove(&3);
+        now.insert(500, text(1));
+        now.insert(501, text(501));
+        now.insert(2000, text(2));
+        let revised = revised(&before, now.clone());
+        assert_eq!(revised, OrdMap::from(now));
+        assert!(Arc::ptr_eq(&before[&501], &revised[&501]), "an equal value stays the same");
+        let text = |value: Option<&Shared<String>>| value.map(|value| value.as_str().to_owned());
+        let changes: Vec<_> = changes(&before, &revised).map(|(key, old, new)| (*key, text(old), text(new))).collect();
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(changes, [(3, some("3"), None), (500, some("500"), some("1")), (2000, None, some("2"))]);
+    }
+}
