@@ -1,4 +1,4 @@
-//! Shared values in persistent maps.
+//! SharedObject values in persistent maps.
 
 use std::{
     collections::BTreeMap,
@@ -11,27 +11,27 @@ use imbl::{OrdMap, ordmap::DiffItem};
 
 /// A shared value that equals itself without a comparison of its content, so that comparing two versions of a map costs
 /// little where they share values. [`Arc`] does the same, but only for types that implement [`Eq`].
-pub struct Shared<T: ?Sized>(Arc<T>);
+pub struct SharedObject<T: ?Sized>(Arc<T>);
 
-impl<T: ?Sized> Clone for Shared<T> {
+impl<T: ?Sized> Clone for SharedObject<T> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<T> From<T> for Shared<T> {
+impl<T> From<T> for SharedObject<T> {
     fn from(value: T) -> Self {
         Self(Arc::new(value))
     }
 }
 
-impl<T: ?Sized> From<Arc<T>> for Shared<T> {
+impl<T: ?Sized> From<Arc<T>> for SharedObject<T> {
     fn from(value: Arc<T>) -> Self {
         Self(value)
     }
 }
 
-impl<T: ?Sized> Deref for Shared<T> {
+impl<T: ?Sized> Deref for SharedObject<T> {
     type Target = Arc<T>;
 
     fn deref(&self) -> &Arc<T> {
@@ -39,19 +39,19 @@ impl<T: ?Sized> Deref for Shared<T> {
     }
 }
 
-impl<T: ?Sized> DerefMut for Shared<T> {
+impl<T: ?Sized> DerefMut for SharedObject<T> {
     fn deref_mut(&mut self) -> &mut Arc<T> {
         &mut self.0
     }
 }
 
-impl<T: ?Sized + PartialEq> PartialEq for Shared<T> {
+impl<T: ?Sized + PartialEq> PartialEq for SharedObject<T> {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0) || *self.0 == *other.0
     }
 }
 
-impl<T: ?Sized + fmt::Debug> fmt::Debug for Shared<T> {
+impl<T: ?Sized + fmt::Debug> fmt::Debug for SharedObject<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
@@ -111,8 +111,8 @@ mod tests {
 
     #[test]
     fn a_revised_map_shares_what_is_equal_and_differs_in_the_changes() {
-        let text = |number: u32| Shared::from(number.to_string());
-        let before: OrdMap<u32, Shared<String>> = (0..1000).map(|number| (number, text(number))).collect();
+        let text = |number: u32| SharedObject::from(number.to_string());
+        let before: OrdMap<u32, SharedObject<String>> = (0..1000).map(|number| (number, text(number))).collect();
         let mut now: BTreeMap<_, _> = before.clone().into_iter().collect();
         now.remove(&3);
         now.insert(500, text(1));
@@ -121,7 +121,7 @@ mod tests {
         let revised = revised(&before, now.clone());
         assert_eq!(revised, OrdMap::from(now));
         assert!(Arc::ptr_eq(&before[&501], &revised[&501]), "an equal value stays the same");
-        let text = |value: Option<&Shared<String>>| value.map(|value| value.as_str().to_owned());
+        let text = |value: Option<&SharedObject<String>>| value.map(|value| value.as_str().to_owned());
         let changes: Vec<_> = changes(&before, &revised).map(|(key, old, new)| (*key, text(old), text(new))).collect();
         let some = |text: &str| Some(text.to_owned());
         assert_eq!(changes, [(3, some("3"), None), (500, some("500"), some("1")), (2000, None, some("2"))]);

@@ -190,7 +190,11 @@ async fn run(compiler: &mut Compiler, proxy: &Proxy) {
                 Changed::Statuses => statuses.note(),
             },
             () = compiler.names.changed() => publish(proxy, compiler.translate()),
-            () = settle.due() => publish(proxy, compiler.compile().await),
+            () = settle.due() => {
+                let started = Instant::now();
+                publish(proxy, compiler.compile().await);
+                settle.took(started.elapsed());
+            }
             () = statuses.due() => compiler.read_statuses(),
             () = sleep(pause(&compiler.last, Timestamp::now())) => publish(proxy, compiler.translate()),
         }
@@ -215,15 +219,17 @@ fn publish(proxy: &Proxy, snapshot: Arc<Snapshot>) {
 /// Logs the listeners that cannot be opened, each once, with the origin of their declaration.
 pub fn log_unbound(mut reports: watch::Receiver<Arc<Report>>, state: Arc<ReadinessState>) -> AbortOnDropHandle<()> {
     AbortOnDropHandle::new(tokio::spawn(async move {
-        let mut reported = BTreeMap::new();
+        let (mut reported, mut last) = (BTreeMap::new(), Arc::<Report>::default());
         loop {
             let report = reports.borrow_and_update().clone();
-            let now: BTreeMap<_, _> = report.unbound().map(|(key, why)| (key.clone(), why.clone())).collect();
-            for (listener, why) in now.iter().filter(|(listener, why)| reported.get(*listener) != Some(*why)) {
-                let origin = state.configuration().origin_of(&listener.object);
-                error!(load_balancer = %listener.object, %origin, "{}", unbound(listener, why));
+            if !Arc::ptr_eq(&report.listeners, &last.listeners) {
+                let now: BTreeMap<_, _> = report.unbound().map(|(key, why)| (key.clone(), why.clone())).collect();
+                for (listener, why) in now.iter().filter(|(listener, why)| reported.get(*listener) != Some(*why)) {
+                    let origin = state.configuration().origin_of(&listener.object);
+                    error!(load_balancer = %listener.object, %origin, "{}", unbound(listener, why));
+                }
+                (reported, last) = (now, report);
             }
-            reported = now;
             if reports.changed().await.is_err() {
                 return;
             }

@@ -17,7 +17,7 @@ use crate::{
     api::TcpLoadBalancerStatus,
     descriptors::Manifests,
     model::ObjectKey,
-    source::{Changed, Cluster, FileWatch, Files},
+    source::{Changed, ChangedPaths, Cluster, FileWatch, Files},
     world::World,
 };
 
@@ -42,6 +42,7 @@ impl Source {
             watch: FileWatch::start(),
             hangups,
             reads_all: false,
+            changed: ChangedPaths::Unknown,
             retry: Retry::default(),
         }))
     }
@@ -94,6 +95,8 @@ pub struct FileSource {
     hangups: Signal,
     /// True after SIGHUP, which makes the next reading read all files.
     reads_all: bool,
+    /// The changes that have not been read successfully.
+    changed: ChangedPaths,
     retry: Retry,
 }
 
@@ -131,13 +134,17 @@ impl Retry {
 impl FileSource {
     async fn read(&mut self) -> Option<World> {
         let (files, reads_all) = (self.files.clone(), mem::take(&mut self.reads_all));
+        self.changed.add(self.watch.take_changed());
+        // A reading that fails must be repeated completely.
+        let changed = mem::replace(&mut self.changed, ChangedPaths::Unknown);
         let reading = spawn_blocking(move || {
             // A panic of an earlier reader has been logged. This reading starts from the remembered state.
             let mut files = files.lock().unwrap_or_else(PoisonError::into_inner);
             if reads_all {
                 files.forget_versions();
             }
-            (files.read(), files.interest(), files.is_incomplete())
+            let (world, watches_others) = files.read_after(&changed);
+            (world, watches_others.then(|| files.interest()), files.is_incomplete())
         });
         let (world, interest, is_incomplete) = reading
             .await
@@ -145,7 +152,10 @@ impl FileSource {
                 |error| error!(%error, "cannot read the manifests: the previous configuration stays in effect"),
             )
             .ok()?;
-        self.watch.follow(interest);
+        self.changed = ChangedPaths::default();
+        if let Some(interest) = interest {
+            self.watch.follow(interest);
+        }
         self.retry.read(is_incomplete || !self.watch.is_complete(), Instant::now());
         Some(world)
     }
@@ -153,10 +163,14 @@ impl FileSource {
     async fn changed(&mut self) {
         tokio::select! {
             () = self.watch.changed() => {}
-            () = self.retry.due() => self.retry.due = None,
+            () = self.retry.due() => {
+                self.retry.due = None;
+                self.changed = ChangedPaths::Unknown;
+            }
             _ = self.hangups.recv() => {
                 info!("SIGHUP: reloading the manifests");
                 self.reads_all = true;
+                self.changed = ChangedPaths::Unknown;
             }
         }
     }

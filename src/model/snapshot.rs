@@ -4,6 +4,7 @@ use imbl::OrdMap;
 use jiff::Timestamp;
 
 use super::{CertificateCache, EndpointKey, Listener, ListenerKey, ObjectKey, UpstreamConfig, UpstreamKey};
+use crate::shared::changes;
 
 /// The whole configuration at one moment.
 ///
@@ -36,7 +37,8 @@ impl Snapshot {
 
     /// True if both have the same listeners, and upstreams with the same keys.
     pub fn has_same_listeners(&self, other: &Self) -> bool {
-        self.listeners == other.listeners && self.upstreams.keys().eq(other.upstreams.keys())
+        self.listeners == other.listeners
+            && changes(&self.upstreams, &other.upstreams).all(|(_, before, now)| before.is_some() && now.is_some())
     }
 
     /// True if both have the same listeners and upstreams. Generations and expiries may differ.

@@ -193,7 +193,8 @@ impl Topology {
     /// Loops depend on the addresses of this host, which can change.
     fn refresh_loops(&mut self) {
         if in_place(|| self.state.loop_guard.refresh()) && !self.state.stopped {
-            self.update_upstreams();
+            let upstreams = self.state.loop_guard.search(&self.state.applied);
+            in_place(|| self.upstreams.update(&upstreams));
             self.report_upstreams();
         }
     }

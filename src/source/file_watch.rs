@@ -6,7 +6,7 @@ mod tests;
 use std::{
     collections::{BTreeSet, VecDeque},
     ffi::OsString,
-    fs, future, io,
+    fs, future, io, mem,
     os::unix::fs::MetadataExt,
     path::{Component, Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -15,7 +15,7 @@ use std::{
 
 use notify::{
     Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
-    event::{AccessKind, AccessMode, ModifyKind},
+    event::{AccessKind, AccessMode, ModifyKind, RenameMode},
 };
 use tokio::{sync::Notify, time::sleep_until};
 
@@ -40,9 +40,36 @@ struct SharedWatch {
     modified: Notify,
 }
 
+/// The paths that may have changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChangedPaths {
+    /// Any path, for example after the removal of a file.
+    Unknown,
+    /// Only the contents of these files, by their paths without symbolic links.
+    Files(BTreeSet<PathBuf>),
+}
+
+impl Default for ChangedPaths {
+    fn default() -> Self {
+        Self::Files(BTreeSet::new())
+    }
+}
+
+impl ChangedPaths {
+    pub fn add(&mut self, other: Self) {
+        match (&mut *self, other) {
+            (Self::Files(files), Self::Files(others)) => files.extend(others),
+            (_, Self::Unknown) => *self = Self::Unknown,
+            (Self::Unknown, Self::Files(_)) => {}
+        }
+    }
+}
+
 #[derive(Default)]
 struct WatchedState {
     interest: WatchedPaths,
+    /// The changes that have not been taken.
+    changed: ChangedPaths,
     /// Watched folders that were moved or deleted, which ends their watch. Another folder may now have their path.
     replaced: BTreeSet<PathBuf>,
 }
@@ -71,7 +98,7 @@ impl FileWatch {
         let replaced = {
             let mut state = self.shared.state();
             state.interest = interest;
-            std::mem::take(&mut state.replaced)
+            mem::take(&mut state.replaced)
         };
         self.watched.retain(|folder| {
             let stays = wanted.contains(folder) && !replaced.contains(folder);
@@ -90,6 +117,7 @@ impl FileWatch {
                 Ok(()) => {
                     self.failed.remove(&folder);
                     self.watched.insert(folder);
+                    self.shared.state().changed = ChangedPaths::Unknown;
                     self.shared.changed.notify_one();
                 }
                 Err(error) => {
@@ -101,6 +129,11 @@ impl FileWatch {
                 }
             }
         }
+    }
+
+    /// The paths that may have changed since the previous call.
+    pub fn take_changed(&self) -> ChangedPaths {
+        mem::take(&mut self.shared.state().changed)
     }
 
     /// True if every wanted folder is watched.
@@ -121,7 +154,10 @@ impl FileWatch {
             tokio::select! {
                 () = self.shared.changed.notified() => return,
                 () = self.shared.modified.notified() => {}
-                () = next_timeout => if unfinished.give_up(Instant::now()) { return },
+                () = next_timeout => if unfinished.give_up(Instant::now()) {
+                    self.shared.state().changed = ChangedPaths::Unknown;
+                    return;
+                },
             }
         }
     }
@@ -143,6 +179,7 @@ impl SharedWatch {
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot detect changed files: send SIGHUP after changing them");
+                self.state().changed = ChangedPaths::Unknown;
                 true
             }
         };
@@ -174,6 +211,7 @@ impl WatchedState {
 
     fn matters(&mut self, event: &Event) -> bool {
         if event.need_rescan() {
+            self.changed = ChangedPaths::Unknown;
             return true;
         }
         let whole = match event.kind {
@@ -191,7 +229,17 @@ impl WatchedState {
             // A file that is being written is incomplete. Closing it is an event.
             EventKind::Modify(_) | EventKind::Access(_) => false,
         };
-        whole && event.paths.iter().any(|path| self.interest.concerns(path))
+        let concerned: BTreeSet<_> = event.paths.iter().filter(|path| self.interest.concerns(path)).cloned().collect();
+        let matters = whole && !concerned.is_empty();
+        if matters {
+            let is_content = match event.kind {
+                EventKind::Access(_) | EventKind::Modify(ModifyKind::Metadata(_)) | EventKind::Create(_) => true,
+                EventKind::Modify(ModifyKind::Name(mode)) => mode != RenameMode::From,
+                EventKind::Modify(_) | EventKind::Remove(_) | EventKind::Any | EventKind::Other => false,
+            };
+            self.changed.add(if is_content { ChangedPaths::Files(concerned) } else { ChangedPaths::Unknown });
+        }
+        matters
     }
 }
 
@@ -205,6 +253,8 @@ fn is_whole(path: &Path) -> bool {
 pub struct WatchedPaths {
     /// Links, files, and the first missing part of a path. Their folders contain no links in their paths.
     entries: BTreeSet<PathBuf>,
+    /// The folders of the entries.
+    parents: BTreeSet<PathBuf>,
     /// Folders in which any manifest is relevant.
     folders: BTreeSet<PathBuf>,
     /// Records which of these files are being written.
@@ -270,33 +320,37 @@ impl WatchedPaths {
                     for part in parts(&target).collect::<Vec<_>>().into_iter().rev() {
                         ahead.push_front(part);
                     }
-                    self.entries.insert(next);
+                    self.insert(next);
                     links += 1;
                     if links > MOST_LINKS {
                         return;
                     }
                 }
                 FileType::File | FileType::Missing => {
-                    self.entries.insert(next);
+                    self.insert(next);
                     return;
                 }
             }
         }
-        self.entries.insert(here.clone());
+        self.insert(here.clone());
         self.folders.insert(here);
+    }
+
+    fn insert(&mut self, entry: PathBuf) {
+        self.parents.extend(entry.parent().map(Path::to_path_buf));
+        self.entries.insert(entry);
     }
 
     /// The folders whose events cover all relevant paths.
     fn watched_folders(&self) -> BTreeSet<PathBuf> {
-        let parents = self.entries.iter().filter_map(|entry| entry.parent()).map(Path::to_path_buf);
-        parents.chain(self.folders.iter().cloned()).collect()
+        self.parents.union(&self.folders).cloned().collect()
     }
 
     /// True if an event at this path is relevant.
     pub(super) fn concerns(&self, path: &Path) -> bool {
         let parent = path.parent();
         self.entries.contains(path)
-            || self.entries.iter().any(|entry| entry.parent() == Some(path))
+            || self.parents.contains(path)
             || is_manifest(path) && parent.is_some_and(|parent| self.folders.contains(parent))
     }
 }

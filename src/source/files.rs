@@ -1,5 +1,6 @@
 //! A [`World`] from files and flags, with memory.
 
+mod changed;
 mod file_version;
 mod listing;
 #[cfg(test)]
@@ -20,7 +21,7 @@ use k8s_openapi::api::{
     core::v1::{ConfigMap, Secret, Service},
     discovery::v1::EndpointSlice,
 };
-use listing::{FileOrigin, Listed, Listing, REPLACE_DELAY, STAYS, io_message};
+use listing::{FileOrigin, KnownFile, Listed, Listing, REPLACE_DELAY, STAYS, io_message};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::{
@@ -35,7 +36,7 @@ use crate::{
     api::{GROUP, KIND, TcpLoadBalancerSpec, VERSION},
     model::ObjectKey,
     printable::limited,
-    shared::{Shared, revised},
+    shared::{SharedObject, revised},
     world::{COMMAND_LINE, Declared, MAX_SENTENCE, Objects, World},
 };
 
@@ -55,6 +56,8 @@ pub struct Files {
     /// The problems of the latest reading.
     problems: Vec<FileProblem>,
     remembered: BTreeMap<PathBuf, Remembered>,
+    /// The files that can be read alone, by their paths without symbolic links.
+    by_real_path: HashMap<PathBuf, KnownFile>,
     last: World,
     unfinished: Unfinished,
     /// True if the latest reading had problems with files.
@@ -168,7 +171,11 @@ impl Files {
         let mut remembered = BTreeMap::new();
         let listing = Listing::settled(&self.paths, self.remembered.keys(), || thread::sleep(REPLACE_DELAY));
         gathering.problems.extend(listing.problems);
-        for Listed { file, found } in listing.files {
+        self.by_real_path.clear();
+        for Listed { file, found, real } in listing.files {
+            if found == FileOrigin::InFolder {
+                self.by_real_path.insert(real, KnownFile::Manifest(file.clone()));
+            }
             let before = self.remembered.remove(&file);
             let reading = match found {
                 FileOrigin::Gone => {
@@ -190,6 +197,9 @@ impl Files {
         let Gathering { found, problems, .. } = gathering;
         let mut world = found.into_world(&self.last);
         read_named_files(&mut world, &self.last, &self.unfinished);
+        // The path of an event has no links.
+        let without_links = world.files.keys().filter(|path| fs::canonicalize(path).is_ok_and(|real| real == **path));
+        self.by_real_path.extend(without_links.map(|path| (path.clone(), KnownFile::Named(path.clone()))));
         self.problems = bounded_problems(problems, 0, MAX_FILE_PROBLEMS);
         world.problems = self.problems.iter().map(|problem| problem.message.clone()).collect();
         self.incomplete = !world.problems.is_empty() || world.files.values().any(Result::is_err);
@@ -372,10 +382,10 @@ fn about(document: &Document, message: String) -> FileProblem {
 #[derive(Default)]
 struct FoundObjects {
     load_balancers: BTreeMap<ObjectKey, Declared>,
-    secrets: BTreeMap<ObjectKey, Shared<Secret>>,
-    config_maps: BTreeMap<ObjectKey, Shared<ConfigMap>>,
-    services: BTreeMap<ObjectKey, Shared<Service>>,
-    endpoint_slices: BTreeMap<ObjectKey, Shared<EndpointSlice>>,
+    secrets: BTreeMap<ObjectKey, SharedObject<Secret>>,
+    config_maps: BTreeMap<ObjectKey, SharedObject<ConfigMap>>,
+    services: BTreeMap<ObjectKey, SharedObject<Service>>,
+    endpoint_slices: BTreeMap<ObjectKey, SharedObject<EndpointSlice>>,
     unreadable: BTreeMap<(&'static str, ObjectKey), Arc<str>>,
 }
 
@@ -483,9 +493,14 @@ impl Gathering<'_> {
 }
 
 /// Adds an object to the world, or the last good version if the current one is invalid. Returns true if either exists.
-fn good<T>(now: &mut BTreeMap<ObjectKey, Shared<T>>, last: &Objects<T>, key: &ObjectKey, read: &ReadResult<T>) -> bool {
+fn good<T>(
+    now: &mut BTreeMap<ObjectKey, SharedObject<T>>,
+    last: &Objects<T>,
+    key: &ObjectKey,
+    read: &ReadResult<T>,
+) -> bool {
     let read = read.as_ref().ok().map(|object| object.clone().into());
-    let object: Option<Shared<T>> = read.or_else(|| last.get(key).cloned());
+    let object: Option<SharedObject<T>> = read.or_else(|| last.get(key).cloned());
     let is_there = object.is_some();
     now.extend(object.map(|object| (key.clone(), object)));
     is_there

@@ -27,7 +27,7 @@ mod unfinished;
 pub use cluster::{
     Changed, Cluster, Home, REFUSAL_DELAY, Scope, connect, installed_schema, refused_token, with_causes,
 };
-pub use file_watch::FileWatch;
+pub use file_watch::{ChangedPaths, FileWatch};
 pub use files::{Files, decoded};
 pub use names::{Names, resolve};
 pub use problem::FileProblem;

@@ -2,12 +2,14 @@ use std::{future, time::Duration};
 
 use tokio::time::{Instant, sleep_until};
 
-/// Combines changes. The first one is due at once. Followers are due after 50 ms without a change, and at most 500 ms
-/// after the first of them.
+/// Combines changes. The first one is due at once. Followers are due after 50 ms without a change, and at the latest
+/// some time after the first of them: ten times the duration of the last action, between 50 ms and 500 ms.
 #[derive(Debug, Default)]
 pub struct Settle {
     waiting: Option<PendingChange>,
     acted: Option<Instant>,
+    /// The duration of the last action, if known.
+    took: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -23,6 +25,7 @@ impl Settle {
     /// Records a change at the current time.
     pub fn note(&mut self) {
         let now = Instant::now();
+        let longest = self.took.map_or(Self::LONGEST, |took| (took * 10).clamp(Self::QUIET, Self::LONGEST));
         match &mut self.waiting {
             None => {
                 let follows = self.acted.is_some_and(|acted| now < acted + Self::QUIET);
@@ -30,8 +33,13 @@ impl Settle {
             }
             // A change is often reported twice. A reading that is already due covers all changes until then.
             Some(waiting) if waiting.due <= now => {}
-            Some(waiting) => waiting.due = (now + Self::QUIET).min(waiting.since + Self::LONGEST),
+            Some(waiting) => waiting.due = (now + Self::QUIET).min(waiting.since + longest),
         }
+    }
+
+    /// Records the duration of the last action.
+    pub fn took(&mut self, duration: Duration) {
+        self.took = Some(duration);
     }
 
     /// Waits until the recorded changes are due, forever if there are none. Cancel safe.
@@ -121,6 +129,26 @@ mod tests {
             }
         }
         assert_eq!(start.elapsed().as_millis(), 500);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn changes_without_end_are_acted_on_sooner_while_actions_take_little_time() {
+        for (took, expected) in [(1, 50), (20, 200), (90, 500)] {
+            let mut settle = Settle::default();
+            settle.note();
+            settle.due().await;
+            settle.took(Duration::from_millis(took));
+            let start = Instant::now();
+            settle.note();
+            loop {
+                tokio::select! {
+                    biased;
+                    () = settle.due() => break,
+                    () = tokio::time::sleep(Duration::from_millis(20)) => settle.note(),
+                }
+            }
+            assert_eq!(start.elapsed().as_millis(), expected);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -27,7 +27,7 @@ use jiff::Timestamp;
 use super::*;
 use crate::{
     model::{ListenerKey, ObjectKey},
-    shared::{Shared, each_mut, first_mut},
+    shared::{SharedObject, each_mut, first_mut},
 };
 use manifests::{load_balancer, world};
 

@@ -25,7 +25,7 @@ mod tests;
 
 use std::{
     collections::BTreeMap,
-    fmt,
+    fmt, mem,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::Ordering::{Acquire, Relaxed},
@@ -57,12 +57,15 @@ use self::{
 use crate::{
     capacity::TenantPlaces,
     model::{self, UpstreamKey},
+    shared::changes,
 };
 
 /// All upstreams, by key.
 pub struct Upstreams {
     context: UpstreamContext,
     entries: BTreeMap<UpstreamKey, UpstreamEntry>,
+    /// The settings that were applied last.
+    applied: OrdMap<UpstreamKey, Arc<model::UpstreamConfig>>,
 }
 
 impl Upstreams {
@@ -70,24 +73,24 @@ impl Upstreams {
     /// most `probes` run concurrently, divided among namespaces.
     pub fn new(control: Handle, budget: PreconnectBudget, probes: usize) -> Self {
         let (usable_changes, probes) = (watch::Sender::new(0), TenantPlaces::new(probes));
-        Self { context: UpstreamContext { control, budget, probes, usable_changes }, entries: BTreeMap::new() }
+        let context = UpstreamContext { control, budget, probes, usable_changes };
+        Self { context, entries: BTreeMap::new(), applied: OrdMap::new() }
     }
 
     /// Adds and changes upstreams. Endpoints that stay, by key, keep their state.
     ///
     /// A `pick` that begins after this returns sees only the new endpoints.
     pub fn update(&mut self, wanted: &OrdMap<UpstreamKey, Arc<model::UpstreamConfig>>) {
-        let is_same = |(known, entry): (&UpstreamKey, &UpstreamEntry), (key, wanted): (&UpstreamKey, &Arc<_>)| {
-            Arc::ptr_eq(&entry.wanted, wanted) && known == key
-        };
-        if self.entries.len() == wanted.len() && self.entries.iter().zip(wanted).all(|(one, two)| is_same(one, two)) {
-            return;
+        let before = mem::replace(&mut self.applied, wanted.clone());
+        let is_probed = |settings: Option<&Arc<model::UpstreamConfig>>| settings.is_some_and(|it| is_probed(it));
+        if changes(&before, wanted).any(|(_, before, now)| is_probed(before) != is_probed(now)) {
+            let probed = wanted.iter().filter(|(_, wanted)| is_probed(Some(wanted)));
+            self.context.probes.divide(probed.map(|(key, _)| &key.object.namespace));
         }
-        let probed = wanted.iter().filter(|(_, wanted)| wanted.backends.values().any(|it| it.active_check.is_some()));
-        self.context.probes.divide(probed.map(|(key, _)| &key.object.namespace));
-        for (key, wanted) in wanted {
+        for (key, _, now) in changes(&before, wanted) {
+            let Some(wanted) = now else { continue };
             match self.entries.get_mut(key) {
-                Some(entry) => entry.change(wanted),
+                Some(entry) => entry.upstream.change(wanted),
                 None => {
                     let entry = UpstreamEntry::new(key, wanted, &self.context);
                     self.entries.insert(key.clone(), entry);
@@ -99,6 +102,9 @@ impl Upstreams {
     /// Removes the upstreams that are not in `wanted`. Their connections continue.
     pub fn retain(&mut self, wanted: &OrdMap<UpstreamKey, Arc<model::UpstreamConfig>>) {
         self.entries.retain(|key, _| wanted.contains_key(key));
+        if self.applied.keys().any(|key| !wanted.contains_key(key)) {
+            self.applied = self.applied.clone().into_iter().filter(|(key, _)| wanted.contains_key(key)).collect();
+        }
     }
 
     pub fn find(&self, key: &UpstreamKey) -> Option<Arc<Upstream>> {
@@ -118,8 +124,6 @@ impl Upstreams {
 /// An upstream and its control task.
 struct UpstreamEntry {
     upstream: Arc<Upstream>,
-    /// The settings that were applied last.
-    wanted: Arc<model::UpstreamConfig>,
     _keeper: AbortOnDropHandle<()>,
 }
 
@@ -129,16 +133,12 @@ impl UpstreamEntry {
         upstream.change(wanted);
         let entry = upstream.control.clone();
         let control = task::spawn(&context.control, "keeper", move || run(entry.clone()));
-        Self { upstream, wanted: wanted.clone(), _keeper: control }
+        Self { upstream, _keeper: control }
     }
+}
 
-    /// Applies new settings. Does nothing if they are the same allocation.
-    fn change(&mut self, wanted: &Arc<model::UpstreamConfig>) {
-        if !Arc::ptr_eq(&self.wanted, wanted) {
-            self.wanted = wanted.clone();
-            self.upstream.change(wanted);
-        }
-    }
+fn is_probed(settings: &model::UpstreamConfig) -> bool {
+    settings.backends.values().any(|backend| backend.active_check.is_some())
 }
 
 impl Drop for UpstreamEntry {

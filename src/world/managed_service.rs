@@ -8,7 +8,7 @@ use std::{
 use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::util::intstr::IntOrString};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::Objects;
+use super::objects::Objects;
 use crate::model::ObjectKey;
 
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";

@@ -10,6 +10,7 @@ mod endpoint_slice;
 mod limits;
 pub mod managed_service;
 mod mode;
+mod objects;
 mod quotas;
 mod tenancy;
 
@@ -32,13 +33,11 @@ use k8s_openapi::api::{
 };
 pub use limits::{MAX_PROBLEMS, MAX_SENTENCE, more_problems};
 pub use mode::{ProcessLocality, ProcessMode};
+pub use objects::Objects;
 pub use quotas::{ListenerShare, Quotas, oldest_first};
 pub use tenancy::Tenancy;
 
-use crate::{api::Host, model::ObjectKey, shared::Shared};
-
-/// Objects of one kind.
-pub type Objects<T> = OrdMap<ObjectKey, Shared<T>>;
+use crate::{api::Host, model::ObjectKey};
 
 /// All declarations and objects at one moment: the input of [`translate`](crate::translate).
 ///

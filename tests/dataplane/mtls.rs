@@ -1,7 +1,6 @@
 //! Client certificates: admission of clients, and the identities that are reported.
 
 use std::{
-    collections::BTreeMap,
     io::{self, Read, Write},
     net::TcpStream,
     path::PathBuf,
@@ -41,8 +40,8 @@ pub fn translated(spec: Value, files: &[(&str, String)]) -> Snapshot {
     };
     let files = files.iter().map(|(name, text)| (PathBuf::from(name), Ok(text.as_bytes().into())));
     let world = World {
-        load_balancers: [(listener_key().object, declared)].into(),
-        files: files.collect::<BTreeMap<_, _>>(),
+        load_balancers: [(listener_key().object, declared)].into_iter().collect(),
+        files: files.collect(),
         ..World::default()
     };
     let (snapshot, verdicts) = translate(&world, &Snapshot::default(), jiff::Timestamp::now());

@@ -80,8 +80,8 @@ impl Rig {
         change(&mut listener, &mut upstream);
         let snapshot = Snapshot {
             generation: 0,
-            listeners: [(listener_key(), listener.into())].into(),
-            upstreams: [(upstream_key(), upstream.into())].into(),
+            listeners: [(listener_key(), Arc::new(listener))].into_iter().collect(),
+            upstreams: [(upstream_key(), Arc::new(upstream))].into_iter().collect(),
             retained_until: BTreeMap::new(),
             report_due: None,
             certificate_cache: Arc::default(),

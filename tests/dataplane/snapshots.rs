@@ -121,8 +121,8 @@ fn snapshot_of(keys: &[ObjectKey], bind: SocketAddr, owner: &ObjectKey, backend:
     let served = tcplb::model::Listener { bind, upstream: upstream_of(owner), ..listener() };
     Snapshot {
         generation: 0,
-        listeners: [(ListenerKey { object: owner.clone(), port: 1 }, served.into())].into(),
-        upstreams: keys.iter().map(|key| (upstream_of(key), upstream(&[backend]).into())).collect(),
+        listeners: [(ListenerKey { object: owner.clone(), port: 1 }, std::sync::Arc::new(served))].into_iter().collect(),
+        upstreams: keys.iter().map(|key| (upstream_of(key), std::sync::Arc::new(upstream(&[backend])))).collect(),
         retained_until: BTreeMap::new(),
         report_due: None,
         certificate_cache: std::sync::Arc::default(),
@@ -168,7 +168,8 @@ fn moving_an_address_between_load_balancers_refuses_no_client() {
                 let generation = snapshot.generation;
                 *snapshot = snapshot_of(&keys, bind, &keys[turn % 2], echo);
                 snapshot.generation = generation;
-                let listener = snapshot.listeners.values_mut().next().unwrap();
+                let key = snapshot.listeners.keys().next().unwrap().clone();
+                let listener = snapshot.listeners.get_mut(&key).unwrap();
                 std::sync::Arc::make_mut(listener).name = format!("turn {turn}").into();
             });
         }

@@ -1,13 +1,16 @@
 //! Loop detection: endpoints are omitted if their connections would return to their listener.
 
-use std::{borrow::Cow, mem, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::HashSet, mem, sync::Arc, time::Duration};
 
 use imbl::OrdMap;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::local_addresses::LocalAddresses;
-use crate::model::{EndpointKey, Loops, Snapshot, UpstreamConfig, UpstreamKey, loops};
+use crate::{
+    model::{EndpointKey, Loops, Snapshot, UpstreamConfig, UpstreamKey, loops},
+    shared::changes,
+};
 
 /// The interval between refreshes of this host's addresses, at least [`REFRESH_COST`] times the duration of a refresh.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
@@ -19,6 +22,10 @@ const REFRESH_COST: u32 = 100;
 #[derive(Default)]
 pub struct LoopGuard {
     addresses: LocalAddresses,
+    /// The snapshot in which loops were last looked for.
+    searched: Snapshot,
+    /// The ports of its listeners.
+    ports: HashSet<u16>,
     found: Loops,
     /// `None`: there are no addresses to refresh.
     next_refresh: Option<Instant>,
@@ -26,7 +33,31 @@ pub struct LoopGuard {
 
 impl LoopGuard {
     /// The upstreams without endpoints through which connections would loop.
+    ///
+    /// After a change, the search is skipped if no changed endpoint can be a listener of this process.
     pub fn without_loops<'a>(&mut self, snapshot: &'a Snapshot) -> Cow<'a, OrdMap<UpstreamKey, Arc<UpstreamConfig>>> {
+        if self.found.is_empty() && self.is_unaffected(snapshot) {
+            self.searched = snapshot.clone();
+            return Cow::Borrowed(&snapshot.upstreams);
+        }
+        self.search(snapshot)
+    }
+
+    fn is_unaffected(&self, snapshot: &Snapshot) -> bool {
+        let mut upstreams = changes(&self.searched.upstreams, &snapshot.upstreams).filter_map(|(.., now)| now);
+        self.searched.listeners == snapshot.listeners
+            && upstreams.all(|upstream| {
+                let mut ports = upstream.endpoints.iter().map(|endpoint| endpoint.key.address.port());
+                ports.all(|port| !self.ports.contains(&port))
+            })
+    }
+
+    /// Like [`Self::without_loops`], after a change of this host's addresses.
+    pub fn search<'a>(&mut self, snapshot: &'a Snapshot) -> Cow<'a, OrdMap<UpstreamKey, Arc<UpstreamConfig>>> {
+        if self.searched.listeners != snapshot.listeners {
+            self.ports = snapshot.listeners.values().map(|listener| listener.bind.port()).collect();
+        }
+        self.searched = snapshot.clone();
         let previous_addresses = mem::take(&mut self.addresses);
         let found =
             loops(&snapshot.listeners, &snapshot.upstreams, |ip| self.addresses.contain(ip, &previous_addresses));

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     model::ObjectKey,
-    shared::{Shared, changes, revised},
+    shared::{SharedObject, changes, revised},
     world::{Objects, World},
 };
 
@@ -90,7 +90,7 @@ impl<T: BuiltInKind> KindObjects<T> {
     }
 
     /// The last readable version of an object, if any. Records its problem.
-    fn read(&mut self, key: &ObjectKey, object: &CachedObject<T>) -> Option<Shared<T>> {
+    fn read(&mut self, key: &ObjectKey, object: &CachedObject<T>) -> Option<SharedObject<T>> {
         if let Some(problem) = &object.problem {
             let stays = if object.good.is_some() { "; the previous version stays in use" } else { "" };
             self.problems.insert(key.clone(), format!("{} {key}: {problem}{stays}", T::KIND));

@@ -21,7 +21,7 @@ use super::selector::Interest;
 use crate::{
     api::{DEFAULT_CLASS, KIND, Placement, TcpLoadBalancer},
     model::ObjectKey,
-    shared::Shared,
+    shared::SharedObject,
     world::{Allocations, Declared, ObjectIdentity, service_of},
 };
 
@@ -143,7 +143,7 @@ fn shared<T: PartialEq>(now: T, before: Option<&Arc<T>>) -> Arc<T> {
 pub struct CachedObject<T> {
     uid: Option<String>,
     /// The latest readable version.
-    pub good: Option<Shared<T>>,
+    pub good: Option<SharedObject<T>>,
     /// The reason why the current version cannot be read.
     pub problem: Option<String>,
 }

@@ -24,6 +24,17 @@ pub struct Listing {
 pub struct Listed {
     pub file: PathBuf,
     pub found: FileOrigin,
+    /// The path without symbolic links, as far as it can be resolved.
+    pub real: PathBuf,
+}
+
+/// A file that can be read alone.
+#[derive(Clone)]
+pub enum KnownFile {
+    /// A regular file in a folder of manifests.
+    Manifest(PathBuf),
+    /// A file that a manifest names, as in [`World::files`](crate::world::World::files).
+    Named(PathBuf),
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,7 +83,9 @@ impl Listing {
                     let below = remembered.clone().filter(|file| *file == path || file.parent() == Some(path));
                     let below: Vec<_> = below.filter(|file| listing.seen.insert(file.to_path_buf())).collect();
                     let stays = if below.is_empty() { "" } else { STAYS };
-                    let gone = below.into_iter().map(|file| Listed { file: file.clone(), found: FileOrigin::Gone });
+                    let gone =
+                        |file: &PathBuf| Listed { file: file.clone(), found: FileOrigin::Gone, real: file.clone() };
+                    let gone = below.into_iter().map(gone);
                     listing.files.extend(gone);
                     listing.problems.push(FileProblem::of_file(path, format!("{why}{stays}")));
                 }
@@ -86,8 +99,9 @@ impl Listing {
     fn add(&mut self, file: PathBuf, found: FileOrigin, folder: Option<&Path>) {
         let within = folder.filter(|_| found == FileOrigin::InFolder).zip(file.file_name());
         let real = within.map(|(folder, name)| folder.join(name)).or_else(|| fs::canonicalize(&file).ok());
-        if self.seen.insert(real.unwrap_or_else(|| file.clone())) {
-            self.files.push(Listed { file, found });
+        let real = real.unwrap_or_else(|| file.clone());
+        if self.seen.insert(real.clone()) {
+            self.files.push(Listed { file, found, real });
         }
     }
 }

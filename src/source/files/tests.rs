@@ -1,8 +1,10 @@
 use std::os::unix::fs::symlink;
 
+use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
+use crate::source::ChangedPaths;
 
 /// A folder of manifests, and its reader.
 struct Folder {
@@ -536,4 +538,96 @@ fn replacing_the_objects_of_a_file_takes_linear_time() {
     crate::cost::assert_grows_no_faster_than_n_log_n(100, prepare, |folder| {
         assert!(!folder.read().secrets.is_empty());
     });
+}
+
+/// Contents of a manifest, and a certificate file. `NAME` is the name of the file.
+const CONTENTS: [&str; 9] = [
+    "LB",
+    "LB2",
+    "LB\nSECRET",
+    "{not YAML",
+    "kind: TcpLoadBalancer",
+    "LB\n---\nkind: TcpLoadBalancer\napiVersion: tcplb.io/v1alpha1\nmetadata: {name: twin}\nspec: {listeners: [{port: 9}]}",
+    "TLS",
+    "SECRET\nLB\n",
+    "",
+];
+
+fn content(name: &str, variant: usize) -> String {
+    let tls = format!(
+        "---\napiVersion: tcplb.io/v1alpha1\nkind: TcpLoadBalancer\nmetadata: {{name: {name}}}\nspec: {{listeners: \
+         [{{port: 7, tls: {{certificateRefs: [{{files: {{certificate: {name}.crt, key: b.crt}}}}]}}}}], backends: \
+         [{{addresses: ['192.0.2.7:1']}}]}}"
+    );
+    let secret = secret("own", &format!("stringData: {{a: {variant}}}"));
+    CONTENTS[variant]
+        .replace("LB2", &lb(name, 2))
+        .replace("LB", &lb(name, 1))
+        .replace("SECRET", &secret)
+        .replace("TLS", &tls)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Files are written and removed, and read alone or all together.
+    #[test]
+    fn reading_what_has_changed_equals_reading_everything(
+        edits in prop::collection::vec(prop::collection::vec((0..5usize, 0..CONTENTS.len()), 0..3), 1..8)
+    ) {
+        let mut folder = Folder::new();
+        for (number, name) in ["a", "b", "c"].into_iter().enumerate() {
+            folder.write(&format!("{name}.yaml"), content(name, [0, 6, 0][number]));
+            folder.write(&format!("{name}.crt"), name);
+        }
+        let mut others = Files::new(folder.files.paths.clone());
+        let whole = others.read();
+        prop_assert_eq!(folder.files.read_after(&ChangedPaths::Unknown), (whole, true));
+        let real = fs::canonicalize(folder.folder.path()).unwrap();
+        for edits in edits {
+            let mut changed = BTreeSet::new();
+            for (file, variant) in edits {
+                let name = ["a", "b", "c", "a", "b"][file];
+                let (file, text) = match file {
+                    0..3 => (format!("{name}.yaml"), content(name, variant)),
+                    _ => (format!("{name}.crt"), CONTENTS[variant].to_owned()),
+                };
+                // The last variant of a manifest is its removal.
+                match text.is_empty() && file.ends_with("yaml") {
+                    true => drop(fs::remove_file(folder.path(&file))),
+                    false => drop(folder.write(&file, text)),
+                }
+                changed.insert(real.join(file));
+            }
+            let (read, _) = folder.files.read_after(&ChangedPaths::Files(changed));
+            prop_assert_eq!(read, others.read());
+            prop_assert_eq!(folder.files.problems(), others.problems());
+            prop_assert_eq!(folder.files.is_incomplete(), others.is_incomplete());
+        }
+    }
+}
+
+#[test]
+fn a_changed_file_is_read_alone_unless_others_may_be_concerned() {
+    for (file, variant, is_alone) in [
+        ("a.yaml", 1, true),
+        ("a.yaml", 0, true),
+        ("b.yaml", 6, true),
+        ("a.crt", 0, false),
+        ("b.crt", 0, true),
+        ("a.yaml", 2, false),
+        ("a.yaml", 3, false),
+        ("a.yaml", 6, false),
+        ("a.yaml", 8, false),
+        ("new.yaml", 0, false),
+    ] {
+        let mut folder = Folder::new();
+        folder.write("a.yaml", content("a", 0)).write("b.yaml", content("b", 6)).write("b.crt", "text");
+        assert_eq!(folder.read().problems, Vec::<String>::new());
+        let name = file.split('.').next().unwrap();
+        folder.write(file, content(name, variant));
+        let path = fs::canonicalize(folder.path(file)).unwrap();
+        let (_, reads_all) = folder.files.read_after(&ChangedPaths::Files([path].into()));
+        assert_eq!(!reads_all, is_alone, "{file} with variant {variant}");
+    }
 }

@@ -346,8 +346,8 @@ fn resolved(addresses: &[AddressPort], context: &TranslateContext, path: &mut Fi
         };
         let all = ips.into_iter().map(|ip| SocketAddr::new(ip.to_canonical(), address.port));
         let mut refused = RefusedAddresses::default();
-        found.extend(all.filter(|address| refused.admit(*address, AddressOwner::Unknown, &context.address_policy)));
-        refused.report(name, &context.address_policy, path);
+        found.extend(all.filter(|address| refused.admit(*address, AddressOwner::Unknown, context.address_policy)));
+        refused.report(name, context.address_policy, path);
     }
     found.sort_unstable();
     found.dedup();

@@ -24,7 +24,7 @@ struct Db {
 const DB: Db = Db { uid: "s1", port: "sql", spec: "selector: {a: b}" };
 
 impl Db {
-    fn service(self) -> Shared<Service> {
+    fn service(self) -> SharedObject<Service> {
         let Self { uid, port, spec } = self;
         let text = format!(
             "{{kind: Service, metadata: {{name: db, uid: {uid}}}, spec: {{{spec}, ports: [{{name: {port}, port: 1}}]}}}}"
@@ -33,7 +33,7 @@ impl Db {
     }
 
     /// The slice that Kubernetes writes for this Service, with these pods: number and conditions.
-    fn slice(self, target_port: u16, pods: &[(u8, &str)]) -> Shared<EndpointSlice> {
+    fn slice(self, target_port: u16, pods: &[(u8, &str)]) -> SharedObject<EndpointSlice> {
         let Self { uid, port, .. } = self;
         let endpoint = |(pod, conditions): &(u8, &str)| {
             format!(
@@ -56,8 +56,8 @@ impl Db {
 /// A change of one object; without a value, its deletion.
 #[derive(Clone, Debug)]
 enum ObjectChange {
-    Service(Option<Shared<Service>>),
-    Slice(&'static str, Option<Shared<EndpointSlice>>),
+    Service(Option<SharedObject<Service>>),
+    Slice(&'static str, Option<SharedObject<EndpointSlice>>),
 }
 
 impl ObjectChange {
@@ -92,7 +92,7 @@ fn gaps() -> Vec<(&'static str, Vec<ObjectChange>)> {
     let renamed = Db { port: "web", ..DB };
     let recreated = Db { uid: "s2", ..DB };
     let without_selector = Db { spec: "type: ClusterIP", ..DB };
-    let deleting = || -> Shared<EndpointSlice> {
+    let deleting = || -> SharedObject<EndpointSlice> {
         let mut slice = EndpointSlice::clone(&DB.slice(7, PODS));
         slice.metadata.deletion_timestamp =
             Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::UNIX_EPOCH));
