@@ -79,7 +79,9 @@ impl World {
 
     /// The EndpointSlices of a Service.
     pub fn slices_of(&self, service: &ObjectKey) -> impl Iterator<Item = &Arc<EndpointSlice>> {
-        let in_namespace = self.endpoint_slices.iter().filter(|(key, _)| key.namespace == service.namespace);
+        let first = ObjectKey::new(&service.namespace, "");
+        let in_namespace = self.endpoint_slices.range(first..);
+        let in_namespace = in_namespace.take_while(|(key, _)| key.namespace == service.namespace);
         in_namespace.map(|(_, slice)| &**slice).filter(|slice| service_of(slice) == Some(&service.name))
     }
 

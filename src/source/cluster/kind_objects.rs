@@ -92,14 +92,14 @@ impl<T: BuiltInKind> KindObjects<T> {
     /// The last readable version of an object, if any. Records its problem.
     fn read(&mut self, key: &ObjectKey, object: &CachedObject<T>) -> Option<SharedObject<T>> {
         if let Some(problem) = &object.problem {
-            let stays = if object.good.is_some() { "; the previous version stays in use" } else { "" };
+            let stays = if object.is_readable() { "; the previous version stays in use" } else { "" };
             self.problems.insert(key.clone(), format!("{} {key}: {problem}{stays}", T::KIND));
         }
-        if object.good.is_none() {
+        if !object.is_readable() {
             let why = object.problem.as_deref().unwrap_or_default().into();
             self.unreadable.insert((T::KIND, key.clone()), why);
         }
-        object.good.clone()
+        object.good().cloned()
     }
 
     /// Adds the problems to the world. Returns the objects.

@@ -44,6 +44,16 @@ pub trait WatchedObject: Clone + PartialEq + Send + Sync + 'static {
         true
     }
 
+    /// The smaller form for objects that are not of interest. `None`: it has this form, or there is none.
+    fn packed(&self) -> Option<Self> {
+        None
+    }
+
+    /// The full form of a packed object. `None`: it has this form.
+    fn unpacked(&self) -> Option<Self> {
+        None
+    }
+
     /// The difference from the previous version.
     fn change_since(&self, before: Option<&Self>) -> ChangeScope {
         if before == Some(self) { ChangeScope::Nothing } else { ChangeScope::Content }
@@ -143,9 +153,40 @@ fn shared<T: PartialEq>(now: T, before: Option<&Arc<T>>) -> Arc<T> {
 pub struct CachedObject<T> {
     uid: Option<String>,
     /// The latest readable version.
-    pub good: Option<SharedObject<T>>,
+    good: Option<Stored<T>>,
     /// The reason why the current version cannot be read.
     pub problem: Option<String>,
+}
+
+/// A stored object.
+#[derive(Clone, PartialEq)]
+enum Stored<T> {
+    Full(SharedObject<T>),
+    /// An object that is not of interest.
+    Packed(PackedObject),
+}
+
+/// A serialized object, which takes a third of the memory.
+#[derive(Clone, PartialEq)]
+pub struct PackedObject {
+    /// The Service that it belongs to.
+    service: Option<Arc<str>>,
+    json: Arc<[u8]>,
+}
+
+impl<T: BuiltInKind> CachedObject<T> {
+    /// True if there is a readable version.
+    pub fn is_readable(&self) -> bool {
+        self.good.is_some()
+    }
+
+    /// The latest readable version, unless it is packed.
+    pub fn good(&self) -> Option<&SharedObject<T>> {
+        match self.good.as_ref()? {
+            Stored::Full(good) => Some(good),
+            Stored::Packed(_) => None,
+        }
+    }
 }
 
 impl<T: BuiltInKind> WatchedObject for CachedObject<T> {
@@ -157,15 +198,33 @@ impl<T: BuiltInKind> WatchedObject for CachedObject<T> {
 
     fn read(object: DynamicObject, before: Option<&Self>) -> Self {
         let uid = object.metadata.uid.clone();
-        let before = before.filter(|before| before.uid == uid).and_then(|before| before.good.as_ref());
+        let before = before.filter(|before| before.uid == uid);
         match T::read(object) {
-            Ok(now) => Self { uid, good: Some(shared(now, before.map(|before| &**before)).into()), problem: None },
-            Err(problem) => Self { uid, good: before.cloned(), problem: Some(problem) },
+            Ok(now) => {
+                let good = shared(now, before.and_then(Self::good).map(|before| &**before));
+                Self { uid, good: Some(Stored::Full(good.into())), problem: None }
+            }
+            Err(problem) => Self { uid, good: before.and_then(|before| before.good.clone()), problem: Some(problem) },
         }
     }
 
     fn concerns(&self, key: &ObjectKey, interest: &Interest) -> bool {
-        self.good.as_ref().is_none_or(|object| object.concerns(key, interest))
+        match &self.good {
+            None => true,
+            Some(Stored::Full(object)) => object.concerns(key, interest),
+            Some(Stored::Packed(packed)) => packed.concerns(key, interest),
+        }
+    }
+
+    fn packed(&self) -> Option<Self> {
+        let good = Stored::Packed(self.good()?.pack()?);
+        Some(Self { good: Some(good), uid: self.uid.clone(), problem: self.problem.clone() })
+    }
+
+    fn unpacked(&self) -> Option<Self> {
+        let Some(Stored::Packed(packed)) = &self.good else { return None };
+        let good = Stored::Full(T::unpack(packed)?.into());
+        Some(Self { good: Some(good), uid: self.uid.clone(), problem: self.problem.clone() })
     }
 }
 
@@ -179,6 +238,22 @@ pub trait BuiltInKind: Clone + PartialEq + Send + Sync + Sized + 'static {
 
     fn concerns(&self, _key: &ObjectKey, _interest: &Interest) -> bool {
         true
+    }
+
+    /// A smaller form, for kinds with many objects that are not of interest.
+    fn pack(&self) -> Option<PackedObject> {
+        None
+    }
+
+    fn unpack(_packed: &PackedObject) -> Option<Self> {
+        None
+    }
+}
+
+impl PackedObject {
+    fn concerns(&self, key: &ObjectKey, interest: &Interest) -> bool {
+        let service = self.service.as_ref();
+        service.is_some_and(|service| interest.has(&ObjectKey::new(&key.namespace, service)))
     }
 }
 
@@ -220,6 +295,14 @@ impl BuiltInKind for EndpointSlice {
 
     fn concerns(&self, key: &ObjectKey, interest: &Interest) -> bool {
         service_of(self).is_some_and(|service| interest.has(&ObjectKey::new(&key.namespace, service)))
+    }
+
+    fn pack(&self) -> Option<PackedObject> {
+        Some(PackedObject { service: service_of(self).map(Into::into), json: serde_json::to_vec(self).ok()?.into() })
+    }
+
+    fn unpack(packed: &PackedObject) -> Option<Self> {
+        serde_json::from_slice(&packed.json).ok()
     }
 }
 

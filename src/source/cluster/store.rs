@@ -38,12 +38,16 @@ impl<K: WatchedObject> Store<K> {
             }
             Event::InitApply(object) => {
                 let (key, object) = self.read(object);
+                let object = in_form(&key, object, interest);
                 self.listing.insert(key, object);
                 ChangeScope::Nothing
             }
             Event::InitDone => {
                 let before = self.objects.clone();
-                self.objects = revised(&before, mem::take(&mut self.listing));
+                // Others may have become of interest in the meantime.
+                let listed = mem::take(&mut self.listing).into_iter();
+                let listed = listed.map(|(key, object)| (key.clone(), in_form(&key, object, interest)));
+                self.objects = revised(&before, listed.collect());
                 let first = !mem::replace(&mut self.synced, true);
                 if first {
                     return ChangeScope::Content;
@@ -56,6 +60,7 @@ impl<K: WatchedObject> Store<K> {
                 let before = self.objects.remove(&key);
                 let change = now.change_since(before.as_ref());
                 let concerned = before.is_some_and(|before| before.concerns(&key, interest));
+                let now = in_form(&key, now, interest);
                 self.objects.insert(key, now);
                 if concerns || concerned { change } else { ChangeScope::Nothing }
             }
@@ -65,6 +70,16 @@ impl<K: WatchedObject> Store<K> {
                 if removed { ChangeScope::Content } else { ChangeScope::Nothing }
             }
         }
+    }
+
+    /// Packs the objects that are no longer of interest, and unpacks those that are now.
+    pub fn follow_interest(&mut self, interest: &Interest) {
+        let other_form = |(key, object): (&ObjectKey, &K)| {
+            let other = if object.concerns(key, interest) { object.unpacked()? } else { object.packed()? };
+            Some((key.clone(), other))
+        };
+        let changed: Vec<_> = self.objects.iter().filter_map(other_form).collect();
+        self.objects.extend(changed);
     }
 
     /// True after the first complete listing.
@@ -81,6 +96,12 @@ impl<K: WatchedObject> Store<K> {
         let before = self.objects.get(&key);
         (key, K::read(object, before))
     }
+}
+
+/// An object in the form to store.
+fn in_form<K: WatchedObject>(key: &ObjectKey, object: K, interest: &Interest) -> K {
+    let other = if object.concerns(key, interest) { object.unpacked() } else { object.packed() };
+    other.unwrap_or(object)
 }
 
 /// The largest change of an object of interest between two versions.

@@ -103,7 +103,7 @@ fn unneeded_fields_are_dropped() {
         })),
         None,
     );
-    let secret = serde_json::to_value(&*secret.good.unwrap()).unwrap();
+    let secret = serde_json::to_value(&*secret.good().unwrap().clone()).unwrap();
     let short = "that may be what a check logs in with";
     assert_eq!(secret["data"], json!({"tls.crt": "Yw==", "tls.key": "aw==", "password": "c2VjcmV0"}), "{short}");
     assert_eq!(secret["metadata"], json!({"name": "tls", "namespace": "shop"}));
@@ -118,7 +118,7 @@ fn unneeded_fields_are_dropped() {
         })),
         None,
     );
-    let service = service.good.unwrap();
+    let service = service.good().unwrap().clone();
     assert_eq!(service.metadata.managed_fields, None);
     assert_eq!(service.metadata.annotations.as_ref().unwrap().keys().collect::<Vec<_>>(), ["c"]);
     assert_eq!(service.spec.as_ref().unwrap().ports.as_ref().unwrap()[0].port, 1);
@@ -129,12 +129,12 @@ fn an_unreadable_object_is_reported_and_its_last_good_version_stays() {
     let service = |ports: Value| object(json!({"metadata": {"name": "pg", "uid": "u1"}, "spec": {"ports": ports}}));
     let good = CachedObject::<Service>::read(service(json!([{"port": 1}])), None);
     let wrong = CachedObject::<Service>::read(service(json!([{"port": "x"}])), Some(&good));
-    assert!(wrong.problem.unwrap().starts_with("spec.ports[0].port: invalid type"));
-    assert!(wrong.good == good.good && wrong.good.is_some());
+    assert!(wrong.problem.as_ref().unwrap().starts_with("spec.ports[0].port: invalid type"));
+    assert!(wrong.good() == good.good() && wrong.good().is_some());
 
     let slice = object(json!({"metadata": {"name": "pg-1"}, "addressType": "IPv4", "endpoints": 7}));
     let slice = CachedObject::<EndpointSlice>::read(slice, None);
-    assert!(slice.problem.is_some() && slice.good.is_none());
+    assert!(slice.problem.is_some() && slice.good().is_none());
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn allocations_are_read_with_their_problems() {
     let map = json!({"metadata": {"name": "ports"}, "data": {
         "20000": r#"{"uid": "u1", "port": 5432, "object": "shop/pg"}"#, "tea": "{}",
     }});
-    let ports = CachedObject::<PortAllocations>::read(object(map), None).good.unwrap();
+    let ports = CachedObject::<PortAllocations>::read(object(map), None).good().unwrap().clone();
     assert_eq!(ports.allocations.port_of("u1", 5432), Some(20000));
     assert_eq!(ports.problems.len(), 1);
 }
@@ -346,4 +346,36 @@ fn a_sidecar_watches_objects_by_name() {
     assert_eq!(described("EndpointSlice", &needed.slices), ["EndpointSlices of Service shop/pg"]);
     let labels: Vec<_> = needed.slices.iter().filter_map(Selector::labels).collect();
     assert_eq!(labels, ["kubernetes.io/service-name=pg"]);
+}
+
+#[test]
+fn slices_that_are_not_of_interest_take_little_memory_and_come_back_whole() {
+    let slice = |name: &str, address: &str| {
+        let endpoint = json!({"addresses": [address], "targetRef": {"kind": "Pod", "uid": "p"}, "zone": "z"});
+        object(json!({
+            "metadata": {"namespace": "shop", "name": name, "labels": {"kubernetes.io/service-name": "db"}},
+            "addressType": "IPv4", "endpoints": [endpoint], "ports": [{"port": 1}],
+        }))
+    };
+    let key = ObjectKey::new("shop", "a");
+    let wanted = Interest { services: [ObjectKey::new("shop", "db")].into(), home: None };
+    let mut store = Store::<CachedObject<EndpointSlice>>::default();
+    let good = |store: &Store<CachedObject<EndpointSlice>>| store.objects()[&key].good().cloned();
+    for event in [Event::Init, Event::InitApply(slice("a", "10.0.0.1")), Event::InitDone] {
+        store.take(event, &Interest::default());
+    }
+    assert!(good(&store).is_none() && store.objects()[&key].is_readable(), "it is packed");
+    store.follow_interest(&wanted);
+    let whole = CachedObject::<EndpointSlice>::read(slice("a", "10.0.0.1"), None).good().cloned();
+    assert_eq!(good(&store), whole);
+
+    // A listing that begins before the change of interest, and ends after it.
+    store.follow_interest(&Interest::default());
+    assert!(good(&store).is_none());
+    store.take(Event::Init, &Interest::default());
+    store.take(Event::InitApply(slice("a", "10.0.0.2")), &Interest::default());
+    assert_eq!(store.take(Event::InitDone, &wanted), ChangeScope::Content);
+    assert_eq!(good(&store).unwrap().endpoints[0].addresses, ["10.0.0.2"]);
+    assert_eq!(store.take(Event::Apply(slice("a", "10.0.0.3")), &Interest::default()), ChangeScope::Nothing);
+    assert!(good(&store).is_none());
 }
