@@ -4,11 +4,14 @@ mod classic;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, fmt, sync::Arc};
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text},
+    encoding::{
+        DescriptorEncoder, EncodeGaugeValue, EncodeLabel, EncodeLabelSet, LabelSetEncoder, MetricEncoder, NoLabelSet,
+        text,
+    },
     metrics::MetricType,
     registry::{Registry, Unit},
 };
@@ -314,14 +317,14 @@ fn encode_upstreams(encoder: &mut Encoder<'_, '_>, view: &View) -> fmt::Result {
 
 fn encode_configuration(encoder: &mut Encoder<'_, '_>, view: &View, state: &ReadinessState) -> fmt::Result {
     let configuration = state.configuration();
-    encoder.gauges(&GENERATION, [(Vec::new(), view.snapshot.generation as i64)])?;
+    encoder.gauges(&GENERATION, [(Vec::<String>::new(), view.snapshot.generation as i64)])?;
     encoder.gauges(
         &PROBLEMS,
         [("refused", Severity::Refused), ("warning", Severity::Warning)]
             .map(|(name, severity)| (vec![name.into()], configuration.problems_of(severity) as i64)),
     )?;
-    encoder.counters(&MISMATCHES, [(Vec::new(), state.mismatches())])?;
-    encoder.gauges(&UNBOUND, [(Vec::new(), view.report.unbound().count() as i64)])
+    encoder.counters(&MISMATCHES, [(Vec::<String>::new(), state.mismatches())])?;
+    encoder.gauges(&UNBOUND, [(Vec::<String>::new(), view.report.unbound().count() as i64)])
 }
 
 fn encode_process(encoder: &mut Encoder<'_, '_>, monitor: &Monitor) -> fmt::Result {
@@ -330,8 +333,8 @@ fn encode_process(encoder: &mut Encoder<'_, '_>, monitor: &Monitor) -> fmt::Resu
         &LOGGED,
         [("logged", log.logged()), ("dropped", log.dropped())].map(|(result, count)| (vec![result.into()], count)),
     )?;
-    encoder.gauges(&LIMIT, [(Vec::new(), monitor.capacity().total() as i64)])?;
-    encoder.gauges(&HANDSHAKE_MEMORY, [(Vec::new(), monitor.handshake_memory() as i64)])?;
+    encoder.gauges(&LIMIT, [(Vec::<String>::new(), monitor.capacity().total() as i64)])?;
+    encoder.gauges(&HANDSHAKE_MEMORY, [(Vec::<String>::new(), monitor.handshake_memory() as i64)])?;
     let worker = |index: usize| vec![index.to_string()];
     let open = monitor.open_by_worker().enumerate();
     encoder.gauges(&WORKER, open.map(|(index, open)| (worker(index), open as i64)))?;
@@ -346,7 +349,7 @@ fn occurred<const N: usize>(counts: [(&'static str, u64); N]) -> impl Iterator<I
 }
 
 /// The number of draining connections by load balancer and reason.
-fn draining(monitor: &Monitor) -> Vec<(Labels, i64)> {
+fn draining(monitor: &Monitor) -> Vec<(Vec<String>, i64)> {
     let mut open: BTreeMap<_, i64> = BTreeMap::new();
     for departing in &*monitor.draining() {
         *open.entry((departing.object.clone(), departing.reason)).or_default() += departing.resource.open() as i64;
@@ -358,39 +361,70 @@ fn draining(monitor: &Monitor) -> Vec<(Labels, i64)> {
 const MAX_LABEL: usize = 1024;
 
 /// The values of a series' labels, in the order of its family's label names.
-type Labels = Vec<String>;
+struct Labels<'a> {
+    values: Cow<'a, [String]>,
+    /// The value of the last label, if it is not one of `values`.
+    last: Option<&'static str>,
+}
 
-fn labels_of<const N: usize>(object: &ObjectKey, more: [String; N]) -> Labels {
+impl<'a> Labels<'a> {
+    fn shared(values: &'a [String]) -> Self {
+        Self { values: Cow::Borrowed(values), last: None }
+    }
+}
+
+impl From<Vec<String>> for Labels<'_> {
+    fn from(values: Vec<String>) -> Self {
+        Self { values: Cow::Owned(values), last: None }
+    }
+}
+
+fn labels_of<const N: usize>(object: &ObjectKey, more: [String; N]) -> Vec<String> {
     let labels = [object.namespace.to_string(), object.name.to_string()].into_iter().chain(more);
     labels.map(|label| printable(&label, MAX_LABEL).into_owned()).collect()
+}
+
+/// The labels of a series with the label names of its family.
+struct NamedLabels<'a>(&'static Family, Labels<'a>);
+
+impl EncodeLabelSet for NamedLabels<'_> {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        let Self(family, Labels { values, last }) = self;
+        debug_assert_eq!(family.labels.len(), values.len() + usize::from(last.is_some()), "{}", family.name);
+        let values = values.iter().map(String::as_str).chain(*last);
+        family
+            .labels
+            .iter()
+            .zip(values)
+            .try_for_each(|label| EncodeLabel::encode(&(*label.0, label.1), encoder.encode_label()))
+    }
 }
 
 /// A listener with its counters at one time.
 struct ListenerSample {
     state: Arc<ListenerState>,
     totals: Totals,
+    labels: Vec<String>,
 }
 
 impl ListenerSample {
     fn of(listener: &Arc<ListenerState>) -> Self {
-        Self { state: listener.clone(), totals: listener.counters.totals() }
+        let labels = labels_of(&listener.key.object, [listener.key.port.to_string()]);
+        Self { state: listener.clone(), totals: listener.counters.totals(), labels }
     }
 
-    fn labels(&self) -> Labels {
-        let key = &self.state.key;
-        labels_of(&key.object, [key.port.to_string()])
+    fn labels(&self) -> Labels<'_> {
+        Labels::shared(&self.labels)
     }
 
-    fn labels_and(&self, value: &str) -> Labels {
-        let mut labels = self.labels();
-        labels.push(value.into());
-        labels
+    fn labels_and(&self, value: &'static str) -> Labels<'_> {
+        Labels { last: Some(value), ..self.labels() }
     }
 }
 
 /// An endpoint with its state at one time.
 struct EndpointSample {
-    load_balancer: ObjectKey,
+    labels: Vec<String>,
     endpoint: Arc<Endpoint>,
     healthy: bool,
     ejected: bool,
@@ -403,9 +437,9 @@ impl EndpointSample {
     }
 
     fn of(upstream: &UpstreamKey, endpoint: &Arc<Endpoint>) -> Self {
-        let state = endpoint.state();
+        let (state, key) = (endpoint.state(), endpoint.key());
         Self {
-            load_balancer: upstream.object.clone(),
+            labels: labels_of(&upstream.object, [key.backend.to_string(), key.address.to_string()]),
             endpoint: endpoint.clone(),
             healthy: state.healthy,
             ejected: state.ejected_until.is_some(),
@@ -413,22 +447,13 @@ impl EndpointSample {
         }
     }
 
-    fn labels(&self) -> Labels {
-        let key = self.endpoint.key();
-        labels_of(&self.load_balancer, [key.backend.to_string(), key.address.to_string()])
+    fn labels(&self) -> Labels<'_> {
+        Labels::shared(&self.labels)
     }
 
-    fn labels_and(&self, value: &str) -> Labels {
-        let mut labels = self.labels();
-        labels.push(value.into());
-        labels
+    fn labels_and(&self, value: &'static str) -> Labels<'_> {
+        Labels { last: Some(value), ..self.labels() }
     }
-}
-
-/// The labels of a series with the label names of its family.
-fn named<'a>(family: &Family, values: &'a Labels) -> Vec<(&'static str, &'a str)> {
-    debug_assert_eq!(family.labels.len(), values.len(), "{}", family.name);
-    family.labels.iter().copied().zip(values.iter().map(String::as_str)).collect()
 }
 
 /// Writes whole families.
@@ -439,23 +464,28 @@ impl Encoder<'_, '_> {
         self.0.encode_descriptor(family.name, family.help, family.unit.as_ref(), family.kind)
     }
 
-    fn counters(&mut self, family: &'static Family, series: impl IntoIterator<Item = (Labels, u64)>) -> fmt::Result {
+    fn counters<'l, L: Into<Labels<'l>>>(
+        &mut self,
+        family: &'static Family,
+        series: impl IntoIterator<Item = (L, u64)>,
+    ) -> fmt::Result {
         let mut encoder = self.family(family)?;
         for (labels, value) in series {
             encoder
-                .encode_family(&named(family, &labels).as_slice())?
+                .encode_family(&NamedLabels(family, labels.into()))?
                 .encode_counter::<NoLabelSet, _, u64>(&value, None)?;
         }
         Ok(())
     }
 
-    fn gauges<V>(&mut self, family: &'static Family, series: impl IntoIterator<Item = (Labels, V)>) -> fmt::Result
-    where
-        V: prometheus_client::encoding::EncodeGaugeValue,
-    {
+    fn gauges<'l, L: Into<Labels<'l>>, V: EncodeGaugeValue>(
+        &mut self,
+        family: &'static Family,
+        series: impl IntoIterator<Item = (L, V)>,
+    ) -> fmt::Result {
         let mut encoder = self.family(family)?;
         for (labels, value) in series {
-            encoder.encode_family(&named(family, &labels).as_slice())?.encode_gauge(&value)?;
+            encoder.encode_family(&NamedLabels(family, labels.into()))?.encode_gauge(&value)?;
         }
         Ok(())
     }
@@ -463,7 +493,7 @@ impl Encoder<'_, '_> {
     fn histograms<'h>(
         &mut self,
         family: &'static Family,
-        series: impl IntoIterator<Item = (Labels, &'h HistogramTotals)>,
+        series: impl IntoIterator<Item = (Labels<'h>, &'h HistogramTotals)>,
     ) -> fmt::Result {
         // The library writes this bound as +Inf, which every histogram must have.
         let bounds = BUCKETS.into_iter().chain([f64::INFINITY]);
@@ -471,7 +501,7 @@ impl Encoder<'_, '_> {
         for (labels, totals) in series {
             let buckets: Vec<(f64, u64)> = bounds.clone().zip(totals.buckets).collect();
             let count = totals.buckets.iter().sum();
-            encoder.encode_family(&named(family, &labels).as_slice())?.encode_histogram::<NoLabelSet>(
+            encoder.encode_family(&NamedLabels(family, labels))?.encode_histogram::<NoLabelSet>(
                 totals.seconds,
                 count,
                 &buckets,

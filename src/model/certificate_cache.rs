@@ -27,11 +27,13 @@ pub struct AuthorityReview {
 }
 
 impl CertificateCache {
+    /// The number of results.
+    pub fn len(&self) -> usize {
+        self.certificates.len() + self.authorities.len() + self.signatures.len() + self.reviews.len()
+    }
+
     pub fn is_empty(&self) -> bool {
-        self.certificates.is_empty()
-            && self.authorities.is_empty()
-            && self.signatures.is_empty()
-            && self.reviews.is_empty()
+        self.len() == 0
     }
 
     pub fn extend(&mut self, other: Self) {

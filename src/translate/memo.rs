@@ -65,6 +65,8 @@ struct LastTranslation {
     ports: Arc<HashSet<u16>>,
     /// The time in which all results are valid, at least.
     valid: RangeInclusive<Timestamp>,
+    /// The number of cached results about certificates after the last translation of all load balancers.
+    cached: usize,
     /// Load balancers without a result.
     without_result: BTreeSet<ObjectKey>,
     listeners: OrdMap<ListenerKey, Arc<Listener>>,
@@ -173,7 +175,9 @@ impl Memo {
     pub(super) fn baseline(&self, world: &World, previous: &Snapshot, now: Timestamp) -> Option<Baseline> {
         let last = self.last.as_ref()?;
         let is_last = previous.listeners.ptr_eq(&last.listeners) && previous.upstreams.ptr_eq(&last.upstreams);
-        if !is_last || !last.valid.contains(&now) || !self.has_same_limits(world) {
+        // A translation of some load balancers does not know which cached results the others need.
+        let has_old_certificates = previous.certificate_cache.len() > 2 * last.cached + 64;
+        if !is_last || has_old_certificates || !last.valid.contains(&now) || !self.has_same_limits(world) {
             return None;
         }
         let mut affected = self.outdated(world);
@@ -341,6 +345,7 @@ impl Memo {
             locality: self.locality_view(context),
             ports: Arc::new(snapshot.listeners.values().map(|listener| listener.bind.port()).collect()),
             valid: since.unwrap_or(Timestamp::MIN)..=until.unwrap_or(Timestamp::MAX),
+            cached: snapshot.certificate_cache.len(),
             without_result: objects.filter(|object| !self.results.contains_key(object)).cloned().collect(),
             listeners: snapshot.listeners.clone(),
             upstreams: snapshot.upstreams.clone(),

@@ -47,7 +47,7 @@ pub use verdict::{Part, Problem, Reason, Severity, Verdict, Verdicts};
 
 use crate::{
     api::Placement,
-    model::{ListenerKey, Snapshot, UpstreamConfig, UpstreamKey},
+    model::{CertificateCache, ListenerKey, Snapshot, UpstreamConfig, UpstreamKey},
     shared::revised,
     world::{Declared, ProcessMode, World},
 };
@@ -121,57 +121,66 @@ fn translate_affected(
     previous: &Snapshot,
     now: Timestamp,
 ) -> Option<(Snapshot, Verdicts)> {
-    let Baseline { affected, limits, locality, ports, mut verdicts } = memo.baseline(world, previous, now)?;
+    let baseline = memo.baseline(world, previous, now)?;
     memo.slices.follow(&world.endpoint_slices);
     let (slices, by_address) = (mem::take(&mut memo.slices), mem::take(&mut memo.slices_by_address));
-    let context = TranslateContext::new((world, previous, now), &limits, &slices, by_address);
-    let result = || {
-        if locality.is_some_and(|locality| locality != context.locality_view()) {
-            return None;
-        }
-        let before = affected.iter().flat_map(|object| previous.listeners_of(object));
-        let mut certificates = CertificateLoader::new(&context, before.map(|(_, listener)| listener));
-        let (mut draft, mut new_results) = (Draft::default(), Vec::new());
-        for object in &affected {
-            let declared = world.load_balancers.get(object)?;
-            certificates.used.clear();
-            let result = load_balancer::translate(object, declared, &context, &mut certificates);
-            new_results.extend(NewResult::of(object, declared, &context, &result, &certificates));
-            let (translated, verdict) = result;
-            let binds = translated.listeners.iter().map(|(key, request)| (key, request.listener().bind));
-            if !binds.eq(previous.listeners_of(object).map(|(key, listener)| (key, listener.bind))) {
-                return None;
-            }
-            let granted = translated.listeners.into_iter().map(|(key, request)| (key, request.into_listener()));
-            draft.listeners.extend(granted);
-            let key = UpstreamKey { object: object.clone() };
-            draft.retentions.insert(key.clone(), translated.retention);
-            draft.upstreams.extend(translated.upstream.map(|upstream| (key, upstream)));
-            draft.verdicts.insert(object.clone(), verdict);
-        }
-        if draft.upstreams.values().any(|upstream| may_loop(upstream, &ports)) {
-            return None;
-        }
+    let context = TranslateContext::new((world, previous, now), &baseline.limits, &slices, by_address);
+    let result = draft_affected(&context, &baseline).map(|AffectedDraft { mut draft, new_results, certificates }| {
         draft.finish(&context);
-        let mut snapshot = previous.clone();
+        let (mut snapshot, mut verdicts) = (previous.clone(), baseline.verdicts.clone());
         snapshot.report_due = draft.report_due();
         snapshot.retained_until = draft.retained_until(&context);
-        if !certificates.cache.is_empty() {
-            Arc::make_mut(&mut snapshot.certificate_cache).extend(certificates.cache);
+        if !certificates.is_empty() {
+            Arc::make_mut(&mut snapshot.certificate_cache).extend(certificates);
         }
         draft.insert_into(&mut snapshot, &mut verdicts);
-        Some((snapshot, new_results))
-    };
-    let result = result().map(|(snapshot, new_results)| {
         let snapshot = with_generation(snapshot, previous);
-        affected.iter().for_each(|object| memo.forget(object));
+        baseline.affected.iter().for_each(|object| memo.forget(object));
         memo.keep(new_results, &snapshot, &verdicts);
-        memo.finish_affected(&context, &affected, (&snapshot, &verdicts));
+        memo.finish_affected(&context, &baseline.affected, (&snapshot, &verdicts));
         (snapshot, verdicts)
     });
     memo.slices_by_address = context.into_slices_by_address();
     memo.slices = slices;
     result
+}
+
+/// The results of the affected load balancers.
+struct AffectedDraft {
+    draft: Draft,
+    new_results: Vec<NewResult>,
+    certificates: CertificateCache,
+}
+
+/// Translates the affected load balancers. `None`: one of them requests another address, or may be part of a loop, which
+/// can concern others.
+fn draft_affected(context: &TranslateContext, baseline: &Baseline) -> Option<AffectedDraft> {
+    let Baseline { affected, locality, ports, .. } = baseline;
+    if locality.as_ref().is_some_and(|locality| *locality != context.locality_view()) {
+        return None;
+    }
+    let before = affected.iter().flat_map(|object| context.previous.listeners_of(object));
+    let mut certificates = CertificateLoader::new(context, before.map(|(_, listener)| listener));
+    let (mut draft, mut new_results) = (Draft::default(), Vec::new());
+    for object in affected {
+        let declared = context.world.load_balancers.get(object)?;
+        certificates.used.clear();
+        let result = load_balancer::translate(object, declared, context, &mut certificates);
+        new_results.extend(NewResult::of(object, declared, context, &result, &certificates));
+        let (translated, verdict) = result;
+        let binds = translated.listeners.iter().map(|(key, request)| (key, request.listener().bind));
+        if !binds.eq(context.previous.listeners_of(object).map(|(key, listener)| (key, listener.bind))) {
+            return None;
+        }
+        let granted = translated.listeners.into_iter().map(|(key, request)| (key, request.into_listener()));
+        draft.listeners.extend(granted);
+        let key = UpstreamKey { object: object.clone() };
+        draft.retentions.insert(key.clone(), translated.retention);
+        draft.upstreams.extend(translated.upstream.map(|upstream| (key, upstream)));
+        draft.verdicts.insert(object.clone(), verdict);
+    }
+    let may_loop = draft.upstreams.values().any(|upstream| may_loop(upstream, ports));
+    (!may_loop).then_some(AffectedDraft { draft, new_results, certificates: certificates.cache })
 }
 
 /// True if an endpoint may be a listener of this process, by its address alone.

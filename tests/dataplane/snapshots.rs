@@ -121,7 +121,9 @@ fn snapshot_of(keys: &[ObjectKey], bind: SocketAddr, owner: &ObjectKey, backend:
     let served = tcplb::model::Listener { bind, upstream: upstream_of(owner), ..listener() };
     Snapshot {
         generation: 0,
-        listeners: [(ListenerKey { object: owner.clone(), port: 1 }, std::sync::Arc::new(served))].into_iter().collect(),
+        listeners: [(ListenerKey { object: owner.clone(), port: 1 }, std::sync::Arc::new(served))]
+            .into_iter()
+            .collect(),
         upstreams: keys.iter().map(|key| (upstream_of(key), std::sync::Arc::new(upstream(&[backend])))).collect(),
         retained_until: BTreeMap::new(),
         report_due: None,

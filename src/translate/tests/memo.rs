@@ -373,6 +373,23 @@ fn only_affected_load_balancers_are_considered_where_a_change_cannot_concern_oth
 }
 
 #[test]
+fn certificates_that_are_no_longer_used_are_dropped_some_time() {
+    let mut fixture = MemoFixture::start("gateway");
+    fixture.edit(&Edit::Declare(0, 6));
+    fixture.translate().unwrap();
+    let (mut most, mut partial) = (0, 0);
+    for number in 0..200 {
+        // Each text is another certificate, none of which can be read.
+        store(&mut fixture.world, "cert", &number.to_string(), "no key");
+        fixture.translate().unwrap();
+        most = most.max(fixture.previous.certificate_cache.len());
+        partial = fixture.memo.partial();
+    }
+    assert!(most < 100, "{most} of 200 certificates are kept");
+    assert!(partial > 190, "{partial} of 200 changes concern one load balancer");
+}
+
+#[test]
 fn a_change_of_any_dependency_is_translated() {
     for (variant, edit) in [
         (0, Edit::Declare(0, 3)),
