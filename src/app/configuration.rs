@@ -22,7 +22,7 @@ use crate::{
     state::{Configuration, ReadinessState},
     translate::{Memo, Problem, Severity, Verdicts, translate, translate_with},
     upstream::in_place,
-    world::{ProcessLocality, World},
+    world::{Declared, ProcessLocality, World},
 };
 
 /// The maximum time for which new DNS names delay the configuration that contains them.
@@ -92,11 +92,14 @@ impl Compiler {
     /// Looks up the names in manifests, after a change of the manifests.
     fn want_names(&mut self) {
         let World { load_balancers, mode, .. } = &*self.world;
-        let is_same = *mode == self.looked_up.mode && load_balancers.ptr_eq(&self.looked_up.load_balancers);
-        if !is_same {
+        let before = &self.looked_up;
+        let names = |declared: Option<&Declared>| declared.is_some_and(Declared::has_names);
+        let have_names =
+            changes(&before.load_balancers, load_balancers).any(|(_, before, now)| names(before) || names(now));
+        if have_names || *mode != before.mode {
             self.names.want(self.world.names_wanted());
-            self.looked_up = World { load_balancers: load_balancers.clone(), mode: mode.clone(), ..World::default() };
         }
+        self.looked_up = World { load_balancers: load_balancers.clone(), mode: mode.clone(), ..World::default() };
     }
 
     /// Reads the statuses of load balancers again. Snapshots do not depend on them, so nothing is compiled.

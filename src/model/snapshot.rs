@@ -35,10 +35,16 @@ impl Snapshot {
         self.retained_until.values().flat_map(BTreeMap::values).copied().chain(self.report_due).min()
     }
 
-    /// True if both have the same listeners, and upstreams with the same keys.
-    pub fn has_same_listeners(&self, other: &Self) -> bool {
-        self.listeners == other.listeners
-            && changes(&self.upstreams, &other.upstreams).all(|(_, before, now)| before.is_some() && now.is_some())
+    /// The listeners that differ, if both have listeners with the same keys, addresses and upstreams, and upstreams with
+    /// the same keys. `None`: they have not.
+    pub fn changed_listeners(&self, other: &Self) -> Option<Vec<ListenerKey>> {
+        let is_same_place = |(_, before, now): (&ListenerKey, Option<&Arc<Listener>>, Option<&Arc<Listener>>)| {
+            before.zip(now).is_some_and(|(before, now)| before.bind == now.bind && before.upstream == now.upstream)
+        };
+        let changed = || changes(&self.listeners, &other.listeners);
+        let mut upstreams = changes(&self.upstreams, &other.upstreams);
+        let are_same = upstreams.all(|(_, before, now)| before.is_some() && now.is_some());
+        (are_same && changed().all(is_same_place)).then(|| changed().map(|(key, ..)| key.clone()).collect())
     }
 
     /// True if both have the same listeners and upstreams. Generations and expiries may differ.

@@ -8,7 +8,11 @@ mod closing;
 mod plans;
 mod rebalancing;
 
-use std::{collections::BTreeMap, mem, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+    sync::Arc,
+};
 
 use arc_swap::ArcSwap;
 use tokio::{
@@ -29,7 +33,7 @@ use super::{
     worker::{DRAIN_TICK, abort_on_panic::AbortOnPanic, handle::Shared, jittered},
 };
 use crate::{
-    model::{Close, DrainCause, Report, Snapshot},
+    model::{Close, DrainCause, ObjectKey, Report, Snapshot},
     upstream::{Endpoint, Upstream, in_place},
 };
 
@@ -50,7 +54,7 @@ impl Drainer {
         loop {
             // Without connections to close, this waits for the next change.
             let tick = async {
-                match plans.have_work(Instant::now()) || ConnectionRebalancer::is_enabled(&self.view.load()) {
+                match plans.have_work(Instant::now()) || !known.rebalanced.is_empty() {
                     // Not restarted by each change: changes may arrive faster than ticks.
                     true => sleep_until(next).await,
                     false => std::future::pending().await,
@@ -92,6 +96,10 @@ struct DrainingEndpoints {
     snapshot: Arc<Snapshot>,
     /// In the order of the view.
     upstreams: Vec<UpstreamDrains>,
+    /// The places of the upstreams with draining endpoints.
+    draining: BTreeSet<usize>,
+    /// The places of the upstreams with rebalancing.
+    rebalanced: BTreeSet<usize>,
 }
 
 struct UpstreamDrains {
@@ -116,21 +124,39 @@ impl DrainingEndpoints {
     fn follow(&mut self, view: &View) {
         // The routes of listeners decide which endpoints can take over.
         let before = mem::replace(&mut self.snapshot, view.snapshot.clone());
-        if !before.has_same_listeners(&view.snapshot) || self.upstreams.len() != view.upstreams.len() {
-            self.upstreams = view.upstreams.iter().map(|(_, upstream)| UpstreamDrains::of(upstream)).collect();
+        let changed = before.changed_listeners(&view.snapshot);
+        let Some(changed) = changed.filter(|_| self.upstreams.len() == view.upstreams.len()) else {
+            let upstreams = view.upstreams.iter().map(|(_, upstream)| UpstreamDrains::of(upstream));
+            *self = Self { snapshot: view.snapshot.clone(), upstreams: upstreams.collect(), ..Self::default() };
+            (0..self.upstreams.len()).for_each(|place| self.note(place));
             return;
-        }
-        for (known, (_, upstream)) in self.upstreams.iter_mut().zip(&*view.upstreams) {
-            if !known.is_current(upstream) {
-                *known = UpstreamDrains::of(upstream);
+        };
+        let changed: BTreeSet<&ObjectKey> = changed.iter().map(|key| &key.object).collect();
+        for (place, (key, upstream)) in view.upstreams.iter().enumerate() {
+            if !self.upstreams[place].is_current(upstream) || changed.contains(&key.object) {
+                self.upstreams[place] = UpstreamDrains::of(upstream);
+                self.note(place);
             }
+        }
+    }
+
+    fn note(&mut self, place: usize) {
+        let UpstreamDrains { upstream, endpoints, .. } = &self.upstreams[place];
+        let notes =
+            [(&mut self.draining, !endpoints.is_empty()), (&mut self.rebalanced, upstream.rebalancing().is_some())];
+        for (places, is_in) in notes {
+            match is_in {
+                true => places.insert(place),
+                false => places.remove(&place),
+            };
         }
     }
 
     /// The draining endpoints, and the draining listeners of a view.
     fn drain_input<'a>(&self, view: &'a View) -> DrainInput<'a> {
         let mut draining = BTreeMap::new();
-        for UpstreamDrains { upstream, endpoints, .. } in &self.upstreams {
+        for place in &self.draining {
+            let UpstreamDrains { upstream, endpoints, .. } = &self.upstreams[*place];
             for (endpoint, cause, close) in endpoints {
                 let (upstream, endpoint, reason) = (upstream.clone(), endpoint.clone(), reason_for(*cause));
                 let object = upstream.key().object.clone();

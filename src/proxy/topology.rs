@@ -161,7 +161,12 @@ impl Topology {
         }
         let previous = mem::replace(&mut self.state.applied, snapshot.clone());
         self.update_upstreams();
-        if self.is_settled() && snapshot.has_same_listeners(&previous) {
+        if self.is_settled()
+            && let Some(changed) = previous.changed_listeners(&snapshot)
+        {
+            for key in changed {
+                self.keep(snapshot.listeners[&key].bind, &key);
+            }
             return self.report_upstreams();
         }
         let open: BTreeSet<SocketAddr> = self.state.open.keys().copied().collect();
@@ -184,10 +189,11 @@ impl Topology {
         self.report();
     }
 
-    /// True if all listeners are set up and none drains, so that unchanged listeners need no work.
+    /// True if all listeners are set up at one address each and none drains, so that unchanged listeners need no work.
     fn is_settled(&self) -> bool {
-        let TopologyState { failed, draining_listeners, is_incomplete, .. } = &self.state;
-        self.inherited.is_empty() && failed.is_empty() && draining_listeners.is_empty() && !is_incomplete
+        let TopologyState { open, listeners, failed, draining_listeners, is_incomplete, .. } = &self.state;
+        let is_one_each = open.len() == listeners.len();
+        is_one_each && self.inherited.is_empty() && failed.is_empty() && draining_listeners.is_empty() && !is_incomplete
     }
 
     /// Loops depend on the addresses of this host, which can change.

@@ -275,7 +275,10 @@ impl Endpoint {
 
     pub(super) fn configure(&self, backend: &Arc<Backend>, proximity: Proximity, ejection_threshold: Option<u16>) {
         self.near.store(proximity != Proximity::Remote, Relaxed);
-        self.backend.store(backend.clone());
+        // A store waits for readers.
+        if **self.backend.load() != **backend {
+            self.backend.store(backend.clone());
+        }
         self.ejection_threshold.store(ejection_threshold.unwrap_or(0).into(), Relaxed);
     }
 

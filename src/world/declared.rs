@@ -5,7 +5,7 @@ use std::{fmt, path::PathBuf, sync::Arc};
 use jiff::Timestamp;
 
 use crate::{
-    api::{RefKind, Reference, TcpLoadBalancerSpec, TcpLoadBalancerStatus},
+    api::{Host, RefKind, Reference, TcpLoadBalancerSpec, TcpLoadBalancerStatus},
     model::ObjectKey,
 };
 
@@ -34,6 +34,13 @@ impl Declared {
     /// The uid from the API server.
     pub fn uid(&self) -> Option<&str> {
         self.identity.as_ref().map(|identity| &*identity.uid)
+    }
+
+    /// True if a backend has a DNS name.
+    pub fn has_names(&self) -> bool {
+        let backends = self.spec.iter().flat_map(|spec| &spec.backends);
+        let mut addresses = backends.flat_map(|backend| backend.addresses.iter().flatten());
+        addresses.any(|address| matches!(address.host, Host::Name(_)))
     }
 
     /// The path of a file that the manifest names. It is the key in [`World::files`](super::World::files).

@@ -47,11 +47,6 @@ struct RebalanceRun {
 }
 
 impl ConnectionRebalancer {
-    /// True if an upstream has rebalancing enabled.
-    pub fn is_enabled(view: &View) -> bool {
-        view.upstreams.iter().any(|(_, upstream)| upstream.rebalancing().is_some())
-    }
-
     /// The connections to close now, counting connections that are still being dialled.
     pub fn due(&mut self, view: &View, now: Instant) -> CloseRequests {
         let mut requests = CloseRequests::new();

@@ -8,7 +8,7 @@ use tracing::{info, warn};
 
 use super::local_addresses::LocalAddresses;
 use crate::{
-    model::{EndpointKey, Loops, Snapshot, UpstreamConfig, UpstreamKey, loops},
+    model::{EndpointKey, Listener, Loops, Snapshot, UpstreamConfig, UpstreamKey, loops},
     shared::changes,
 };
 
@@ -45,7 +45,8 @@ impl LoopGuard {
 
     fn is_unaffected(&self, snapshot: &Snapshot) -> bool {
         let mut upstreams = changes(&self.searched.upstreams, &snapshot.upstreams).filter_map(|(.., now)| now);
-        self.searched.listeners == snapshot.listeners
+        let mut listeners = changes(&self.searched.listeners, &snapshot.listeners);
+        listeners.all(|(_, before, now)| before.zip(now).is_some_and(|(before, now)| leads_alike(before, now)))
             && upstreams.all(|upstream| {
                 let mut ports = upstream.endpoints.iter().map(|endpoint| endpoint.key.address.port());
                 ports.all(|port| !self.ports.contains(&port))
@@ -92,6 +93,12 @@ impl LoopGuard {
         self.next_refresh = Some(now + REFRESH_INTERVAL.max((now - begun) * REFRESH_COST));
         changed
     }
+}
+
+/// True if two versions of a listener accept connections at the same address, and lead them to the same backends.
+fn leads_alike(before: &Listener, now: &Listener) -> bool {
+    let routes = |listener: &'_ Listener| listener.tls.as_ref().map(|tls| tls.routes.clone());
+    before.bind == now.bind && before.upstream == now.upstream && routes(before) == routes(now)
 }
 
 fn log_difference(before: &Loops, now: &Loops, snapshot: &Snapshot) {
