@@ -10,6 +10,7 @@ mod chart;
 mod contender;
 mod cores;
 mod count;
+mod growth;
 mod load;
 mod machine;
 mod measure;
@@ -60,6 +61,8 @@ enum Command {
         #[arg(long)]
         update: bool,
     },
+    /// Measure how the cost of a change grows with the number of load balancers, and fail if it exceeds a limit.
+    Growth(growth::Options),
     /// Show policies over time: draw charts of runs, print their figures, and fail if figures are out of range.
     Show {
         /// The charts. Default: all.
@@ -128,6 +131,7 @@ fn run_command(command: Command) -> Result<()> {
             let purpose = if update { Purpose::Update } else { Purpose::Compare };
             on_the_loads_core(async { smoke(&Bench::prepare()?, &baseline, purpose).await })
         }
+        Command::Growth(options) => on_the_loads_core(growth::growth(options)),
         Command::Show { pictures, check, program, docs } => {
             on_the_loads_core(show::show(&pictures, &program, (!check).then_some(&*docs)))
         }

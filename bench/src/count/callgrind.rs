@@ -31,7 +31,8 @@ pub fn read(out: &Path) -> Result<Tally> {
     Ok([(NAME.to_owned(), total)].into())
 }
 
-fn totals(text: &str) -> Option<u64> {
+/// The total of one output.
+pub fn totals(text: &str) -> Option<u64> {
     let line = text.lines().rev().find_map(|line| line.strip_prefix("totals:"))?;
     line.split_whitespace().next()?.parse().ok()
 }

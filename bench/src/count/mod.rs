@@ -1,7 +1,7 @@
 //! Instructions and system calls of one operation. Times vary with the machine and its load; these counts hardly do.
 //! The cost of start and end cancels out: the work is done once and then twice, and the difference counts.
 
-mod callgrind;
+pub mod callgrind;
 mod contenders;
 mod counter;
 mod operation;

@@ -1,0 +1,74 @@
+//! Waiting until a process has nothing left to do.
+
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use tokio::time::sleep;
+
+const SAMPLE_PERIOD: Duration = Duration::from_millis(50);
+/// The share of time for which an idle process may be active: it renews a Lease, and checks that its threads run.
+const IDLE_SHARE: f64 = 0.15;
+/// The last part of a calm period, in which nothing may have begun.
+const END: Duration = Duration::from_millis(150);
+const END_SHARE: f64 = 0.3;
+
+/// Waits until a process has been almost idle for this long. It should be longer than any delay before the process
+/// continues its work.
+pub async fn settle(process: u32, calm: Duration, limit: Duration) -> Result<()> {
+    let begun = Instant::now();
+    let mut samples = vec![(begun, active_time(process)?)];
+    loop {
+        sleep(SAMPLE_PERIOD).await;
+        let now = (Instant::now(), active_time(process)?);
+        samples.push(now);
+        let share = |period: Duration| {
+            let before = samples.iter().rfind(|(time, _)| now.0 - *time >= period)?;
+            Some((now.1.saturating_sub(before.1)).as_secs_f64() / (now.0 - before.0).as_secs_f64())
+        };
+        let is_below = |period, limit| share(period).is_some_and(|share| share < limit);
+        if is_below(calm, IDLE_SHARE) && is_below(END, END_SHARE) {
+            return Ok(());
+        }
+        if begun.elapsed() > limit {
+            bail!("the process is still busy after {} s", limit.as_secs());
+        }
+    }
+}
+
+/// The time for which the threads of a process ran or waited for a CPU, so that a process that is displaced by others
+/// does not look idle.
+fn active_time(process: u32) -> Result<Duration> {
+    let tasks = Path::new("/proc").join(process.to_string()).join("task");
+    let mut total = Duration::ZERO;
+    for task in fs::read_dir(&tasks).context("the process has ended")?.flatten() {
+        // A thread may end between the listing and the reading.
+        let Ok(text) = fs::read_to_string(task.path().join("schedstat")) else { continue };
+        let times = text.split_whitespace().take(2).map(|time| time.parse::<u64>().unwrap_or_default());
+        total += Duration::from_nanos(times.sum());
+    }
+    Ok(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_idle_process_settles_and_a_busy_one_does_not() {
+        let mut idle = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let settled = settle(idle.id(), Duration::from_millis(200), Duration::from_secs(30)).await;
+        idle.kill().unwrap();
+        idle.wait().unwrap();
+        settled.unwrap();
+
+        let mut busy = std::process::Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
+        let settled = settle(busy.id(), Duration::from_millis(200), Duration::from_secs(1)).await;
+        busy.kill().unwrap();
+        busy.wait().unwrap();
+        assert!(settled.is_err());
+    }
+}

@@ -1,0 +1,41 @@
+//! Requests to admin pages.
+
+use std::{io, net::SocketAddr};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+/// A response.
+pub struct Answer {
+    pub status: u16,
+    pub body: String,
+}
+
+/// Requests a page on a new connection.
+pub async fn get(server: SocketAddr, path: &str) -> io::Result<Answer> {
+    let mut stream = TcpStream::connect(server).await?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n").as_bytes()).await?;
+    let mut text = Vec::new();
+    stream.read_to_end(&mut text).await?;
+    parse(&String::from_utf8_lossy(&text)).ok_or_else(|| io::Error::other("the response is incomplete"))
+}
+
+fn parse(text: &str) -> Option<Answer> {
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    Some(Answer { status, body: body.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn responses_are_split_into_status_and_body() {
+        let answer = parse("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 3\r\n\r\nno\n").unwrap();
+        assert_eq!((answer.status, &*answer.body), (503, "no\n"));
+        assert!(parse("HTTP/1.1 200").is_none());
+    }
+}

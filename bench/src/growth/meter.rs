@@ -1,0 +1,141 @@
+//! The cost of work of a running process.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+
+use super::cpu_clock::cpu_time;
+use crate::count::callgrind;
+
+/// The measured quantity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quantity {
+    /// Instructions in user space, by callgrind.
+    Instructions,
+    /// CPU time in nanoseconds, in the kernel and in user space.
+    CpuTime,
+}
+
+impl Quantity {
+    pub fn unit(self) -> &'static str {
+        match self {
+            Self::Instructions => "instructions",
+            Self::CpuTime => "ns of CPU time",
+        }
+    }
+}
+
+/// Measures one process.
+pub struct Meter {
+    quantity: Quantity,
+    process: u32,
+    /// The folder of callgrind's output.
+    folder: PathBuf,
+    /// The cost of an idle second.
+    idle: f64,
+}
+
+/// The cost of some work, with the time that it took.
+#[derive(Clone, Copy, Debug)]
+pub struct Measured {
+    pub cost: f64,
+    pub elapsed: Duration,
+}
+
+/// The start of a measurement.
+pub struct Start {
+    time: Instant,
+    cpu_time: Duration,
+}
+
+/// The name of callgrind's output without its number.
+const OUTPUT: &str = "callgrind";
+
+impl Meter {
+    /// The command in front of the program. Instructions are not counted at first, since a start would take ten times
+    /// as long.
+    pub fn prefix(quantity: Quantity, folder: &Path) -> Vec<String> {
+        let output = format!("--callgrind-out-file={}", folder.join(OUTPUT).display());
+        match quantity {
+            Quantity::Instructions => {
+                let words = ["valgrind", "--tool=callgrind", "--quiet", "--instr-atstart=no", "--fair-sched=try"];
+                words.map(String::from).into_iter().chain([output]).collect()
+            }
+            Quantity::CpuTime => Vec::new(),
+        }
+    }
+
+    pub fn new(quantity: Quantity, process: u32, folder: &Path) -> Self {
+        Self { quantity, process, folder: folder.to_owned(), idle: 0.0 }
+    }
+
+    /// Begins to count.
+    pub async fn enable(&self) -> Result<()> {
+        match self.quantity {
+            Quantity::Instructions => self.command(&["instrumentation", "on"]).await,
+            Quantity::CpuTime => Ok(()),
+        }
+    }
+
+    /// Measures an idle process. Later measurements do not include this cost.
+    pub async fn calibrate(&mut self, period: Duration) -> Result<()> {
+        let start = self.start().await?;
+        tokio::time::sleep(period).await;
+        let Measured { cost, elapsed } = self.read(&start).await?;
+        self.idle = cost / elapsed.as_secs_f64();
+        Ok(())
+    }
+
+    pub async fn start(&self) -> Result<Start> {
+        if self.quantity == Quantity::Instructions {
+            self.command(&["zero"]).await?;
+        }
+        Ok(Start { time: Instant::now(), cpu_time: cpu_time(self.process)? })
+    }
+
+    /// The cost since `start`, without the cost of an idle process.
+    pub async fn stop(&self, start: &Start) -> Result<Measured> {
+        let Measured { cost, elapsed } = self.read(start).await?;
+        Ok(Measured { cost: (cost - self.idle * elapsed.as_secs_f64()).max(0.0), elapsed })
+    }
+
+    async fn read(&self, start: &Start) -> Result<Measured> {
+        let (elapsed, cpu) = (start.time.elapsed(), cpu_time(self.process)?.saturating_sub(start.cpu_time));
+        let cost = match self.quantity {
+            Quantity::Instructions => self.instructions().await? as f64,
+            Quantity::CpuTime => cpu.as_nanos() as f64,
+        };
+        Ok(Measured { cost, elapsed })
+    }
+
+    /// The instructions since the last dump.
+    async fn instructions(&self) -> Result<u64> {
+        self.command(&["dump"]).await?;
+        let mut total = 0;
+        for entry in fs::read_dir(&self.folder)? {
+            let path = entry?.path();
+            let is_dump = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("callgrind."));
+            if is_dump {
+                let text = fs::read_to_string(&path)?;
+                total += callgrind::totals(&text).with_context(|| format!("{} has no totals", path.display()))?;
+                fs::remove_file(&path)?;
+            }
+        }
+        Ok(total)
+    }
+
+    /// Sends a command to callgrind.
+    async fn command(&self, words: &[&str]) -> Result<()> {
+        let mut vgdb = Command::new("vgdb");
+        vgdb.arg(format!("--pid={}", self.process)).args(words);
+        // Not on this thread, which may have to answer the process.
+        let output = tokio::task::spawn_blocking(move || vgdb.output()).await?.context("vgdb cannot be started")?;
+        ensure!(output.status.success(), "vgdb {words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+}

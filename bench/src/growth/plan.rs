@@ -1,0 +1,18 @@
+//! The settings of a run.
+
+use std::path::PathBuf;
+
+use super::{meter::Quantity, operation::Operation};
+
+/// The settings of a run.
+pub struct Plan {
+    pub program: PathBuf,
+    pub operations: Vec<Operation>,
+    /// The numbers of load balancers.
+    pub sizes: Vec<usize>,
+    /// The number of endpoints of each load balancer.
+    pub endpoints: usize,
+    /// The number of measured changes.
+    pub changes: usize,
+    pub quantity: Quantity,
+}

@@ -1,0 +1,89 @@
+//! A running process with the objects that it serves, and measurements of operations on it.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Context, Result};
+
+use super::{
+    cluster::{Cluster, Role},
+    endpoints::Endpoints,
+    meter::Quantity,
+    operation::{Action, Operation, Setting},
+    plan::Plan,
+    process::Process,
+    standalone::Standalone,
+    table::Cell,
+};
+use crate::statistics::Spread;
+
+/// A running process with the objects that it serves.
+pub enum Scene {
+    Standalone(Box<Standalone>),
+    Cluster(Box<Cluster>),
+    Endpoints(Box<Endpoints>),
+}
+
+impl Scene {
+    pub async fn start(plan: &Plan, setting: Setting, size: usize, folder: &Path) -> Result<Self> {
+        let scene = match setting {
+            Setting::Standalone => Self::Standalone(Box::new(Standalone::start(plan, size, folder).await?)),
+            Setting::Follower => Self::Cluster(Box::new(Cluster::start(plan, Role::Follower, size, folder).await?)),
+            Setting::Leader => Self::Cluster(Box::new(Cluster::start(plan, Role::Leader, size, folder).await?)),
+            Setting::LeastConnections => {
+                Self::Endpoints(Box::new(Endpoints::least_connections(plan, size, folder).await?))
+            }
+            Setting::Probed => Self::Endpoints(Box::new(Endpoints::probed(plan, size, folder).await?)),
+        };
+        Ok(scene)
+    }
+
+    /// Measures an operation several times, each after the previous one has ended. The first one is not measured: it
+    /// fills caches.
+    pub async fn measure(&mut self, operation: &Operation, size: usize, plan: &Plan) -> Result<Cell> {
+        if operation.action == Action::Failure {
+            return self.measure_failure(operation, size).await;
+        }
+        self.perform(operation.action).await?;
+        self.process().settle().await?;
+        self.process().calibrate().await?;
+        let (mut costs, mut effects) = (Vec::new(), Vec::new());
+        for _ in 0..plan.changes {
+            let start = self.process().meter.start().await?;
+            let effect = self.perform(operation.action).await?;
+            self.process().settle().await?;
+            costs.push(self.process().meter.stop(&start).await?.cost / operation.divisor(size));
+            effects.push(effect.as_secs_f64());
+        }
+        let (costs, effects) = (Spread::of(&costs).context("no change")?, Spread::of(&effects).context("no change")?);
+        let cost = match plan.quantity {
+            // Other work of the process can only add instructions.
+            Quantity::Instructions => costs.min,
+            Quantity::CpuTime => costs.median,
+        };
+        Ok(Cell { cost, effect: Duration::from_secs_f64(effects.median) })
+    }
+
+    /// Measures a failure, once: the process is never idle, since it probes endpoints.
+    async fn measure_failure(&mut self, operation: &Operation, size: usize) -> Result<Cell> {
+        let start = self.process().meter.start().await?;
+        let effect = self.perform(operation.action).await?;
+        let cost = self.process().meter.stop(&start).await?.cost / operation.divisor(size);
+        Ok(Cell { cost, effect })
+    }
+
+    async fn perform(&mut self, action: Action) -> Result<Duration> {
+        match self {
+            Self::Standalone(standalone) => standalone.perform(action).await,
+            Self::Cluster(cluster) => cluster.perform(action).await,
+            Self::Endpoints(endpoints) => endpoints.perform(action).await,
+        }
+    }
+
+    fn process(&mut self) -> &mut Process {
+        match self {
+            Self::Standalone(standalone) => &mut standalone.process,
+            Self::Cluster(cluster) => &mut cluster.process,
+            Self::Endpoints(endpoints) => &mut endpoints.process,
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! The table of results.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use super::{meter::Quantity, operation::Operation};
+
+/// A measured cost.
+#[derive(Clone, Copy, Debug)]
+pub struct Cell {
+    pub cost: f64,
+    /// The time until the change took effect.
+    pub effect: Duration,
+}
+
+/// The costs of operations by size.
+pub struct Table {
+    quantity: Quantity,
+    rows: Vec<Row>,
+}
+
+struct Row {
+    operation: Operation,
+    /// `None`: it could not be measured.
+    cells: BTreeMap<usize, Option<Cell>>,
+}
+
+impl Table {
+    pub fn new(quantity: Quantity) -> Self {
+        Self { quantity, rows: Vec::new() }
+    }
+
+    pub fn add(&mut self, operation: &Operation, size: usize, cell: Option<Cell>) {
+        match self.rows.iter_mut().find(|row| row.operation.name == operation.name) {
+            Some(row) => drop(row.cells.insert(size, cell)),
+            None => self.rows.push(Row { operation: *operation, cells: [(size, cell)].into() }),
+        }
+    }
+
+    /// The operations that exceed their limits or could not be measured.
+    pub fn exceeded(&self) -> Vec<&'static str> {
+        self.rows.iter().filter(|row| !row.is_within_limit()).map(|row| row.operation.name).collect()
+    }
+}
+
+impl Row {
+    /// The cost with the most objects, relative to the cost with the fewest.
+    fn ratio(&self) -> Option<f64> {
+        let (first, last) = ((*self.cells.values().next()?)?, (*self.cells.values().next_back()?)?);
+        Some(last.cost / first.cost.max(1.0))
+    }
+
+    fn is_within_limit(&self) -> bool {
+        self.cells.values().all(Option::is_some) && self.ratio().is_some_and(|ratio| ratio <= self.operation.limit)
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{:18} {:42} costs in {}", "operation", "", self.quantity.unit())?;
+        for row in &self.rows {
+            write!(f, "{:18} {:42}", row.operation.name, row.operation.what())?;
+            for (size, cell) in &row.cells {
+                let cost = cell.map_or_else(|| "-".to_owned(), |cell| count(cell.cost));
+                write!(f, " {size:>5}: {cost:>13}")?;
+            }
+            let ratio = row.ratio().map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
+            let verdict = if row.is_within_limit() { "ok" } else { "TOO HIGH" };
+            writeln!(f, "  ratio {ratio:>6}, limit {:.1}: {verdict}", row.operation.limit)?;
+        }
+        Ok(())
+    }
+}
+
+/// A whole number with separators.
+pub fn count(number: f64) -> String {
+    let digits = format!("{:.0}", number);
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::operation::OPERATIONS, *};
+
+    fn table(costs: [Option<f64>; 2]) -> Table {
+        let mut table = Table::new(Quantity::Instructions);
+        for (size, cost) in [200, 2000].into_iter().zip(costs) {
+            table.add(&OPERATIONS[0], size, cost.map(|cost| Cell { cost, effect: Duration::ZERO }));
+        }
+        table
+    }
+
+    #[test]
+    fn costs_that_grow_and_missing_ones_exceed_the_limit() {
+        assert!(table([Some(1000.0), Some(1400.0)]).exceeded().is_empty());
+        assert_eq!(table([Some(1000.0), Some(1600.0)]).exceeded(), ["file"]);
+        assert_eq!(table([Some(1000.0), None]).exceeded(), ["file"]);
+        assert_eq!(table([None, Some(1000.0)]).exceeded(), ["file"]);
+    }
+
+    #[test]
+    fn numbers_have_separators() {
+        assert_eq!([7.0, 1234.0, 123_456.4, 12_345_678.0].map(count), ["7", "1,234", "123,456", "12,345,678"]);
+    }
+}
