@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 IMAGE ?= docker.io/library/tcplb:$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
-.PHONY: help build test models check deny generate fuzz fuzz-corpus fuzz-smoke bench bench-smoke image e2e kind minikube demo clean
+.PHONY: help build test models check deny generate fuzz fuzz-corpus fuzz-smoke bench bench-smoke growth image e2e kind minikube demo clean
 
 help: ## list the tasks
 	@awk -F ':[^#]*## ' '/^[a-z0-9-]+:[^#]*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ bench-smoke: build ## count instructions and system calls, and fail if they exce
 	$(CARGO) test --locked --package tcplb-bench
 	$(CARGO) run --release --locked --package tcplb-bench -- smoke $(if $(UPDATE),--update)
 	$(CARGO) run --release --locked --package tcplb-bench -- show --check
+
+growth: build ## measure how costs grow with load balancers and endpoints, and fail above a limit (ARGUMENTS="--only file --clock")
+	$(CARGO) run --release --locked --package tcplb-bench -- growth $(ARGUMENTS)
 
 image: ## build the container image (IMAGE=NAME:TAG PLATFORM=linux/arm64), with docker, podman or buildah
 	PLATFORM=$(PLATFORM) scripts/image build $(IMAGE)

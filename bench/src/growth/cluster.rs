@@ -4,17 +4,19 @@ mod objects;
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use anyhow::{Result, bail};
 use objects::{ALLOCATIONS, HOME, Member, POD, allocations, replicas};
+use serde_json::json;
 
 use super::{
     address_block::{AddressBlock, PortBlock},
     api_server::ApiServer,
     certificate::{Issuer, has_certificate},
+    meter::Quantity,
     operation::Action,
     plan::Plan,
     process::{Launch, Process},
@@ -61,47 +63,28 @@ impl Cluster {
         api.objects.put("services", service);
         api.objects.put("endpointslices", slice);
 
-        let kubeconfig = folder.join("kubeconfig.yaml");
-        fs::write(
-            &kubeconfig,
-            format!(
-                "apiVersion: v1\nkind: Config\ncurrent-context: bench\nclusters:\n- name: bench\n  cluster:\n    server: \
-             http://{}\ncontexts:\n- name: bench\n  context: {{cluster: bench, user: bench}}\nusers:\n- name: \
-             bench\n  user: {{}}\n",
-                api.address
-            ),
-        )?;
-        let range = format!("{}-{}", ports.ports.start, ports.ports.end - 1);
         let admin = addresses.admin();
-        let words = [
-            "controller",
-            "--namespace",
-            HOME,
-            "--pod",
-            POD,
-            "--allocations",
-            ALLOCATIONS,
-            "--ports",
-            &range,
-            "--admin",
-            &admin.to_string(),
-            "--workers",
-            "1",
-            "--access-log",
-            "off",
-            "--max-secrets-per-namespace",
-            "unlimited",
-        ];
-        let mut process = Process::start(Launch {
+        let arguments = format!(
+            "controller --namespace {HOME} --pod {POD} --allocations {ALLOCATIONS} --ports {}-{} --admin {admin} --workers 1 \
+             --access-log off --max-secrets-per-namespace unlimited",
+            ports.ports.start,
+            ports.ports.end - 1
+        );
+        let kubeconfig = write_kubeconfig(&api, folder)?;
+        let launch = |quantity| Launch {
             program: &plan.program,
-            arguments: words.map(str::to_owned).to_vec(),
-            environment: vec![("KUBECONFIG", kubeconfig)],
-            quantity: plan.quantity,
+            arguments: arguments.split(' ').map(str::to_owned).collect(),
+            environment: vec![("KUBECONFIG", kubeconfig.clone())],
+            quantity,
             folder,
             admin,
             calm: if role == Role::Leader { LEADER_CALM } else { FOLLOWER_CALM },
-        })
-        .await?;
+        };
+        if role == Role::Leader && plan.quantity == Quantity::Instructions {
+            // It creates Services and statuses, which would take minutes under valgrind.
+            Process::start(launch(Quantity::CpuTime)).await?.finish_start().await?;
+        }
+        let mut process = Process::start(launch(plan.quantity)).await?;
         process.prepare().await?;
         Ok(Self { process, api, members, issuer, round: 0, _ports: ports, _addresses: addresses })
     }
@@ -126,7 +109,8 @@ impl Cluster {
                     object["status"] = status;
                 })?;
             }
-            Action::HealthFlip | Action::Page(_) | Action::Connection | Action::Failure => {
+            Action::Page(path) => self.process.page(path).await?,
+            Action::HealthFlip | Action::Connection | Action::Failure => {
                 bail!("{action:?} is not an action of a cluster")
             }
         }
@@ -146,6 +130,18 @@ impl Cluster {
         self.process.logs(&["configured", &member.name(), &format!("left=[{leaving}:")]).await?;
         Ok(effect)
     }
+}
+
+fn write_kubeconfig(api: &ApiServer, folder: &Path) -> Result<PathBuf> {
+    let path = folder.join("kubeconfig.json");
+    let text = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "bench",
+        "clusters": [{"name": "bench", "cluster": {"server": format!("http://{}", api.address)}}],
+        "contexts": [{"name": "bench", "context": {"cluster": "bench", "user": "bench"}}],
+        "users": [{"name": "bench", "user": {}}],
+    });
+    fs::write(&path, text.to_string())?;
+    Ok(path)
 }
 
 fn fill(api: &ApiServer, members: &[Member], issuer: &Issuer) -> Result<()> {

@@ -36,15 +36,14 @@ pub struct Meter {
     process: u32,
     /// The folder of callgrind's output.
     folder: PathBuf,
-    /// The cost of an idle second.
-    idle: f64,
+    /// The smallest cost of an idle second.
+    idle: Option<f64>,
 }
 
-/// The cost of some work, with the time that it took.
-#[derive(Clone, Copy, Debug)]
-pub struct Measured {
-    pub cost: f64,
-    pub elapsed: Duration,
+/// The cost of some time.
+struct Measured {
+    cost: f64,
+    elapsed: Duration,
 }
 
 /// The start of a measurement.
@@ -63,15 +62,16 @@ impl Meter {
         let output = format!("--callgrind-out-file={}", folder.join(OUTPUT).display());
         match quantity {
             Quantity::Instructions => {
-                let words = ["valgrind", "--tool=callgrind", "--quiet", "--instr-atstart=no", "--fair-sched=try"];
-                words.map(String::from).into_iter().chain([output]).collect()
+                // The Kubernetes client resolves names on up to 512 threads.
+                let words = "valgrind --tool=callgrind --quiet --instr-atstart=no --fair-sched=try --max-threads=1000";
+                words.split(' ').map(String::from).chain([output]).collect()
             }
             Quantity::CpuTime => Vec::new(),
         }
     }
 
     pub fn new(quantity: Quantity, process: u32, folder: &Path) -> Self {
-        Self { quantity, process, folder: folder.to_owned(), idle: 0.0 }
+        Self { quantity, process, folder: folder.to_owned(), idle: None }
     }
 
     /// Begins to count.
@@ -87,7 +87,8 @@ impl Meter {
         let start = self.start().await?;
         tokio::time::sleep(period).await;
         let Measured { cost, elapsed } = self.read(&start).await?;
-        self.idle = cost / elapsed.as_secs_f64();
+        let idle = cost / elapsed.as_secs_f64();
+        self.idle = Some(self.idle.map_or(idle, |before| before.min(idle)));
         Ok(())
     }
 
@@ -99,18 +100,19 @@ impl Meter {
     }
 
     /// The cost since `start`, without the cost of an idle process.
-    pub async fn stop(&self, start: &Start) -> Result<Measured> {
+    pub async fn stop(&self, start: &Start) -> Result<f64> {
         let Measured { cost, elapsed } = self.read(start).await?;
-        Ok(Measured { cost: (cost - self.idle * elapsed.as_secs_f64()).max(0.0), elapsed })
+        let idle = self.idle.unwrap_or_default() * elapsed.as_secs_f64();
+        ensure!(cost > idle, "the process did less than when it is idle");
+        Ok(cost - idle)
     }
 
     async fn read(&self, start: &Start) -> Result<Measured> {
-        let (elapsed, cpu) = (start.time.elapsed(), cpu_time(self.process)?.saturating_sub(start.cpu_time));
         let cost = match self.quantity {
             Quantity::Instructions => self.instructions().await? as f64,
-            Quantity::CpuTime => cpu.as_nanos() as f64,
+            Quantity::CpuTime => cpu_time(self.process)?.saturating_sub(start.cpu_time).as_nanos() as f64,
         };
-        Ok(Measured { cost, elapsed })
+        Ok(Measured { cost, elapsed: start.time.elapsed() })
     }
 
     /// The instructions since the last dump.

@@ -20,6 +20,7 @@ mod table;
 use std::{
     env, fs,
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -115,7 +116,9 @@ async fn measure_all(plan: &Plan, operations: &[&Operation], size: usize, table:
         Err(error) => return eprintln!("no temporary folder can be created: {error:#}"),
     };
     let Some(first) = operations.first() else { return };
+    let begun = Instant::now();
     let mut scene = Scene::start(plan, first.setting, size, &scratch.folder).await;
+    eprintln!("{:?} with {size}: started after {:.0} s", first.setting, begun.elapsed().as_secs_f64());
     for operation in operations {
         let cell = match &mut scene {
             Ok(scene) => scene.measure(operation, size, plan).await.map_err(|error| format!("{error:#}")),
@@ -132,12 +135,10 @@ async fn measure_all(plan: &Plan, operations: &[&Operation], size: usize, table:
 fn report(operation: &Operation, size: usize, cell: &Result<Cell, String>) {
     let name = operation.name;
     match cell {
-        Ok(Cell { cost, effect }) => {
-            eprintln!(
-                "{name:18} {size:6} {:>15} effect after {:8.1} ms",
-                table::count(*cost),
-                effect.as_secs_f64() * 1e3
-            );
+        Ok(Cell { cost, range, effect }) => {
+            let [cost, min, max] = [*cost, range[0], range[1]].map(table::count);
+            let effect = effect.as_secs_f64() * 1e3;
+            eprintln!("{name:18} {size:6} {cost:>15} ({min} to {max}), effect after {effect:.1} ms");
         }
         Err(error) => eprintln!("{name:18} {size:6} cannot be measured: {error}"),
     }

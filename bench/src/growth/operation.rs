@@ -39,7 +39,7 @@ pub enum Action {
 }
 
 /// The number of connections that are measured together.
-pub const CONNECTIONS: u32 = 40;
+pub const CONNECTIONS: u32 = 200;
 
 /// A measured operation.
 #[derive(Clone, Copy, Debug)]
@@ -62,10 +62,10 @@ pub const OPERATIONS: [Operation; 14] = [
     operation("flip", Setting::Standalone, Action::HealthFlip, 1.5),
     operation("page", Setting::Standalone, Action::Page("/"), 1.5),
     operation("snapshot", Setting::Standalone, Action::Page("/snapshot"), 1.5),
-    operation("report", Setting::Standalone, Action::Page("/report"), 1.5),
     operation("slice-follower", Setting::Follower, Action::Endpoint, 1.5),
     operation("status-follower", Setting::Follower, Action::Status, 1.5),
     operation("secret-follower", Setting::Follower, Action::Certificate, 1.5),
+    operation("report", Setting::Follower, Action::Page("/report"), 1.5),
     operation("slice-leader", Setting::Leader, Action::Endpoint, 1.5),
     operation("status-leader", Setting::Leader, Action::Status, 1.5),
     operation("secret-leader", Setting::Leader, Action::Certificate, 1.5),

@@ -11,11 +11,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{
     sync::mpsc,
-    time::{sleep, timeout_at},
+    time::{sleep, timeout, timeout_at},
 };
 
 use super::{
@@ -29,6 +29,12 @@ use crate::cores;
 const START_TIMEOUT: Duration = Duration::from_secs(600);
 /// The time limit of one change.
 pub const CHANGE_TIMEOUT: Duration = Duration::from_secs(180);
+/// The time limit of one question whether it is ready.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// The time for which the idle process is measured.
+const IDLE_PERIOD: Duration = Duration::from_secs(2);
+/// The number of these periods. The smallest cost counts: every 30 s, a leader checks everything.
+const IDLE_PERIODS: usize = 3;
 /// The number of log lines in an error message.
 const SHOWN_LINES: usize = 20;
 
@@ -50,7 +56,7 @@ pub struct Process {
     lines: mpsc::UnboundedReceiver<String>,
     last_lines: VecDeque<String>,
     calm: Duration,
-    pub admin: SocketAddr,
+    admin: SocketAddr,
     pub meter: Meter,
 }
 
@@ -82,7 +88,7 @@ impl Process {
 
     async fn ready(&mut self) -> Result<()> {
         let deadline = Instant::now() + START_TIMEOUT;
-        while !http::get(self.admin, "/readyz").await.is_ok_and(|answer| answer.status == 200) {
+        while !self.is_ready().await {
             self.drain_log();
             if let Some(status) = self.child.try_wait()? {
                 bail!("it ended with {status}: {}", self.log());
@@ -95,11 +101,25 @@ impl Process {
         Ok(())
     }
 
+    async fn is_ready(&self) -> bool {
+        let answer = timeout(ANSWER_TIMEOUT, http::get(self.admin, "/readyz")).await;
+        answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.status == 200))
+    }
+
+    /// Waits until the process is idle after its start.
+    pub async fn finish_start(&self) -> Result<()> {
+        settle(self.child.id(), self.calm, START_TIMEOUT).await
+    }
+
     /// Waits until the process is idle, and begins to count.
     pub async fn prepare(&mut self) -> Result<()> {
-        settle(self.child.id(), self.calm, START_TIMEOUT).await?;
+        self.finish_start().await?;
         self.meter.enable().await?;
-        self.settle().await
+        for _ in 0..IDLE_PERIODS {
+            self.settle().await?;
+            self.meter.calibrate(IDLE_PERIOD).await?;
+        }
+        Ok(())
     }
 
     /// Waits until the process has finished its work.
@@ -109,9 +129,11 @@ impl Process {
         Ok(())
     }
 
-    /// Measures the idle process.
-    pub async fn calibrate(&mut self) -> Result<()> {
-        self.meter.calibrate(self.calm.max(Duration::from_secs(2))).await
+    /// Requests an admin page.
+    pub async fn page(&self, path: &str) -> Result<()> {
+        let answer = timeout(CHANGE_TIMEOUT, http::get(self.admin, path)).await.context("no answer in time")??;
+        ensure!(answer.status == 200 && !answer.body.is_empty(), "{path} answers {}", answer.status);
+        Ok(())
     }
 
     /// Waits for a log line that contains all of these texts.

@@ -37,21 +37,27 @@ impl Scene {
         Ok(scene)
     }
 
-    /// Measures an operation several times, each after the previous one has ended. The first one is not measured: it
+    /// Measures an operation several times, each after the previous one has ended. The first change is not measured: it
     /// fills caches.
     pub async fn measure(&mut self, operation: &Operation, size: usize, plan: &Plan) -> Result<Cell> {
         if operation.action == Action::Failure {
             return self.measure_failure(operation, size).await;
         }
-        self.perform(operation.action).await?;
-        self.process().settle().await?;
-        self.process().calibrate().await?;
+        let repetitions = match (operation.action, plan.quantity) {
+            // Equal renderings need equal instructions, and minutes under callgrind.
+            (Action::Page(_), Quantity::Instructions) => 1,
+            _ => {
+                self.perform(operation.action).await?;
+                self.process().settle().await?;
+                plan.changes
+            }
+        };
         let (mut costs, mut effects) = (Vec::new(), Vec::new());
-        for _ in 0..plan.changes {
+        for _ in 0..repetitions {
             let start = self.process().meter.start().await?;
             let effect = self.perform(operation.action).await?;
             self.process().settle().await?;
-            costs.push(self.process().meter.stop(&start).await?.cost / operation.divisor(size));
+            costs.push(self.process().meter.stop(&start).await? / operation.divisor(size));
             effects.push(effect.as_secs_f64());
         }
         let (costs, effects) = (Spread::of(&costs).context("no change")?, Spread::of(&effects).context("no change")?);
@@ -60,15 +66,15 @@ impl Scene {
             Quantity::Instructions => costs.min,
             Quantity::CpuTime => costs.median,
         };
-        Ok(Cell { cost, effect: Duration::from_secs_f64(effects.median) })
+        Ok(Cell { cost, range: [costs.min, costs.max], effect: Duration::from_secs_f64(effects.median) })
     }
 
     /// Measures a failure, once: the process is never idle, since it probes endpoints.
     async fn measure_failure(&mut self, operation: &Operation, size: usize) -> Result<Cell> {
         let start = self.process().meter.start().await?;
         let effect = self.perform(operation.action).await?;
-        let cost = self.process().meter.stop(&start).await?.cost / operation.divisor(size);
-        Ok(Cell { cost, effect })
+        let cost = self.process().meter.stop(&start).await? / operation.divisor(size);
+        Ok(Cell { cost, range: [cost; 2], effect })
     }
 
     async fn perform(&mut self, action: Action) -> Result<Duration> {

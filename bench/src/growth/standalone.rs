@@ -12,7 +12,6 @@ use tokio::net::TcpListener;
 use super::{
     address_block::AddressBlock,
     certificate::{Issuer, has_certificate},
-    http,
     operation::Action,
     plan::Plan,
     process::{Launch, Process},
@@ -87,12 +86,7 @@ impl Standalone {
                 };
                 self.process.logs(&[expected, &name(0)]).await?;
             }
-            Action::Page(path) => {
-                let answer = http::get(self.process.admin, path).await?;
-                if answer.status != 200 || answer.body.is_empty() {
-                    bail!("{path} answers {}", answer.status);
-                }
-            }
+            Action::Page(path) => self.process.page(path).await?,
             Action::Status | Action::Connection | Action::Failure => {
                 bail!("{action:?} is not an action with many manifests")
             }

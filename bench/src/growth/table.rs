@@ -8,6 +8,8 @@ use super::{meter::Quantity, operation::Operation};
 #[derive(Clone, Copy, Debug)]
 pub struct Cell {
     pub cost: f64,
+    /// The smallest and the largest cost of all changes.
+    pub range: [f64; 2],
     /// The time until the change took effect.
     pub effect: Duration,
 }
@@ -91,7 +93,7 @@ mod tests {
     fn table(costs: [Option<f64>; 2]) -> Table {
         let mut table = Table::new(Quantity::Instructions);
         for (size, cost) in [200, 2000].into_iter().zip(costs) {
-            table.add(&OPERATIONS[0], size, cost.map(|cost| Cell { cost, effect: Duration::ZERO }));
+            table.add(&OPERATIONS[0], size, cost.map(|cost| Cell { cost, range: [cost; 2], effect: Duration::ZERO }));
         }
         table
     }
