@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use futures::future::try_join_all;
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
@@ -25,7 +26,6 @@ use super::{
 };
 use crate::{
     backend::{Backends, Opening, listen},
-    count::WORKS,
     load::client::Client,
 };
 
@@ -101,8 +101,8 @@ impl Endpoints {
         match action {
             Action::Connection => {
                 let client = Client { server: self.addresses.listener(0), tls: None };
-                let [connection, ..] = &WORKS;
-                connection.run(&client, CONNECTIONS).await?;
+                // All at once, since LeastConnections compares all endpoints again after some time.
+                try_join_all((0..CONNECTIONS).map(|_| client.connect_and_echo())).await?;
             }
             Action::Failure => {
                 self.backend = Backend::Stopped;

@@ -32,13 +32,13 @@ pub enum Action {
     Status,
     /// An admin page is rendered.
     Page(&'static str),
-    /// A client connects, exchanges a few bytes and disconnects.
+    /// [`CONNECTIONS`] clients connect at once, exchange a few bytes and disconnect.
     Connection,
     /// All endpoints fail together.
     Failure,
 }
 
-/// The number of connections that are measured together.
+/// The number of connections that are opened and measured together.
 pub const CONNECTIONS: u32 = 200;
 
 /// A measured operation.

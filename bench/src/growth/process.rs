@@ -115,8 +115,8 @@ impl Process {
     pub async fn prepare(&mut self) -> Result<()> {
         self.finish_start().await?;
         self.meter.enable().await?;
+        self.settle().await?;
         for _ in 0..IDLE_PERIODS {
-            self.settle().await?;
             self.meter.calibrate(IDLE_PERIOD).await?;
         }
         Ok(())
