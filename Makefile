@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 IMAGE ?= docker.io/library/tcplb:$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
-.PHONY: help build test models check deny generate fuzz fuzz-corpus fuzz-smoke bench bench-smoke growth image e2e kind minikube demo clean
+.PHONY: help build test models check deny generate fuzz fuzz-corpus fuzz-smoke bench bench-smoke growth soak image e2e kind minikube demo clean
 
 help: ## list the tasks
 	@awk -F ':[^#]*## ' '/^[a-z0-9-]+:[^#]*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ bench-smoke: build ## count instructions and system calls, and fail if they exce
 
 growth: build ## measure how costs grow with load balancers and endpoints, and fail above a limit (ARGUMENTS="--only file --clock")
 	$(CARGO) run --release --locked --package tcplb-bench -- growth $(ARGUMENTS)
+
+soak: build ## run clients for MINUTES (10) while backends are killed, files edited and processes replaced (SEED=N repeats)
+	$(CARGO) run --release --locked --package tcplb-bench -- soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 image: ## build the container image (IMAGE=NAME:TAG PLATFORM=linux/arm64), with docker, podman or buildah
 	PLATFORM=$(PLATFORM) scripts/image build $(IMAGE)

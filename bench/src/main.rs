@@ -18,10 +18,11 @@ mod report;
 mod results;
 mod run;
 mod show;
+mod soak;
 mod statistics;
 mod svg;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Result, bail};
 use axes::AXES;
@@ -77,6 +78,18 @@ enum Command {
         /// The folder for the charts.
         #[arg(long, value_name = "FOLDER", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs"))]
         docs: PathBuf,
+    },
+    /// Run clients of all kinds for minutes while backends are killed, files are edited and processes are replaced. Fail
+    /// if a connection is lost that could have survived, or if memory, descriptors or threads grow.
+    Soak {
+        #[arg(long, value_name = "NUMBER", default_value_t = 10.0)]
+        minutes: f64,
+        /// The seed of the random decisions, as printed by an earlier run. Default: a new one.
+        #[arg(long, value_name = "NUMBER")]
+        seed: Option<u64>,
+        /// The program to run.
+        #[arg(long, value_name = "FILE", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/release/tcplb"))]
+        program: PathBuf,
     },
     /// Print the table of results, write the plot to the same folder, and insert the table into a document.
     Report {
@@ -135,6 +148,10 @@ fn run_command(command: Command) -> Result<()> {
         Command::Show { pictures, check, program, docs } => {
             on_the_loads_core(show::show(&pictures, &program, (!check).then_some(&*docs)))
         }
+        Command::Soak { minutes, seed, program } => {
+            let duration = Duration::try_from_secs_f64(minutes * 60.0)?;
+            on_one_thread(soak::run(soak::Options { program, duration, seed }))
+        }
         Command::Report { results, document } => {
             println!("{}", report::write(&results, &document)?);
             Ok(())
@@ -162,9 +179,14 @@ impl Measure {
     }
 }
 
-/// Everything except the contenders runs on one thread. An interrupt also ends the started processes.
+/// Everything except the contenders runs on one thread, on its own core.
 fn on_the_loads_core(work: impl Future<Output = Result<()>>) -> Result<()> {
     cores::pin(cores::LOAD)?;
+    on_one_thread(work)
+}
+
+/// An interrupt also ends the started processes.
+fn on_one_thread(work: impl Future<Output = Result<()>>) -> Result<()> {
     runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         tokio::select! {
             result = work => result,
