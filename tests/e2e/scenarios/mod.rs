@@ -15,6 +15,7 @@ mod replicas;
 mod rollouts;
 mod sidecar;
 mod slices;
+mod soak;
 mod tenancy;
 mod traffic;
 mod transitions;
