@@ -33,13 +33,14 @@ use super::{
     worker::{DRAIN_TICK, abort_on_panic::AbortOnPanic, handle::Shared, jittered},
 };
 use crate::{
-    model::{Close, DrainCause, ObjectKey, Report, Snapshot},
-    upstream::{Endpoint, Upstream, in_place},
+    model::{Close, DrainCause, Report, Snapshot, UpstreamKey},
+    upstream::{ChangeLog, Endpoint, Upstream, in_place},
 };
 
 pub struct Drainer {
     pub shared: Arc<Shared>,
     pub view: Arc<ArcSwap<View>>,
+    pub changes: Arc<ChangeLog>,
     /// Publishes the drains in progress.
     pub draining: Arc<ArcSwap<Vec<Draining>>>,
 }
@@ -64,7 +65,7 @@ impl Drainer {
                 changed = reports.changed() => match changed {
                     Ok(()) => in_place(|| {
                         let view = self.view.load();
-                        known.follow(&view);
+                        known.follow(&view, &self.changes);
                         plans.follow(known.drain_input(&view), Instant::now());
                     }),
                     Err(_) => return,
@@ -94,69 +95,66 @@ impl Drainer {
 #[derive(Default)]
 struct DrainingEndpoints {
     snapshot: Arc<Snapshot>,
-    /// In the order of the view.
-    upstreams: Vec<UpstreamDrains>,
-    /// The places of the upstreams with draining endpoints.
-    draining: BTreeSet<usize>,
-    /// The places of the upstreams with rebalancing.
-    rebalanced: BTreeSet<usize>,
+    /// The number of changes of upstreams that are taken into account.
+    seen: u64,
+    /// The upstreams of the view.
+    upstreams: Arc<[(UpstreamKey, Arc<Upstream>)]>,
+    draining: BTreeMap<UpstreamKey, UpstreamDrains>,
+    /// The upstreams with rebalancing.
+    rebalanced: BTreeSet<UpstreamKey>,
 }
 
+/// The draining endpoints of an upstream.
 struct UpstreamDrains {
     upstream: Arc<Upstream>,
-    revision: u64,
     endpoints: Vec<(Arc<Endpoint>, DrainCause, Option<Close>)>,
 }
 
-impl UpstreamDrains {
-    fn of(upstream: &Arc<Upstream>) -> Self {
-        // The revision is read first, so that a change in between is not missed.
-        let revision = upstream.revision();
-        Self { upstream: upstream.clone(), revision, endpoints: upstream.draining() }
-    }
-
-    fn is_current(&self, upstream: &Arc<Upstream>) -> bool {
-        Arc::ptr_eq(&self.upstream, upstream) && self.revision == upstream.revision()
-    }
-}
-
 impl DrainingEndpoints {
-    fn follow(&mut self, view: &View) {
+    fn follow(&mut self, view: &View, changes: &ChangeLog) {
+        // The changes are taken first, so that a change in between is not missed.
+        let (seen, changed) = changes.since(self.seen);
+        self.seen = seen;
         // The routes of listeners decide which endpoints can take over.
         let before = mem::replace(&mut self.snapshot, view.snapshot.clone());
-        let changed = before.changed_listeners(&view.snapshot);
-        let Some(changed) = changed.filter(|_| self.upstreams.len() == view.upstreams.len()) else {
-            let upstreams = view.upstreams.iter().map(|(_, upstream)| UpstreamDrains::of(upstream));
-            *self = Self { snapshot: view.snapshot.clone(), upstreams: upstreams.collect(), ..Self::default() };
-            (0..self.upstreams.len()).for_each(|place| self.note(place));
-            return;
+        let listeners = before.changed_listeners(&view.snapshot);
+        let (Some(mut changed), Some(listeners), true) =
+            (changed, listeners, Arc::ptr_eq(&self.upstreams, &view.upstreams))
+        else {
+            return self.read_all(view);
         };
-        let changed: BTreeSet<&ObjectKey> = changed.iter().map(|key| &key.object).collect();
-        for (place, (key, upstream)) in view.upstreams.iter().enumerate() {
-            if !self.upstreams[place].is_current(upstream) || changed.contains(&key.object) {
-                self.upstreams[place] = UpstreamDrains::of(upstream);
-                self.note(place);
+        changed.extend(listeners.into_iter().map(|key| UpstreamKey { object: key.object }));
+        for key in changed {
+            if let Ok(place) = view.upstreams.binary_search_by(|(other, _)| other.cmp(&key)) {
+                self.read(&key, &view.upstreams[place].1);
             }
         }
     }
 
-    fn note(&mut self, place: usize) {
-        let UpstreamDrains { upstream, endpoints, .. } = &self.upstreams[place];
-        let notes =
-            [(&mut self.draining, !endpoints.is_empty()), (&mut self.rebalanced, upstream.rebalancing().is_some())];
-        for (places, is_in) in notes {
-            match is_in {
-                true => places.insert(place),
-                false => places.remove(&place),
-            };
+    fn read_all(&mut self, view: &View) {
+        self.upstreams = view.upstreams.clone();
+        (self.draining, self.rebalanced) = Default::default();
+        for (key, upstream) in &*view.upstreams {
+            self.read(key, upstream);
         }
+    }
+
+    fn read(&mut self, key: &UpstreamKey, upstream: &Arc<Upstream>) {
+        let drains = UpstreamDrains { upstream: upstream.clone(), endpoints: upstream.draining() };
+        match drains.endpoints.is_empty() {
+            true => drop(self.draining.remove(key)),
+            false => drop(self.draining.insert(key.clone(), drains)),
+        }
+        match upstream.rebalancing() {
+            None => self.rebalanced.remove(key),
+            Some(_) => self.rebalanced.insert(key.clone()),
+        };
     }
 
     /// The draining endpoints, and the draining listeners of a view.
     fn drain_input<'a>(&self, view: &'a View) -> DrainInput<'a> {
         let mut draining = BTreeMap::new();
-        for place in &self.draining {
-            let UpstreamDrains { upstream, endpoints, .. } = &self.upstreams[*place];
+        for UpstreamDrains { upstream, endpoints } in self.draining.values() {
             for (endpoint, cause, close) in endpoints {
                 let (upstream, endpoint, reason) = (upstream.clone(), endpoint.clone(), reason_for(*cause));
                 let object = upstream.key().object.clone();

@@ -120,13 +120,14 @@ impl Proxy {
         let (orders, inbox) = mpsc::unbounded_channel();
         let view = Arc::new(ArcSwap::default());
         let upstreams = Upstreams::new(control.clone(), PreconnectBudget::new(options.preconnected), options.probes);
+        let changes = upstreams.changes();
         let sources = Arc::new(Sources::new(shared.started));
         let topology = Topology {
             shared: shared.clone(),
             snapshots: published,
             reports: reporting,
             view: view.clone(),
-            usable_changes: upstreams.usable_changes(),
+            usable_changes: changes.count(),
             upstreams,
             sources: sources.clone(),
             descriptors: options.descriptors,
@@ -138,7 +139,7 @@ impl Proxy {
         control.spawn(topology.run(inbox));
         control.spawn(sweep(Arc::downgrade(&sources)));
         let draining = Arc::new(ArcSwap::default());
-        let drainer = Drainer { shared: shared.clone(), view: view.clone(), draining: draining.clone() };
+        let drainer = Drainer { shared: shared.clone(), view: view.clone(), changes, draining: draining.clone() };
         control.spawn(drainer.run(reports.clone()));
         Ok(Self { shared, snapshots, reports, orders, view, draining, threads: Mutex::new(threads) })
     }

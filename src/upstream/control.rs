@@ -13,7 +13,6 @@ use std::{
 use tokio::{
     runtime::Handle,
     select,
-    sync::watch,
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -26,6 +25,7 @@ use self::{
 };
 use super::{
     backends::Backends,
+    change_log::ChangeLog,
     endpoint::{
         Endpoint,
         pool::{Pool, PreconnectBudget},
@@ -85,8 +85,7 @@ pub(super) struct UpstreamContext {
     pub budget: PreconnectBudget,
     /// The permits of concurrent probes: each probe needs a descriptor.
     pub probes: Arc<TenantPlaces>,
-    /// Counts changes of usable endpoints.
-    pub usable_changes: watch::Sender<u64>,
+    pub changes: Arc<ChangeLog>,
 }
 
 impl UpstreamControl {
@@ -326,7 +325,7 @@ impl UpstreamControl {
     /// Announces a change of the usable or draining endpoints.
     fn notify_of_change(&self) {
         self.upstream.revision.fetch_add(1, Release);
-        self.context.usable_changes.send_modify(|count| *count += 1);
+        self.context.changes.note(&self.upstream.key);
     }
 
     /// Rebuilds the balancers of the subsets that have changed.

@@ -8,6 +8,7 @@
 
 mod backends;
 mod balance;
+mod change_log;
 mod control;
 mod dial;
 mod endpoint;
@@ -33,13 +34,14 @@ use std::{
 };
 
 use imbl::OrdMap;
-use tokio::{runtime::Handle, sync::watch};
+use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 
 #[cfg(feature = "fuzzing")]
 pub use self::probe::fuzzing;
 pub use self::{
     backends::Backends,
+    change_log::ChangeLog,
     dial::{dial, is_local},
     endpoint::{
         ActiveConnection, Endpoint, TriedEndpoints,
@@ -72,8 +74,8 @@ impl Upstreams {
     /// Probes, pools and control tasks run on `control`. All pools together hold as many sockets as `budget` allows. At
     /// most `probes` run concurrently, divided among namespaces.
     pub fn new(control: Handle, budget: PreconnectBudget, probes: usize) -> Self {
-        let (usable_changes, probes) = (watch::Sender::new(0), TenantPlaces::new(probes));
-        let context = UpstreamContext { control, budget, probes, usable_changes };
+        let (changes, probes) = (Arc::default(), TenantPlaces::new(probes));
+        let context = UpstreamContext { control, budget, probes, changes };
         Self { context, entries: BTreeMap::new(), applied: OrdMap::new() }
     }
 
@@ -115,9 +117,9 @@ impl Upstreams {
         self.entries.iter().map(|(key, entry)| (key, &entry.upstream))
     }
 
-    /// A counter that is incremented when an endpoint may have become usable or unusable.
-    pub fn usable_changes(&self) -> watch::Receiver<u64> {
-        self.context.usable_changes.subscribe()
+    /// The changes of usable or draining endpoints.
+    pub fn changes(&self) -> Arc<ChangeLog> {
+        self.context.changes.clone()
     }
 }
 

@@ -134,7 +134,7 @@ async fn eventually(condition: impl Fn() -> bool) {
 }
 
 async fn usable_becomes(upstreams: &Upstreams, upstream: &Upstream, count: usize) {
-    let mut changes = upstreams.usable_changes();
+    let mut changes = upstreams.changes().count();
     let wait = async {
         while upstream.usable() != count {
             changes.changed().await.unwrap();
@@ -288,7 +288,7 @@ async fn the_next_priority_serves_while_the_first_cannot() {
 
     // The ejection lasts 30 s, and the endpoint must then be able to serve for 60 s.
     let ejected = Instant::now();
-    let mut changes = upstreams.usable_changes();
+    let mut changes = upstreams.changes().count();
     while upstream.usable() < 2 {
         changes.changed().await.unwrap();
     }
