@@ -63,7 +63,7 @@ enum Command {
         update: bool,
     },
     /// Measure how the cost of a change grows with the number of load balancers, and fail if it exceeds a limit.
-    Growth(growth::Options),
+    Growth(growth::GrowthOptions),
     /// Show policies over time: draw charts of runs, print their figures, and fail if figures are out of range.
     Show {
         /// The charts. Default: all.
@@ -150,7 +150,7 @@ fn run_command(command: Command) -> Result<()> {
         }
         Command::Soak { minutes, seed, program } => {
             let duration = Duration::try_from_secs_f64(minutes * 60.0)?;
-            on_one_thread(soak::run(soak::Options { program, duration, seed }))
+            on_one_thread(soak::run(soak::SoakOptions { program, duration, seed }))
         }
         Command::Report { results, document } => {
             println!("{}", report::write(&results, &document)?);

@@ -1,5 +1,5 @@
 //! A soak test: clients of all kinds, while backends are killed, files are edited, and processes are replaced. The end of
-//! each connection is compared with the access log and with everything that may have ended it.
+//! each connection is compared with the access log and with the disturbances of the run.
 
 mod access_log;
 mod accounting;
@@ -36,9 +36,9 @@ use tokio::{
 };
 
 use self::{
-    accounting::{Accounting, Classes},
+    accounting::{Accounting, ClassCounts},
     backends::{BackendSet, Kill},
-    certificates::Authority,
+    certificates::CertificateAuthority,
     classify::EndClass,
     clients::{ClientContext, ClientPool},
     edits::Editor,
@@ -60,7 +60,7 @@ const METRICS_INTERVAL: u32 = 5;
 const KEPT_DESCRIPTORS: u64 = 64;
 
 /// The arguments of a run.
-pub struct Options {
+pub struct SoakOptions {
     pub program: PathBuf,
     pub duration: Duration,
     /// The seed of all random decisions. `None`: a new one.
@@ -68,7 +68,7 @@ pub struct Options {
 }
 
 /// Runs the test. Fails if a connection was lost, or another expectation was not met.
-pub async fn run(options: Options) -> Result<()> {
+pub async fn run(options: SoakOptions) -> Result<()> {
     raise_descriptor_limit()?;
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
     println!("soak for {} s, seed {seed}", options.duration.as_secs());
@@ -85,7 +85,7 @@ struct Soak {
     backends: Arc<BackendSet>,
     /// The process of this instance is never replaced: its resources must not grow.
     steady: Arc<Instance>,
-    /// The process of this instance is replaced now and then.
+    /// The process of this instance is replaced at intervals.
     replaced: Arc<Instance>,
     context: ClientContext,
     clients: ClientPool,
@@ -96,13 +96,13 @@ struct Soak {
 }
 
 impl Soak {
-    async fn start(options: Options, mut rng: Rng) -> Result<Self> {
+    async fn start(options: SoakOptions, mut rng: Rng) -> Result<Self> {
         let folder = env::current_exe()?.with_file_name("soak-run");
         let _ = fs::remove_dir_all(&folder);
-        fs::create_dir_all(&folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+        fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let (timeline, failures) = (Arc::new(Timeline::new()), Arc::<FailureLog>::default());
         let accounting = Arc::new(Accounting::new(timeline.clone(), failures.clone()));
-        let (Options { program, duration, .. }, authority) = (options, Authority::new()?);
+        let (SoakOptions { program, duration, .. }, authority) = (options, CertificateAuthority::new()?);
         let longest = (duration / 3).clamp(Duration::from_secs(10), Duration::from_secs(90));
         let context = ClientContext::new(&authority, accounting.clone(), longest)?;
         let backends = Arc::new(BackendSet::start(timeline.clone())?);
@@ -120,14 +120,14 @@ impl Soak {
 
     /// Edits, kills and replaces until the end of the run.
     async fn disturb(&mut self) -> Result<()> {
-        let (begun, mut seconds) = (Instant::now(), interval(Duration::from_secs(1)));
+        let (started, mut seconds) = (Instant::now(), interval(Duration::from_secs(1)));
         seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let takeover_interval = (self.duration / 6).clamp(Duration::from_secs(8), Duration::from_secs(60));
-        let mut next_takeover = begun + takeover_interval;
+        let mut next_takeover = started + takeover_interval;
         let mut tasks = JoinSet::new();
         tasks.spawn(kill_backends(self.backends.clone(), self.rng.fork()));
         let mut count = 0;
-        while begun.elapsed() < self.duration {
+        while started.elapsed() < self.duration {
             seconds.tick().await;
             count += 1;
             self.editors.iter_mut().try_for_each(Editor::edit)?;
@@ -145,7 +145,7 @@ impl Soak {
         Ok(())
     }
 
-    /// Checks what must hold in each second.
+    /// Checks the invariants, once per second.
     async fn check(&mut self, second: u32) -> Result<()> {
         self.setup.accounting.sweep();
         for instance in [&self.steady, &self.replaced] {
@@ -178,14 +178,14 @@ impl Soak {
             editor.finish().await?;
         }
         clients.end().await?;
-        last_lines(&setup).await;
+        await_last_lines(&setup).await;
         for instance in [&steady, &replaced] {
             instance.predecessors_end().await?;
             instance.check_totals().await?;
         }
         let end = steady.resources()?;
         setup.failures.check(end.descriptors <= idle.descriptors + KEPT_DESCRIPTORS, || {
-            format!("without connections, the process has {end:?}, but {idle:?} at its start")
+            format!("descriptors leaked: {end:?} without connections, {idle:?} at the start")
         });
         steady.end().await?;
         replaced.end().await?;
@@ -204,8 +204,8 @@ impl Soak {
     }
 }
 
-/// Waits for the lines of the last connections.
-async fn last_lines(setup: &Setup) {
+/// Waits for the access log of the last connections.
+async fn await_last_lines(setup: &Setup) {
     let deadline = Instant::now() + LAST_LINES_TIMEOUT;
     while setup.accounting.unmatched() != (0, 0) && Instant::now() < deadline {
         setup.accounting.sweep();
@@ -217,19 +217,19 @@ async fn last_lines(setup: &Setup) {
     });
 }
 
-/// A run without takeovers, or without connections of each kind, shows nothing.
-fn check_coverage(failures: &FailureLog, classes: &Classes, takeovers: u64) {
+/// Fails a run without takeovers or without connections of each kind, since it proves nothing.
+fn check_coverage(failures: &FailureLog, classes: &ClassCounts, takeovers: u64) {
     failures.check(takeovers > 0, || "no takeover took place: use a longer run".into());
     for (kind, transport) in clients::kinds() {
-        let ends_as_planned = |class: EndClass| matches!(class, EndClass::Complete | EndClass::ResetByClient);
-        let covers = |&(other, its_transport, class): &(ClientKind, Transport, EndClass)| {
-            (other, its_transport) == (kind, transport) && ends_as_planned(class)
+        let is_planned_end = |class: EndClass| matches!(class, EndClass::Complete | EndClass::ResetByClient);
+        let covers = |&(other, other_transport, class): &(ClientKind, Transport, EndClass)| {
+            (other, other_transport) == (kind, transport) && is_planned_end(class)
         };
         failures.check(classes.keys().any(covers), || format!("no {kind} {transport} connection ended as planned"));
     }
 }
 
-/// Kills one backend after the other.
+/// Kills backends at random intervals.
 async fn kill_backends(backends: Arc<BackendSet>, mut rng: Rng) -> Result<()> {
     loop {
         sleep(Duration::from_millis(rng.u64(2000..6000))).await;

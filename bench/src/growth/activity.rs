@@ -1,4 +1,4 @@
-//! Waiting until a process has nothing left to do.
+//! Detection of idle processes.
 
 use std::{
     fs,
@@ -12,15 +12,15 @@ use tokio::time::sleep;
 const SAMPLE_PERIOD: Duration = Duration::from_millis(50);
 /// The share of time for which an idle process may be active: it renews a Lease, and checks that its threads run.
 const IDLE_SHARE: f64 = 0.15;
-/// The last part of a calm period, in which nothing may have begun.
+/// The last part of a calm period, in which no new work may start.
 const END: Duration = Duration::from_millis(150);
 const END_SHARE: f64 = 0.3;
 
-/// Waits until a process has been almost idle for this long. It should be longer than any delay before the process
-/// continues its work.
+/// Waits until a process has been almost idle for the period `calm`, which must be longer than any delay between parts
+/// of its work.
 pub async fn settle(process: u32, calm: Duration, limit: Duration) -> Result<()> {
-    let begun = Instant::now();
-    let mut samples = vec![(begun, active_time(process)?)];
+    let started = Instant::now();
+    let mut samples = vec![(started, active_time(process)?)];
     loop {
         sleep(SAMPLE_PERIOD).await;
         let now = (Instant::now(), active_time(process)?);
@@ -33,7 +33,7 @@ pub async fn settle(process: u32, calm: Duration, limit: Duration) -> Result<()>
         if is_below(calm, IDLE_SHARE) && is_below(END, END_SHARE) {
             return Ok(());
         }
-        if begun.elapsed() > limit {
+        if started.elapsed() > limit {
             bail!("the process is still busy after {} s", limit.as_secs());
         }
     }

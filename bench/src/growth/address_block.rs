@@ -1,4 +1,4 @@
-//! Loopback addresses and ports that only one run uses, so that several runs on a machine do not disturb each other.
+//! Loopback addresses and ports that are reserved for one run, so that concurrent runs do not disturb each other.
 
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},

@@ -10,23 +10,23 @@ pub struct Certificate {
 }
 
 /// Issues certificates with one key.
-pub struct Issuer {
+pub struct CertificateIssuer {
     key: KeyPair,
 }
 
-impl Issuer {
+impl CertificateIssuer {
     pub fn generate() -> Result<Self> {
         Ok(Self { key: KeyPair::generate()? })
     }
 
-    /// A certificate for a name. Each has another serial number.
+    /// Issues a certificate for a name, with a new serial number.
     pub fn issue(&self, name: &str) -> Result<Certificate> {
         let chain = CertificateParams::new([format!("{name}.bench.test")])?.self_signed(&self.key)?.pem();
         Ok(Certificate { chain, key: self.key.serialize_pem() })
     }
 }
 
-/// True for one of ten load balancers: it terminates TLS.
+/// True for one of ten load balancers: those terminate TLS.
 pub fn has_certificate(index: usize) -> bool {
     index % 10 == 5
 }

@@ -9,17 +9,17 @@ use std::{
 };
 
 use anyhow::{Result, bail};
-use objects::{ALLOCATIONS, HOME, Member, POD, allocations, replicas};
+use objects::{ALLOCATIONS, HOME, LoadBalancerObjects, POD, allocations, replicas};
 use serde_json::json;
 
 use super::{
     address_block::{AddressBlock, PortBlock},
     api_server::ApiServer,
-    certificate::{Issuer, has_certificate},
+    certificate::{CertificateIssuer, has_certificate},
     meter::Quantity,
     operation::Action,
-    plan::Plan,
-    process::{Launch, Process},
+    plan::GrowthPlan,
+    process::{MeteredProcess, ProcessOptions},
 };
 
 /// The longest delay of a follower between parts of its work: 500 ms, which combine changes.
@@ -29,17 +29,17 @@ const LEADER_CALM: Duration = Duration::from_millis(2500);
 
 /// The role of the measured replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
+pub enum ReplicaRole {
     Follower,
     Leader,
 }
 
 /// A replica and its cluster.
 pub struct Cluster {
-    pub process: Process,
+    pub process: MeteredProcess,
     api: ApiServer,
-    members: Vec<Member>,
-    issuer: Issuer,
+    load_balancers: Vec<LoadBalancerObjects>,
+    issuer: CertificateIssuer,
     /// The number of changes so far.
     round: usize,
     _ports: PortBlock,
@@ -47,18 +47,18 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    pub async fn start(plan: &Plan, role: Role, load_balancers: usize, folder: &Path) -> Result<Self> {
-        let (addresses, ports) = (AddressBlock::reserve()?, PortBlock::reserve(load_balancers)?);
-        let issuer = Issuer::generate()?;
+    pub async fn start(plan: &GrowthPlan, role: ReplicaRole, count: usize, folder: &Path) -> Result<Self> {
+        let (addresses, ports) = (AddressBlock::reserve()?, PortBlock::reserve(count)?);
+        let issuer = CertificateIssuer::generate()?;
         let other_leader = match role {
-            Role::Follower => Some("tcplb-1"),
-            Role::Leader => None,
+            ReplicaRole::Follower => Some("tcplb-1"),
+            ReplicaRole::Leader => None,
         };
         let api = ApiServer::start(addresses.own(), other_leader).await?;
-        let members: Vec<Member> =
-            (0..load_balancers).map(|index| Member { index, endpoints: plan.endpoints }).collect();
-        fill(&api, &members, &issuer)?;
-        api.objects.put("configmaps", allocations(&members, ports.usable()));
+        let load_balancers: Vec<LoadBalancerObjects> =
+            (0..count).map(|index| LoadBalancerObjects { index, endpoints: plan.endpoints }).collect();
+        fill(&api, &load_balancers, &issuer)?;
+        api.objects.put("configmaps", allocations(&load_balancers, ports.usable()));
         let [service, slice] = replicas(addresses.admin());
         api.objects.put("services", service);
         api.objects.put("endpointslices", slice);
@@ -71,63 +71,71 @@ impl Cluster {
             ports.ports.end - 1
         );
         let kubeconfig = write_kubeconfig(&api, folder)?;
-        let launch = |quantity| Launch {
+        let options = |quantity| ProcessOptions {
             program: &plan.program,
             arguments: arguments.split(' ').map(str::to_owned).collect(),
             environment: vec![("KUBECONFIG", kubeconfig.clone())],
             quantity,
             folder,
             admin,
-            calm: if role == Role::Leader { LEADER_CALM } else { FOLLOWER_CALM },
+            calm: if role == ReplicaRole::Leader { LEADER_CALM } else { FOLLOWER_CALM },
         };
-        if role == Role::Leader && plan.quantity == Quantity::Instructions {
+        if role == ReplicaRole::Leader && plan.quantity == Quantity::Instructions {
             // It creates Services and statuses, which would take minutes under valgrind.
-            Process::start(launch(Quantity::CpuTime)).await?.finish_start().await?;
+            MeteredProcess::start(options(Quantity::CpuTime)).await?.finish_start().await?;
         }
-        let mut process = Process::start(launch(plan.quantity)).await?;
+        let mut process = MeteredProcess::start(options(plan.quantity)).await?;
         process.prepare().await?;
-        Ok(Self { process, api, members, issuer, round: 0, _ports: ports, _addresses: addresses })
+        Ok(Self { process, api, load_balancers, issuer, round: 0, _ports: ports, _addresses: addresses })
     }
 
-    /// Changes something, and waits until it takes effect. Returns the time until then.
+    /// Performs an action and waits until it takes effect. Returns the time until then.
     pub async fn perform(&mut self, action: Action) -> Result<Duration> {
         self.round += 1;
-        let begun = Instant::now();
+        let started = Instant::now();
         match action {
             Action::Endpoint => return self.replace_endpoint().await,
             Action::Certificate => {
-                let secured = self.members.iter().rfind(|member| has_certificate(member.index));
+                let secured = self.load_balancers.iter().rfind(|load_balancer| has_certificate(load_balancer.index));
                 let secured = *secured.expect("there are ten load balancers");
                 self.api.objects.put("secrets", secured.secret(&self.issuer.issue(&secured.name())?));
-                self.process.logs(&["configured", &secured.name()]).await?;
+                self.process.wait_for_log(&["configured", &secured.name()]).await?;
             }
             Action::Status => {
                 // Each time another one, since a leader writes the status of a contested object later and later.
-                let member = self.members[self.round % self.members.len()];
-                let status = member.status(self.round);
-                self.api.objects.change("tcploadbalancers", &member.namespace(), &member.name(), |object| {
-                    object["status"] = status;
-                })?;
+                let load_balancer = self.load_balancers[self.round % self.load_balancers.len()];
+                let status = load_balancer.status(self.round);
+                self.api.objects.change(
+                    "tcploadbalancers",
+                    &load_balancer.namespace(),
+                    &load_balancer.name(),
+                    |object| {
+                        object["status"] = status;
+                    },
+                )?;
             }
-            Action::Page(path) => self.process.page(path).await?,
+            Action::Page(path) => self.process.request_page(path).await?,
             Action::HealthFlip | Action::Connection | Action::Failure => {
                 bail!("{action:?} is not an action of a cluster")
             }
         }
-        Ok(begun.elapsed())
+        Ok(started.elapsed())
     }
 
     /// Replaces the last endpoint of a load balancer. The old one stays in use for a second, and the configuration
     /// changes once more when it leaves.
     async fn replace_endpoint(&mut self) -> Result<Duration> {
-        let member = self.members[self.members.len() / 2];
-        let (begun, replaced) = (Instant::now(), self.round % 2 == 1);
-        self.api.objects.put("endpointslices", member.slice(replaced));
-        let (first, second) = (member.pod_address(member.endpoints - 1), member.pod_address(member.endpoints));
+        let load_balancer = self.load_balancers[self.load_balancers.len() / 2];
+        let (started, replaced) = (Instant::now(), self.round % 2 == 1);
+        self.api.objects.put("endpointslices", load_balancer.slice(replaced));
+        let (first, second) = (
+            load_balancer.pod_address(load_balancer.endpoints - 1),
+            load_balancer.pod_address(load_balancer.endpoints),
+        );
         let (joining, leaving) = if replaced { (second, first) } else { (first, second) };
-        self.process.logs(&["configured", &member.name(), &format!("joined=[{joining}:")]).await?;
-        let effect = begun.elapsed();
-        self.process.logs(&["configured", &member.name(), &format!("left=[{leaving}:")]).await?;
+        self.process.wait_for_log(&["configured", &load_balancer.name(), &format!("joined=[{joining}:")]).await?;
+        let effect = started.elapsed();
+        self.process.wait_for_log(&["configured", &load_balancer.name(), &format!("left=[{leaving}:")]).await?;
         Ok(effect)
     }
 }
@@ -144,13 +152,13 @@ fn write_kubeconfig(api: &ApiServer, folder: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn fill(api: &ApiServer, members: &[Member], issuer: &Issuer) -> Result<()> {
-    for member in members {
-        api.objects.put("tcploadbalancers", member.load_balancer(has_certificate(member.index)));
-        api.objects.put("services", member.service());
-        api.objects.put("endpointslices", member.slice(false));
-        if has_certificate(member.index) {
-            api.objects.put("secrets", member.secret(&issuer.issue(&member.name())?));
+fn fill(api: &ApiServer, load_balancers: &[LoadBalancerObjects], issuer: &CertificateIssuer) -> Result<()> {
+    for load_balancer in load_balancers {
+        api.objects.put("tcploadbalancers", load_balancer.load_balancer(has_certificate(load_balancer.index)));
+        api.objects.put("services", load_balancer.service());
+        api.objects.put("endpointslices", load_balancer.slice(false));
+        if has_certificate(load_balancer.index) {
+            api.objects.put("secrets", load_balancer.secret(&issuer.issue(&load_balancer.name())?));
         }
     }
     Ok(())

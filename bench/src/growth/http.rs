@@ -8,13 +8,13 @@ use tokio::{
 };
 
 /// A response.
-pub struct Answer {
+pub struct HttpResponse {
     pub status: u16,
     pub body: String,
 }
 
 /// Requests a page on a new connection.
-pub async fn get(server: SocketAddr, path: &str) -> io::Result<Answer> {
+pub async fn get(server: SocketAddr, path: &str) -> io::Result<HttpResponse> {
     let mut stream = TcpStream::connect(server).await?;
     stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n").as_bytes()).await?;
     let mut text = Vec::new();
@@ -22,10 +22,10 @@ pub async fn get(server: SocketAddr, path: &str) -> io::Result<Answer> {
     parse(&String::from_utf8_lossy(&text)).ok_or_else(|| io::Error::other("the response is incomplete"))
 }
 
-fn parse(text: &str) -> Option<Answer> {
+fn parse(text: &str) -> Option<HttpResponse> {
     let (head, body) = text.split_once("\r\n\r\n")?;
     let status = head.split(' ').nth(1)?.parse().ok()?;
-    Some(Answer { status, body: body.to_owned() })
+    Some(HttpResponse { status, body: body.to_owned() })
 }
 
 #[cfg(test)]
@@ -34,8 +34,8 @@ mod tests {
 
     #[test]
     fn responses_are_split_into_status_and_body() {
-        let answer = parse("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 3\r\n\r\nno\n").unwrap();
-        assert_eq!((answer.status, &*answer.body), (503, "no\n"));
+        let response = parse("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 3\r\n\r\nno\n").unwrap();
+        assert_eq!((response.status, &*response.body), (503, "no\n"));
         assert!(parse("HTTP/1.1 200").is_none());
     }
 }

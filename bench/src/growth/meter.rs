@@ -40,14 +40,14 @@ pub struct Meter {
     idle: Option<f64>,
 }
 
-/// The cost of some time.
-struct Measured {
+/// The cost of a period.
+struct CostSample {
     cost: f64,
     elapsed: Duration,
 }
 
 /// The start of a measurement.
-pub struct Start {
+pub struct MeterStart {
     time: Instant,
     cpu_time: Duration,
 }
@@ -74,7 +74,7 @@ impl Meter {
         Self { quantity, process, folder: folder.to_owned(), idle: None }
     }
 
-    /// Begins to count.
+    /// Starts counting.
     pub async fn enable(&self) -> Result<()> {
         match self.quantity {
             Quantity::Instructions => self.command(&["instrumentation", "on"]).await,
@@ -82,37 +82,37 @@ impl Meter {
         }
     }
 
-    /// Measures an idle process. Later measurements do not include this cost.
+    /// Measures the cost of the idle process, which later measurements exclude.
     pub async fn calibrate(&mut self, period: Duration) -> Result<()> {
         let start = self.start().await?;
         tokio::time::sleep(period).await;
-        let Measured { cost, elapsed } = self.read(&start).await?;
+        let CostSample { cost, elapsed } = self.read(&start).await?;
         let idle = cost / elapsed.as_secs_f64();
         self.idle = Some(self.idle.map_or(idle, |before| before.min(idle)));
         Ok(())
     }
 
-    pub async fn start(&self) -> Result<Start> {
+    pub async fn start(&self) -> Result<MeterStart> {
         if self.quantity == Quantity::Instructions {
             self.command(&["zero"]).await?;
         }
-        Ok(Start { time: Instant::now(), cpu_time: cpu_time(self.process)? })
+        Ok(MeterStart { time: Instant::now(), cpu_time: cpu_time(self.process)? })
     }
 
     /// The cost since `start`, without the cost of an idle process.
-    pub async fn stop(&self, start: &Start) -> Result<f64> {
-        let Measured { cost, elapsed } = self.read(start).await?;
+    pub async fn stop(&self, start: &MeterStart) -> Result<f64> {
+        let CostSample { cost, elapsed } = self.read(start).await?;
         let idle = self.idle.unwrap_or_default() * elapsed.as_secs_f64();
-        ensure!(cost > idle, "the process did less than when it is idle");
+        ensure!(cost > idle, "the cost is below that of the idle process");
         Ok(cost - idle)
     }
 
-    async fn read(&self, start: &Start) -> Result<Measured> {
+    async fn read(&self, start: &MeterStart) -> Result<CostSample> {
         let cost = match self.quantity {
             Quantity::Instructions => self.instructions().await? as f64,
             Quantity::CpuTime => cpu_time(self.process)?.saturating_sub(start.cpu_time).as_nanos() as f64,
         };
-        Ok(Measured { cost, elapsed: start.time.elapsed() })
+        Ok(CostSample { cost, elapsed: start.time.elapsed() })
     }
 
     /// The instructions since the last dump.
@@ -135,8 +135,8 @@ impl Meter {
     async fn command(&self, words: &[&str]) -> Result<()> {
         let mut vgdb = Command::new("vgdb");
         vgdb.arg(format!("--pid={}", self.process)).args(words);
-        // Not on this thread, which may have to answer the process.
-        let output = tokio::task::spawn_blocking(move || vgdb.output()).await?.context("vgdb cannot be started")?;
+        // This thread must stay free to respond to the process.
+        let output = tokio::task::spawn_blocking(move || vgdb.output()).await?.context("cannot start vgdb")?;
         ensure!(output.status.success(), "vgdb {words:?}: {}", String::from_utf8_lossy(&output.stderr));
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 /// The process that an operation runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Setting {
+pub enum TestbedKind {
     /// `tcplb standalone` with a manifest for each load balancer.
     Standalone,
     /// `tcplb controller` while another replica holds the Lease.
@@ -15,7 +15,7 @@ pub enum Setting {
     Probed,
 }
 
-impl Setting {
+impl TestbedKind {
     pub const ALL: [Self; 5] = [Self::Standalone, Self::Follower, Self::Leader, Self::LeastConnections, Self::Probed];
 }
 
@@ -45,40 +45,40 @@ pub const CONNECTIONS: u32 = 200;
 #[derive(Clone, Copy, Debug)]
 pub struct Operation {
     pub name: &'static str,
-    pub setting: Setting,
+    pub testbed: TestbedKind,
     pub action: Action,
     /// The maximum of the cost with the most objects, relative to the cost with the fewest.
     pub limit: f64,
 }
 
-const fn operation(name: &'static str, setting: Setting, action: Action, limit: f64) -> Operation {
-    Operation { name, setting, action, limit }
+const fn operation(name: &'static str, testbed: TestbedKind, action: Action, limit: f64) -> Operation {
+    Operation { name, testbed, action, limit }
 }
 
 /// All operations.
 pub const OPERATIONS: [Operation; 14] = [
-    operation("file", Setting::Standalone, Action::Endpoint, 1.5),
-    operation("certificate", Setting::Standalone, Action::Certificate, 1.5),
-    operation("flip", Setting::Standalone, Action::HealthFlip, 1.5),
-    operation("page", Setting::Standalone, Action::Page("/"), 1.5),
-    operation("snapshot", Setting::Standalone, Action::Page("/snapshot"), 1.5),
-    operation("slice-follower", Setting::Follower, Action::Endpoint, 1.5),
-    operation("status-follower", Setting::Follower, Action::Status, 1.5),
-    operation("secret-follower", Setting::Follower, Action::Certificate, 1.5),
-    operation("report", Setting::Follower, Action::Page("/report"), 1.5),
-    operation("slice-leader", Setting::Leader, Action::Endpoint, 1.5),
-    operation("status-leader", Setting::Leader, Action::Status, 1.5),
-    operation("secret-leader", Setting::Leader, Action::Certificate, 1.5),
-    operation("least-connections", Setting::LeastConnections, Action::Connection, 2.0),
-    operation("failure", Setting::Probed, Action::Failure, 1.3),
+    operation("file", TestbedKind::Standalone, Action::Endpoint, 1.5),
+    operation("certificate", TestbedKind::Standalone, Action::Certificate, 1.5),
+    operation("flip", TestbedKind::Standalone, Action::HealthFlip, 1.5),
+    operation("page", TestbedKind::Standalone, Action::Page("/"), 1.5),
+    operation("snapshot", TestbedKind::Standalone, Action::Page("/snapshot"), 1.5),
+    operation("slice-follower", TestbedKind::Follower, Action::Endpoint, 1.5),
+    operation("status-follower", TestbedKind::Follower, Action::Status, 1.5),
+    operation("secret-follower", TestbedKind::Follower, Action::Certificate, 1.5),
+    operation("report", TestbedKind::Follower, Action::Page("/report"), 1.5),
+    operation("slice-leader", TestbedKind::Leader, Action::Endpoint, 1.5),
+    operation("status-leader", TestbedKind::Leader, Action::Status, 1.5),
+    operation("secret-leader", TestbedKind::Leader, Action::Certificate, 1.5),
+    operation("least-connections", TestbedKind::LeastConnections, Action::Connection, 2.0),
+    operation("failure", TestbedKind::Probed, Action::Failure, 1.3),
 ];
 
 impl Operation {
     pub fn what(&self) -> &'static str {
-        match (self.setting, self.action) {
-            (Setting::Standalone, Action::Endpoint) => "one address in one manifest changes",
+        match (self.testbed, self.action) {
+            (TestbedKind::Standalone, Action::Endpoint) => "one address in one manifest changes",
             (_, Action::Endpoint) => "one address in one EndpointSlice changes",
-            (Setting::Standalone, Action::Certificate) => "one certificate file is replaced",
+            (TestbedKind::Standalone, Action::Certificate) => "one certificate file is replaced",
             (_, Action::Certificate) => "one Secret with a certificate changes",
             (_, Action::HealthFlip) => "one endpoint becomes unhealthy or healthy",
             (_, Action::Status) => "the status of one TcpLoadBalancer changes",
@@ -92,10 +92,10 @@ impl Operation {
 
     /// The sizes at which it is measured: the given numbers of load balancers, or fixed numbers of endpoints.
     pub fn sizes(&self, load_balancers: &[usize]) -> Vec<usize> {
-        match self.setting {
-            Setting::Standalone | Setting::Follower | Setting::Leader => load_balancers.to_vec(),
-            Setting::LeastConnections => vec![10, 5000],
-            Setting::Probed => vec![1250, 2500],
+        match self.testbed {
+            TestbedKind::Standalone | TestbedKind::Follower | TestbedKind::Leader => load_balancers.to_vec(),
+            TestbedKind::LeastConnections => vec![10, 5000],
+            TestbedKind::Probed => vec![1250, 2500],
         }
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::{meter::Quantity, operation::Operation};
 
 /// The settings of a run.
-pub struct Plan {
+pub struct GrowthPlan {
     pub program: PathBuf,
     pub operations: Vec<Operation>,
     /// The numbers of load balancers.

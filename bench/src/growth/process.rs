@@ -1,4 +1,4 @@
-//! A running tcplb.
+//! A measured process of tcplb.
 
 use std::{
     collections::VecDeque,
@@ -29,8 +29,8 @@ use crate::cores;
 const START_TIMEOUT: Duration = Duration::from_secs(600);
 /// The time limit of one change.
 pub const CHANGE_TIMEOUT: Duration = Duration::from_secs(180);
-/// The time limit of one question whether it is ready.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// The time limit of one readiness check.
+const READINESS_TIMEOUT: Duration = Duration::from_secs(10);
 /// The time for which the idle process is measured.
 const IDLE_PERIOD: Duration = Duration::from_secs(2);
 /// The number of these periods. The smallest cost counts: every 30 s, a leader checks everything.
@@ -38,8 +38,8 @@ const IDLE_PERIODS: usize = 3;
 /// The number of log lines in an error message.
 const SHOWN_LINES: usize = 20;
 
-/// The command of a process.
-pub struct Launch<'a> {
+/// The command and the measurement of a process.
+pub struct ProcessOptions<'a> {
     pub program: &'a Path,
     pub arguments: Vec<String>,
     pub environment: Vec<(&'static str, PathBuf)>,
@@ -50,8 +50,8 @@ pub struct Launch<'a> {
     pub calm: Duration,
 }
 
-/// A running process with its log. Dropping it ends the process.
-pub struct Process {
+/// A running process with its log. Dropping it kills the process.
+pub struct MeteredProcess {
     child: Child,
     lines: mpsc::UnboundedReceiver<String>,
     last_lines: VecDeque<String>,
@@ -60,14 +60,14 @@ pub struct Process {
     pub meter: Meter,
 }
 
-impl Process {
+impl MeteredProcess {
     /// Starts a process, and waits until it is ready.
-    pub async fn start(launch: Launch<'_>) -> Result<Self> {
-        let mut words = Meter::prefix(launch.quantity, launch.folder);
-        words.push(launch.program.display().to_string());
-        words.extend(launch.arguments);
+    pub async fn start(options: ProcessOptions<'_>) -> Result<Self> {
+        let mut words = Meter::prefix(options.quantity, options.folder);
+        words.push(options.program.display().to_string());
+        words.extend(options.arguments);
         let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).current_dir(launch.folder).process_group(0).envs(launch.environment);
+        command.args(&words[1..]).current_dir(options.folder).process_group(0).envs(options.environment);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = cores::on(cores::CONTENDER, || command.spawn())
             .with_context(|| format!("{} cannot be started", words[0]))?;
@@ -75,12 +75,12 @@ impl Process {
         let errors = BufReader::new(child.stderr.take().expect("it is piped"));
         thread::spawn(move || errors.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
         let mut process = Self {
-            meter: Meter::new(launch.quantity, child.id(), launch.folder),
+            meter: Meter::new(options.quantity, child.id(), options.folder),
             child,
             lines,
             last_lines: VecDeque::new(),
-            calm: launch.calm,
-            admin: launch.admin,
+            calm: options.calm,
+            admin: options.admin,
         };
         process.ready().await?;
         Ok(process)
@@ -91,10 +91,10 @@ impl Process {
         while !self.is_ready().await {
             self.drain_log();
             if let Some(status) = self.child.try_wait()? {
-                bail!("it ended with {status}: {}", self.log());
+                bail!("the process ended with {status}: {}", self.log());
             }
             if Instant::now() > deadline {
-                bail!("it is not ready after {} s: {}", START_TIMEOUT.as_secs(), self.log());
+                bail!("the process is not ready after {} s: {}", START_TIMEOUT.as_secs(), self.log());
             }
             sleep(Duration::from_millis(100)).await;
         }
@@ -102,8 +102,8 @@ impl Process {
     }
 
     async fn is_ready(&self) -> bool {
-        let answer = timeout(ANSWER_TIMEOUT, http::get(self.admin, "/readyz")).await;
-        answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.status == 200))
+        let response = timeout(READINESS_TIMEOUT, http::get(self.admin, "/readyz")).await;
+        response.is_ok_and(|response| response.is_ok_and(|response| response.status == 200))
     }
 
     /// Waits until the process is idle after its start.
@@ -130,20 +130,20 @@ impl Process {
     }
 
     /// Requests an admin page.
-    pub async fn page(&self, path: &str) -> Result<()> {
-        let answer = timeout(CHANGE_TIMEOUT, http::get(self.admin, path)).await.context("no answer in time")??;
-        ensure!(answer.status == 200 && !answer.body.is_empty(), "{path} answers {}", answer.status);
+    pub async fn request_page(&self, path: &str) -> Result<()> {
+        let response = timeout(CHANGE_TIMEOUT, http::get(self.admin, path)).await.context("no response in time")??;
+        ensure!(response.status == 200 && !response.body.is_empty(), "{path}: status {}", response.status);
         Ok(())
     }
 
     /// Waits for a log line that contains all of these texts.
-    pub async fn logs(&mut self, texts: &[&str]) -> Result<()> {
+    pub async fn wait_for_log(&mut self, texts: &[&str]) -> Result<()> {
         let deadline = tokio::time::Instant::now() + CHANGE_TIMEOUT;
         loop {
             let Ok(line) = timeout_at(deadline, self.lines.recv()).await else {
-                bail!("it does not log {texts:?} within {} s: {}", CHANGE_TIMEOUT.as_secs(), self.log());
+                bail!("the process does not log {texts:?} within {} s: {}", CHANGE_TIMEOUT.as_secs(), self.log());
             };
-            let Some(line) = line else { bail!("it has ended: {}", self.log()) };
+            let Some(line) = line else { bail!("the process has ended: {}", self.log()) };
             let is_expected = texts.iter().all(|text| line.contains(text));
             self.remember(line);
             if is_expected {
@@ -170,7 +170,7 @@ impl Process {
     }
 }
 
-impl Drop for Process {
+impl Drop for MeteredProcess {
     fn drop(&mut self) {
         let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
         let _ = self.child.wait();

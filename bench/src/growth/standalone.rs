@@ -11,10 +11,10 @@ use tokio::net::TcpListener;
 
 use super::{
     address_block::AddressBlock,
-    certificate::{Issuer, has_certificate},
+    certificate::{CertificateIssuer, has_certificate},
     operation::Action,
-    plan::Plan,
-    process::{Launch, Process},
+    plan::GrowthPlan,
+    process::{MeteredProcess, ProcessOptions},
 };
 use crate::backend::listen;
 
@@ -25,12 +25,12 @@ pub const CALM: Duration = Duration::from_millis(700);
 
 /// A process and its manifests.
 pub struct Standalone {
-    pub process: Process,
+    pub process: MeteredProcess,
     manifests: PathBuf,
     addresses: AddressBlock,
     load_balancers: usize,
     endpoints: usize,
-    issuer: Issuer,
+    issuer: CertificateIssuer,
     /// The backend of the probed endpoint while it listens.
     backend: Option<TcpListener>,
     /// The number of changes so far.
@@ -38,8 +38,9 @@ pub struct Standalone {
 }
 
 impl Standalone {
-    pub async fn start(plan: &Plan, load_balancers: usize, folder: &Path) -> Result<Self> {
-        let (addresses, issuer, manifests) = (AddressBlock::reserve()?, Issuer::generate()?, folder.join("manifests"));
+    pub async fn start(plan: &GrowthPlan, load_balancers: usize, folder: &Path) -> Result<Self> {
+        let (addresses, issuer, manifests) =
+            (AddressBlock::reserve()?, CertificateIssuer::generate()?, folder.join("manifests"));
         fs::create_dir_all(&manifests)?;
         for index in 0..load_balancers {
             let manifest = Manifest { index, endpoints: plan.endpoints, addresses: &addresses };
@@ -57,16 +58,16 @@ impl Standalone {
         Ok(Self { process, manifests, addresses, load_balancers, endpoints, issuer, backend, round: 0 })
     }
 
-    /// Changes something, and waits until it takes effect. Returns the time until then.
+    /// Performs an action and waits until it takes effect. Returns the time until then.
     pub async fn perform(&mut self, action: Action) -> Result<Duration> {
         self.round += 1;
-        let begun = Instant::now();
+        let started = Instant::now();
         match action {
             Action::Endpoint => {
                 let (index, replaced) = (self.load_balancers / 2, self.round % 2 == 1);
                 let manifest = Manifest { index, endpoints: self.endpoints, addresses: &self.addresses };
                 self.replace(&format!("{}.yaml", name(index)), &manifest.text(replaced))?;
-                self.process.logs(&["configured", &name(index)]).await?;
+                self.process.wait_for_log(&["configured", &name(index)]).await?;
             }
             Action::Certificate => {
                 let index = (0..self.load_balancers).rfind(|index| has_certificate(*index));
@@ -74,7 +75,7 @@ impl Standalone {
                 // All certificates have the same key, so a certificate is never seen with another key.
                 let certificate = self.issuer.issue(&name(index))?;
                 self.replace(&format!("{}.crt", name(index)), &certificate.chain)?;
-                self.process.logs(&["configured", &name(index)]).await?;
+                self.process.wait_for_log(&["configured", &name(index)]).await?;
             }
             Action::HealthFlip => {
                 let expected = match self.backend.take() {
@@ -84,14 +85,14 @@ impl Standalone {
                         "endpoint healthy"
                     }
                 };
-                self.process.logs(&[expected, &name(0)]).await?;
+                self.process.wait_for_log(&[expected, &name(0)]).await?;
             }
-            Action::Page(path) => self.process.page(path).await?,
+            Action::Page(path) => self.process.request_page(path).await?,
             Action::Status | Action::Connection | Action::Failure => {
                 bail!("{action:?} is not an action with many manifests")
             }
         }
-        Ok(begun.elapsed())
+        Ok(started.elapsed())
     }
 
     /// Replaces a file by a rename, as with ConfigMaps.
@@ -103,10 +104,15 @@ impl Standalone {
 }
 
 /// Starts a process that serves a folder of manifests.
-pub async fn start(plan: &Plan, addresses: &AddressBlock, manifests: &Path, folder: &Path) -> Result<Process> {
+pub async fn start(
+    plan: &GrowthPlan,
+    addresses: &AddressBlock,
+    manifests: &Path,
+    folder: &Path,
+) -> Result<MeteredProcess> {
     let (admin, manifests) = (addresses.admin(), manifests.display().to_string());
     let words = ["standalone", "--admin", &admin.to_string(), "--workers", "1", "--access-log", "off", &manifests];
-    Process::start(Launch {
+    MeteredProcess::start(ProcessOptions {
         program: &plan.program,
         arguments: words.map(str::to_owned).to_vec(),
         environment: Vec::new(),

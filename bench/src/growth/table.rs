@@ -6,7 +6,7 @@ use super::{meter::Quantity, operation::Operation};
 
 /// A measured cost.
 #[derive(Clone, Copy, Debug)]
-pub struct Cell {
+pub struct OperationCost {
     pub cost: f64,
     /// The smallest and the largest cost of all changes.
     pub range: [f64; 2],
@@ -15,26 +15,26 @@ pub struct Cell {
 }
 
 /// The costs of operations by size.
-pub struct Table {
+pub struct CostTable {
     quantity: Quantity,
-    rows: Vec<Row>,
+    rows: Vec<OperationRow>,
 }
 
-struct Row {
+struct OperationRow {
     operation: Operation,
     /// `None`: it could not be measured.
-    cells: BTreeMap<usize, Option<Cell>>,
+    costs: BTreeMap<usize, Option<OperationCost>>,
 }
 
-impl Table {
+impl CostTable {
     pub fn new(quantity: Quantity) -> Self {
         Self { quantity, rows: Vec::new() }
     }
 
-    pub fn add(&mut self, operation: &Operation, size: usize, cell: Option<Cell>) {
+    pub fn add(&mut self, operation: &Operation, size: usize, cost: Option<OperationCost>) {
         match self.rows.iter_mut().find(|row| row.operation.name == operation.name) {
-            Some(row) => drop(row.cells.insert(size, cell)),
-            None => self.rows.push(Row { operation: *operation, cells: [(size, cell)].into() }),
+            Some(row) => drop(row.costs.insert(size, cost)),
+            None => self.rows.push(OperationRow { operation: *operation, costs: [(size, cost)].into() }),
         }
     }
 
@@ -44,25 +44,25 @@ impl Table {
     }
 }
 
-impl Row {
+impl OperationRow {
     /// The cost with the most objects, relative to the cost with the fewest.
     fn ratio(&self) -> Option<f64> {
-        let (first, last) = ((*self.cells.values().next()?)?, (*self.cells.values().next_back()?)?);
+        let (first, last) = ((*self.costs.values().next()?)?, (*self.costs.values().next_back()?)?);
         Some(last.cost / first.cost.max(1.0))
     }
 
     fn is_within_limit(&self) -> bool {
-        self.cells.values().all(Option::is_some) && self.ratio().is_some_and(|ratio| ratio <= self.operation.limit)
+        self.costs.values().all(Option::is_some) && self.ratio().is_some_and(|ratio| ratio <= self.operation.limit)
     }
 }
 
-impl fmt::Display for Table {
+impl fmt::Display for CostTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{:18} {:42} costs in {}", "operation", "", self.quantity.unit())?;
         for row in &self.rows {
             write!(f, "{:18} {:42}", row.operation.name, row.operation.what())?;
-            for (size, cell) in &row.cells {
-                let cost = cell.map_or_else(|| "-".to_owned(), |cell| count(cell.cost));
+            for (size, cost) in &row.costs {
+                let cost = cost.map_or_else(|| "-".to_owned(), |cost| count(cost.cost));
                 write!(f, " {size:>5}: {cost:>13}")?;
             }
             let ratio = row.ratio().map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
@@ -90,10 +90,14 @@ pub fn count(number: f64) -> String {
 mod tests {
     use super::{super::operation::OPERATIONS, *};
 
-    fn table(costs: [Option<f64>; 2]) -> Table {
-        let mut table = Table::new(Quantity::Instructions);
+    fn table(costs: [Option<f64>; 2]) -> CostTable {
+        let mut table = CostTable::new(Quantity::Instructions);
         for (size, cost) in [200, 2000].into_iter().zip(costs) {
-            table.add(&OPERATIONS[0], size, cost.map(|cost| Cell { cost, range: [cost; 2], effect: Duration::ZERO }));
+            table.add(
+                &OPERATIONS[0],
+                size,
+                cost.map(|cost| OperationCost { cost, range: [cost; 2], effect: Duration::ZERO }),
+            );
         }
         table
     }

@@ -22,7 +22,7 @@ const LINE_TIMEOUT: Duration = Duration::from_secs(20);
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// The numbers of connections that ended as expected.
-pub type Classes = BTreeMap<(ClientKind, Transport, EndClass), u64>;
+pub type ClassCounts = BTreeMap<(ClientKind, Transport, EndClass), u64>;
 
 /// The load balancer, and the client's address.
 type ConnectionKey = (String, SocketAddr);
@@ -38,7 +38,7 @@ pub struct Accounting {
 struct AccountingState {
     records: HashMap<ConnectionKey, ClientRecord>,
     entries: HashMap<ConnectionKey, (LogEntry, Instant)>,
-    classes: Classes,
+    classes: ClassCounts,
     /// The lines of each load balancer.
     lines: HashMap<String, u64>,
 }
@@ -105,7 +105,7 @@ impl Accounting {
     }
 
     /// The numbers of classified connections.
-    pub fn classes(&self) -> Classes {
+    pub fn classes(&self) -> ClassCounts {
         self.state.lock().unwrap().classes.clone()
     }
 

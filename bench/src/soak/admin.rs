@@ -25,7 +25,7 @@ struct Sample {
 
 /// The connections of a listener.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Counts {
+pub struct ListenerCounts {
     pub accepted: f64,
     pub active: f64,
     pub closed: f64,
@@ -52,8 +52,8 @@ impl Metrics {
     }
 
     /// The connections of each load balancer.
-    pub fn counts(&self) -> BTreeMap<String, Counts> {
-        let mut counts = BTreeMap::<String, Counts>::new();
+    pub fn counts(&self) -> BTreeMap<String, ListenerCounts> {
+        let mut counts = BTreeMap::<String, ListenerCounts>::new();
         for Sample { name, labels, value } in &self.samples {
             let Some(balancer) = label(labels, "load_balancer") else { continue };
             let entry = counts.entry(balancer.into()).or_default();
@@ -107,7 +107,7 @@ mod tests {
              tcplb_connections_active{load_balancer_namespace=\"default\",load_balancer=\"a\",port=\"1\"} 1\n\
              tcplb_configuration_mismatches_total 0\n",
         );
-        assert_eq!(metrics.counts()["a"], Counts { accepted: 9.0, active: 1.0, closed: 8.0 });
+        assert_eq!(metrics.counts()["a"], ListenerCounts { accepted: 9.0, active: 1.0, closed: 8.0 });
         assert_eq!(metrics.sum("tcplb_connections_closed_total", "reason=\"client_reset\""), 3.0);
         assert_eq!(metrics.sum("tcplb_configuration_mismatches_total", ""), 0.0);
     }

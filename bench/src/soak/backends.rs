@@ -21,14 +21,14 @@ use super::timeline::{Incarnation, Timeline};
 use crate::backend::{listen, local};
 
 pub const COUNT: usize = 8;
-/// The first backends are never killed, so that some connections last for the whole run.
+/// The first backends are never killed, so that some connections survive the whole run.
 pub const NEVER_KILLED: usize = 2;
 /// The length of the first line.
 pub const GREETING: usize = 12;
 
 const PORT: u16 = 28600;
 
-/// The way in which a killed backend closes its connections.
+/// The method by which a killed backend closes its connections.
 #[derive(Clone, Copy, Debug)]
 pub enum Kill {
     /// With a FIN, like a process that ends.
@@ -74,7 +74,7 @@ impl BackendSet {
 impl RunningBackend {
     fn start(incarnation: Incarnation) -> Result<Self> {
         let address = address(incarnation.backend);
-        let listener = listen(address).with_context(|| format!("a backend cannot listen on {address}"))?;
+        let listener = listen(address).with_context(|| format!("cannot listen on {address}"))?;
         let resets = Arc::new(AtomicBool::new(false));
         let mut tasks = JoinSet::new();
         tasks.spawn(accept(listener, incarnation, resets.clone()));
@@ -116,7 +116,7 @@ async fn accept(listener: TcpListener, incarnation: Incarnation, resets: Arc<Ato
         };
         let connection = ServerConnection { stream, resets: resets.clone() };
         connections.spawn(async move {
-            // ClientPool account for failed connections.
+            // Clients account for failed connections.
             let _ = connection.serve(incarnation).await;
         });
     }

@@ -15,7 +15,7 @@ use rustls::pki_types::CertificateDer;
 
 use super::{
     backends,
-    certificates::{Authority, Issued},
+    certificates::{CertificateAuthority, IssuedCertificate},
     timeline::Timeline,
     transport::Transport,
 };
@@ -23,11 +23,11 @@ use super::{
 pub const ALGORITHMS: [&str; 5] = ["RoundRobin", "LeastConnections", "PowerOfTwo", "Random", "Maglev"];
 
 /// The smallest number of endpoints. One backend can be dead, and another one not yet known to be back.
-pub const FEWEST_ENDPOINTS: usize = 3;
+pub const MIN_ENDPOINTS: usize = 3;
 
 /// The constant properties of a load balancer.
 #[derive(Clone, Copy, Debug)]
-pub struct Variant {
+pub struct LoadBalancerVariant {
     pub name: &'static str,
     pub transport: Transport,
     /// Edits remove it and add it again.
@@ -35,20 +35,25 @@ pub struct Variant {
     pub preconnects: bool,
 }
 
-pub const VARIANTS: [Variant; 7] = [
-    Variant { name: "plain-0", transport: Transport::Plain, is_transient: false, preconnects: false },
-    Variant { name: "plain-1", transport: Transport::Plain, is_transient: false, preconnects: false },
-    Variant { name: "preconnect", transport: Transport::Plain, is_transient: false, preconnects: true },
-    Variant { name: "tls-0", transport: Transport::Tls, is_transient: false, preconnects: false },
-    Variant { name: "tls-1", transport: Transport::Tls, is_transient: false, preconnects: false },
-    Variant { name: "transient-plain", transport: Transport::Plain, is_transient: true, preconnects: false },
-    Variant { name: "transient-tls", transport: Transport::Tls, is_transient: true, preconnects: false },
+pub const VARIANTS: [LoadBalancerVariant; 7] = [
+    LoadBalancerVariant { name: "plain-0", transport: Transport::Plain, is_transient: false, preconnects: false },
+    LoadBalancerVariant { name: "plain-1", transport: Transport::Plain, is_transient: false, preconnects: false },
+    LoadBalancerVariant { name: "preconnect", transport: Transport::Plain, is_transient: false, preconnects: true },
+    LoadBalancerVariant { name: "tls-0", transport: Transport::Tls, is_transient: false, preconnects: false },
+    LoadBalancerVariant { name: "tls-1", transport: Transport::Tls, is_transient: false, preconnects: false },
+    LoadBalancerVariant {
+        name: "transient-plain",
+        transport: Transport::Plain,
+        is_transient: true,
+        preconnects: false,
+    },
+    LoadBalancerVariant { name: "transient-tls", transport: Transport::Tls, is_transient: true, preconnects: false },
 ];
 
 /// A load balancer. Edits change its files, and the expectations of clients.
 pub struct LoadBalancer {
     pub name: String,
-    pub variant: Variant,
+    pub variant: LoadBalancerVariant,
     pub address: SocketAddr,
     pub settings: Mutex<Settings>,
     folder: PathBuf,
@@ -66,17 +71,23 @@ pub struct Settings {
     pub is_removed: bool,
 }
 
-/// The way in which a file is replaced.
+/// The method of replacing a file.
 #[derive(Clone, Copy, Debug)]
-pub enum Replacement {
-    /// Another file gets its name.
+pub enum FileReplacement {
+    /// A new file is renamed over it.
     Rename,
     /// The file is truncated and written in two parts.
     InPlace,
 }
 
 impl LoadBalancer {
-    pub fn new(instance: &str, variant: Variant, address: SocketAddr, folder: &Path, timeline: Arc<Timeline>) -> Self {
+    pub fn new(
+        instance: &str,
+        variant: LoadBalancerVariant,
+        address: SocketAddr,
+        folder: &Path,
+        timeline: Arc<Timeline>,
+    ) -> Self {
         let endpoints = (0..backends::COUNT).collect();
         Self {
             name: format!("{instance}-{}", variant.name),
@@ -100,18 +111,18 @@ impl LoadBalancer {
     }
 
     /// Writes the manifest for the declared settings.
-    pub fn write(&self, replacement: Replacement) -> Result<()> {
+    pub fn write(&self, replacement: FileReplacement) -> Result<()> {
         replace(&self.manifest_file(), &self.manifest(), replacement)
     }
 
     /// Replaces the manifest by an invalid text.
-    pub fn write_invalid(&self, text: &str, replacement: Replacement) -> Result<()> {
+    pub fn write_invalid(&self, text: &str, replacement: FileReplacement) -> Result<()> {
         replace(&self.manifest_file(), text, replacement)
     }
 
     /// Writes a new certificate, and records its version.
-    pub fn rotate_certificate(&self, authority: &Authority, replacement: Replacement) -> Result<()> {
-        let Issued { certificate, pem } = authority.issue()?;
+    pub fn rotate_certificate(&self, authority: &CertificateAuthority, replacement: FileReplacement) -> Result<()> {
+        let IssuedCertificate { certificate, pem } = authority.issue()?;
         self.issued.lock().unwrap().push(certificate);
         replace(&self.certificate_file(), &pem, replacement)?;
         self.timeline.rotate_certificate(&self.name);
@@ -119,7 +130,7 @@ impl LoadBalancer {
     }
 
     /// Replaces the certificate by an invalid text.
-    pub fn write_invalid_certificate(&self, replacement: Replacement) -> Result<()> {
+    pub fn write_invalid_certificate(&self, replacement: FileReplacement) -> Result<()> {
         replace(&self.certificate_file(), "-----BEGIN CERTIFICATE-----\n", replacement)
     }
 
@@ -128,13 +139,13 @@ impl LoadBalancer {
         self.issued.lock().unwrap().iter().position(|issued| issued == certificate)
     }
 
-    /// Deletes the manifest. ClientPool stop connecting.
+    /// Deletes the manifest. Clients stop connecting.
     pub fn remove(&self) -> Result<()> {
         self.settings.lock().unwrap().is_removed = true;
         self.serves.store(false, Relaxed);
         self.timeline.remove_balancer(&self.name);
         let file = self.manifest_file();
-        fs::remove_file(&file).with_context(|| format!("{} cannot be removed", file.display()))
+        fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))
     }
 
     /// Lets clients connect again.
@@ -178,15 +189,15 @@ const HEALTH_CHECK: &str =
     "  healthCheck: {active: {type: TCP, interval: 1s, unhealthyInterval: 500ms, timeout: 1s}}\n";
 const PRECONNECT: &str = "  connect: {preconnect: {perEndpoint: 2}}\n";
 
-fn replace(file: &Path, text: &str, replacement: Replacement) -> Result<()> {
+fn replace(file: &Path, text: &str, replacement: FileReplacement) -> Result<()> {
     let written = match replacement {
-        Replacement::Rename => {
+        FileReplacement::Rename => {
             let aside = file.with_extension("new");
             fs::write(&aside, text).and_then(|()| fs::rename(&aside, file))
         }
-        Replacement::InPlace => write_in_parts(file, text),
+        FileReplacement::InPlace => write_in_parts(file, text),
     };
-    written.with_context(|| format!("{} cannot be written", file.display()))
+    written.with_context(|| format!("cannot write {}", file.display()))
 }
 
 fn write_in_parts(file: &Path, text: &str) -> std::io::Result<()> {

@@ -7,15 +7,15 @@ use rustls::pki_types::CertificateDer;
 use crate::contender::certificates::NAME;
 
 /// A certificate authority.
-pub struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub struct CertificateAuthority(CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate, with its text and that of its key in one PEM text.
-pub struct Issued {
+pub struct IssuedCertificate {
     pub certificate: CertificateDer<'static>,
     pub pem: String,
 }
 
-impl Authority {
+impl CertificateAuthority {
     pub fn new() -> Result<Self> {
         let mut params = CertificateParams::new(Vec::new())?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -27,9 +27,9 @@ impl Authority {
         self.0.der().clone()
     }
 
-    pub fn issue(&self) -> Result<Issued> {
+    pub fn issue(&self) -> Result<IssuedCertificate> {
         let key = KeyPair::generate()?;
         let certificate = CertificateParams::new([NAME.into()])?.signed_by(&key, &self.0)?;
-        Ok(Issued { certificate: certificate.der().clone(), pem: certificate.pem() + &key.serialize_pem() })
+        Ok(IssuedCertificate { certificate: certificate.der().clone(), pem: certificate.pem() + &key.serialize_pem() })
     }
 }

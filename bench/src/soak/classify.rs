@@ -1,4 +1,4 @@
-//! The decision whether the end of a connection is expected.
+//! Classification of ended connections.
 
 use std::{
     fmt,
@@ -12,7 +12,7 @@ use super::{
     timeline::Timeline,
 };
 
-/// The time for which connections may still reach a killed backend: tcplb may not know of its end.
+/// The time for which connections may still reach a killed backend, before tcplb detects the kill.
 const KILL_GRACE: Duration = Duration::from_secs(1);
 /// The time after which an edit must be in effect, on a busy machine.
 const EDIT_GRACE: Duration = Duration::from_secs(10);
@@ -53,7 +53,10 @@ pub fn classify(record: &ClientRecord, entry: Option<&LogEntry>, timeline: &Time
     if let Some(backend) = record.backend
         && entry.endpoint != Some(backends::address(backend.backend))
     {
-        return Err(format!("the backend is {}, but the access log has {:?}", backend.backend, entry.endpoint));
+        return Err(format!(
+            "endpoint mismatch: the client reached backend {}, the access log has {:?}",
+            backend.backend, entry.endpoint
+        ));
     }
     let killed = backend_killed(record, entry, timeline);
     match (&record.end, &*entry.reason) {
@@ -69,7 +72,7 @@ fn unlogged(record: &ClientRecord, timeline: &Timeline) -> Result<EndClass, Stri
     match &record.end {
         ClientEnd::Refused if was_absent => Ok(EndClass::Refused),
         ClientEnd::Failed(_) if was_absent && record.backend.is_none() => Ok(EndClass::NotAccepted),
-        end => Err(format!("{end:?}, and no line in the access log")),
+        end => Err(format!("{end:?} without a line in the access log")),
     }
 }
 
@@ -103,7 +106,7 @@ fn effective_edits(record: &ClientRecord, timeline: &Timeline) -> Result<(), Str
     if let Some(version) = record.certificate
         && is_late(timeline.certificate_replaced_at(name, version))
     {
-        return Err(format!("version {version} of the certificate, which was replaced before"));
+        return Err(format!("a new connection with the replaced certificate version {version}"));
     }
     Ok(())
 }

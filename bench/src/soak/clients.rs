@@ -1,4 +1,4 @@
-//! ClientPool of all kinds, which open one connection after the other.
+//! Clients of all kinds, which open one connection after the other.
 
 use std::{
     sync::{
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     accounting::Accounting,
     balancer::LoadBalancer,
-    certificates::Authority,
+    certificates::CertificateAuthority,
     connection::{Connection, Fault},
     record::{ClientEnd, ClientKind, ClientRecord},
     source,
@@ -38,7 +38,7 @@ const POPULATION: [(ClientKind, usize); 5] = [
 const END_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The largest number of pieces of 64 KiB in a transfer.
-const MOST_PIECES: u64 = 64;
+const MAX_PIECES: u64 = 64;
 
 /// All kinds of clients, with each transport.
 pub fn kinds() -> impl Iterator<Item = (ClientKind, Transport)> {
@@ -64,7 +64,7 @@ pub struct ClientContext {
 }
 
 impl ClientContext {
-    pub fn new(authority: &Authority, accounting: Arc<Accounting>, longest: Duration) -> Result<Self> {
+    pub fn new(authority: &CertificateAuthority, accounting: Arc<Accounting>, longest: Duration) -> Result<Self> {
         Ok(Self {
             full: connector(&authority.certificate(), Sessions::Full)?,
             resumed: connector(&authority.certificate(), Sessions::Resumed)?,
@@ -119,10 +119,10 @@ impl ClientContext {
             }
             ClientKind::Long => {
                 let end = opened + self.longest.mul_f64(rng.f64());
-                echo_now_and_then(&mut connection, rng, Some(end), stop).await?;
+                echo_at_intervals(&mut connection, rng, Some(end), stop).await?;
             }
-            ClientKind::Permanent => echo_now_and_then(&mut connection, rng, None, stop).await?,
-            ClientKind::Bulk => connection = connection.transfer(rng.u64(..), rng.u64(1..=MOST_PIECES)).await?,
+            ClientKind::Permanent => echo_at_intervals(&mut connection, rng, None, stop).await?,
+            ClientKind::Bulk => connection = connection.transfer(rng.u64(..), rng.u64(1..=MAX_PIECES)).await?,
         }
         if kind == ClientKind::Reset { connection.reset() } else { connection.finish().await }
     }
@@ -152,7 +152,7 @@ impl ClientPool {
             }
             Ok(())
         };
-        timeout(END_TIMEOUT, ended).await.context("clients do not end")?
+        timeout(END_TIMEOUT, ended).await.context("clients did not end in time")?
     }
 }
 
@@ -179,7 +179,7 @@ async fn repeat(
 }
 
 /// Exchanges a byte at random intervals until a time, or until the clients are stopped.
-async fn echo_now_and_then(
+async fn echo_at_intervals(
     connection: &mut Connection<'_>,
     rng: &mut Rng,
     end: Option<Instant>,

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     backends,
-    balancer::{ALGORITHMS, FEWEST_ENDPOINTS, LoadBalancer, Replacement},
+    balancer::{ALGORITHMS, FileReplacement, LoadBalancer, MIN_ENDPOINTS},
     clients::ClientContext,
     instance::{Instance, Setup},
     record::{ClientEnd, ClientKind},
@@ -118,7 +118,7 @@ impl Editor {
         if settings.endpoints.len() < backends::COUNT {
             edits.extend([Edit::AddEndpoint; 2]);
         }
-        if settings.endpoints.len() > FEWEST_ENDPOINTS {
+        if settings.endpoints.len() > MIN_ENDPOINTS {
             edits.extend([Edit::RemoveEndpoint; 2]);
         }
         if balancer.is_tls() {
@@ -135,11 +135,15 @@ impl Editor {
     }
 
     /// A successor must not find an incomplete file, since it knows no earlier version.
-    fn replacement(&mut self) -> Replacement {
-        if self.rng.bool() || self.instance.is_taking_over() { Replacement::Rename } else { Replacement::InPlace }
+    fn replacement(&mut self) -> FileReplacement {
+        if self.rng.bool() || self.instance.is_taking_over() {
+            FileReplacement::Rename
+        } else {
+            FileReplacement::InPlace
+        }
     }
 
-    fn add_endpoint(&mut self, balancer: &LoadBalancer, replacement: Replacement) -> Result<()> {
+    fn add_endpoint(&mut self, balancer: &LoadBalancer, replacement: FileReplacement) -> Result<()> {
         let endpoints = balancer.settings.lock().unwrap().endpoints.clone();
         let absent = (0..backends::COUNT).filter(|backend| !endpoints.contains(backend)).collect::<Vec<_>>();
         if let Some(backend) = self.rng.choice(absent) {
@@ -149,7 +153,7 @@ impl Editor {
         balancer.write(replacement)
     }
 
-    fn remove_endpoint(&mut self, balancer: &LoadBalancer, replacement: Replacement) -> Result<()> {
+    fn remove_endpoint(&mut self, balancer: &LoadBalancer, replacement: FileReplacement) -> Result<()> {
         let removed = {
             let endpoints = &mut balancer.settings.lock().unwrap().endpoints;
             let position = self.rng.usize(..endpoints.len());
@@ -160,8 +164,8 @@ impl Editor {
         Ok(())
     }
 
-    /// Adds a removed load balancer again. ClientPool connect once it has served a connection.
-    fn add_object(&mut self, balancer: Arc<LoadBalancer>, replacement: Replacement) -> Result<()> {
+    /// Adds a removed load balancer again. Clients connect once it has served a connection.
+    fn add_object(&mut self, balancer: Arc<LoadBalancer>, replacement: FileReplacement) -> Result<()> {
         balancer.settings.lock().unwrap().is_removed = false;
         balancer.write(replacement)?;
         let (clients, setup, mut rng) = (self.clients.clone(), self.setup.clone(), self.rng.fork());
@@ -178,7 +182,7 @@ impl Editor {
         Ok(())
     }
 
-    fn invalidate(&mut self, balancer: Arc<LoadBalancer>, replacement: Replacement) -> Result<()> {
+    fn invalidate(&mut self, balancer: Arc<LoadBalancer>, replacement: FileReplacement) -> Result<()> {
         let manifest = balancer.manifest();
         match self.rng.u8(..4) {
             0 => balancer.write_invalid("apiVersion: [", replacement)?,
@@ -190,7 +194,7 @@ impl Editor {
         Ok(())
     }
 
-    fn repair(&mut self, balancer: &LoadBalancer, replacement: Replacement) -> Result<()> {
+    fn repair(&mut self, balancer: &LoadBalancer, replacement: FileReplacement) -> Result<()> {
         if balancer.is_tls() {
             balancer.rotate_certificate(&self.setup.authority, replacement)?;
         }

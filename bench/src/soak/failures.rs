@@ -1,9 +1,9 @@
-//! FailureLog of a run, printed when they are found.
+//! Failures of a run, printed when they are found.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// The number of failures that are printed.
-const MOST_PRINTED: u64 = 100;
+const MAX_PRINTED: u64 = 100;
 
 /// Everything that makes the run fail.
 #[derive(Default)]
@@ -13,7 +13,7 @@ pub struct FailureLog {
 
 impl FailureLog {
     pub fn add(&self, failure: &str) {
-        if self.count.fetch_add(1, Relaxed) < MOST_PRINTED {
+        if self.count.fetch_add(1, Relaxed) < MAX_PRINTED {
             eprintln!("FAILURE {failure}");
         }
     }

@@ -1,4 +1,4 @@
-//! A tcplb with its load balancers, which successors may take over.
+//! An instance of tcplb with its load balancers. A successor can take over from its process.
 
 use std::{
     fs,
@@ -19,10 +19,10 @@ use tokio::time::sleep;
 use super::{
     accounting::Accounting,
     admin::{self, Metrics},
-    balancer::{LoadBalancer, Replacement, VARIANTS},
-    certificates::Authority,
+    balancer::{FileReplacement, LoadBalancer, VARIANTS},
+    certificates::CertificateAuthority,
     failures::FailureLog,
-    process::{Process, Resources},
+    process::{ProxyProcess, Resources},
     timeline::Timeline,
 };
 
@@ -35,7 +35,7 @@ const ADMIN_PORT: u16 = 28690;
 pub struct Setup {
     pub program: PathBuf,
     pub folder: PathBuf,
-    pub authority: Authority,
+    pub authority: CertificateAuthority,
     pub timeline: Arc<Timeline>,
     pub accounting: Arc<Accounting>,
     pub failures: Arc<FailureLog>,
@@ -48,7 +48,7 @@ pub struct Instance {
     setup: Arc<Setup>,
     admin: SocketAddr,
     folder: PathBuf,
-    processes: Mutex<Vec<Process>>,
+    processes: Mutex<Vec<ProxyProcess>>,
     started: Mutex<u32>,
     takes_over: AtomicBool,
 }
@@ -63,9 +63,9 @@ impl Instance {
             let (manifests, timeline) = (folder.join("manifests"), setup.timeline.clone());
             let balancer = LoadBalancer::new(name, variant, SocketAddr::new(address, port), &manifests, timeline);
             if balancer.is_tls() {
-                balancer.rotate_certificate(&setup.authority, Replacement::Rename)?;
+                balancer.rotate_certificate(&setup.authority, FileReplacement::Rename)?;
             }
-            balancer.write(Replacement::Rename)?;
+            balancer.write(FileReplacement::Rename)?;
             Ok(Arc::new(balancer))
         };
         let balancers = VARIANTS.into_iter().zip(FIRST_PORT..).map(balancer).collect::<Result<_>>()?;
@@ -90,7 +90,7 @@ impl Instance {
         self.setup.timeline.note(format!("{}: takeover begins", self.name));
         self.start_process()?;
         let deadline = Instant::now() + PROCESS_TIMEOUT;
-        while !self.newest(Process::has_taken_over) {
+        while !self.newest(ProxyProcess::has_taken_over) {
             self.check_processes()?;
             if Instant::now() > deadline {
                 bail!("{}: a successor does not take over", self.name);
@@ -109,7 +109,7 @@ impl Instance {
     /// Removes predecessors that have ended. Fails if the newest process has ended.
     pub fn check_processes(&self) -> Result<()> {
         let mut processes = self.processes.lock().unwrap();
-        if let Some(status) = processes.last_mut().and_then(Process::ended) {
+        if let Some(status) = processes.last_mut().and_then(ProxyProcess::ended) {
             bail!("{}: the process ended with {status}: see {}", self.name, self.folder.display());
         }
         processes.retain_mut(|process| match process.ended() {
@@ -129,7 +129,7 @@ impl Instance {
 
     /// The resources of the newest process.
     pub fn resources(&self) -> Result<Resources> {
-        self.newest(Process::resources).with_context(|| format!("{} has ended", self.name))
+        self.newest(ProxyProcess::resources).with_context(|| format!("{} has ended", self.name))
     }
 
     /// Checks the invariants of the metrics that hold at every moment.
@@ -149,7 +149,7 @@ impl Instance {
     /// Compares the metrics of the newest process with its access log, after all connections have ended.
     pub async fn check_totals(&self) -> Result<()> {
         let (metrics, failures) = (self.check_metrics().await?, &self.setup.failures);
-        let (lines, name) = (self.newest(Process::lines) as f64, self.name);
+        let (lines, name) = (self.newest(ProxyProcess::lines) as f64, self.name);
         let logged = metrics.sum("tcplb_access_log_events_total", "result=\"logged\"");
         let dropped = metrics.sum("tcplb_access_log_events_total", "result=\"dropped\"");
         failures.check(dropped == 0.0, || format!("{name}: {dropped} lines of the access log were dropped"));
@@ -182,7 +182,7 @@ impl Instance {
 
     /// Terminates the newest process, and waits for its end.
     pub async fn end(&self) -> Result<()> {
-        self.newest(Process::terminate)?;
+        self.newest(ProxyProcess::terminate)?;
         let mut process = self.processes.lock().unwrap().pop().context("a process runs")?;
         let deadline = Instant::now() + PROCESS_TIMEOUT;
         loop {
@@ -197,7 +197,7 @@ impl Instance {
         }
     }
 
-    fn newest<T>(&self, read: impl FnOnce(&Process) -> T) -> T {
+    fn newest<T>(&self, read: impl FnOnce(&ProxyProcess) -> T) -> T {
         read(self.processes.lock().unwrap().last().expect("a process runs until the end"))
     }
 
@@ -210,7 +210,7 @@ impl Instance {
         command.arg("--admin").arg(self.admin.to_string());
         command.arg("--takeover").arg(self.folder.join("private/takeover")).arg(self.folder.join("manifests"));
         let name = format!("{}-{started}", self.name);
-        let process = Process::start(name, &mut command, &self.folder, accounting.clone(), failures.clone())?;
+        let process = ProxyProcess::start(name, &mut command, &self.folder, accounting.clone(), failures.clone())?;
         self.processes.lock().unwrap().push(process);
         Ok(())
     }

@@ -18,11 +18,11 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{access_log::LogEntry, accounting::Accounting, failures::FailureLog};
 
-/// A line of standard error after which a process serves instead of its predecessor.
+/// The message on standard error of a process that has replaced its predecessor.
 const TOOK_OVER: &str = "took over from the previous process";
 
 /// A running process. It is killed on drop.
-pub struct Process {
+pub struct ProxyProcess {
     pub name: String,
     child: Child,
     state: Arc<ProcessState>,
@@ -44,7 +44,7 @@ pub struct Resources {
     pub threads: u64,
 }
 
-impl Process {
+impl ProxyProcess {
     /// Starts a process, whose access log goes to the accounting, and whose standard error goes to a file.
     pub fn start(
         name: String,
@@ -55,7 +55,7 @@ impl Process {
     ) -> Result<Self> {
         let mut errors = File::create(folder.join(&name).with_extension("log"))?;
         command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().with_context(|| format!("{:?} cannot be started", command.get_program()))?;
+        let mut child = command.spawn().with_context(|| format!("cannot start {:?}", command.get_program()))?;
         let state = Arc::new(ProcessState::default());
         let output = child.stdout.take().context("standard output is a pipe")?;
         let (shared, malformed) = (state.clone(), failures.clone());
@@ -76,7 +76,7 @@ impl Process {
                 if line.contains(TOOK_OVER) {
                     shared.took_over.store(true, Relaxed);
                 }
-                // The file is for people who look into a failure.
+                // The file helps to analyze a failure.
                 let _ = writeln!(errors, "{line}");
             }
         });
@@ -110,7 +110,7 @@ impl Process {
     }
 }
 
-impl Drop for Process {
+impl Drop for ProxyProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -11,9 +11,9 @@ pub enum ClientKind {
     Short,
     /// Like [`Self::Short`], but the client resets the connection.
     Reset,
-    /// A byte now and then, for a limited time.
+    /// One byte at random intervals, for a limited time.
     Long,
-    /// A byte now and then, until the run ends.
+    /// One byte at random intervals, until the run ends.
     Permanent,
     /// Much data in both directions at once.
     Bulk,
@@ -50,7 +50,7 @@ pub struct ClientRecord {
     pub end: ClientEnd,
 }
 
-/// The way in which a connection ended, as its client sees it.
+/// The end of a connection, as its client sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientEnd {
     /// All data arrived, and both directions ended cleanly.

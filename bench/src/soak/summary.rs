@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    accounting::Classes,
+    accounting::ClassCounts,
     edits::Edit,
     resources::{HEADER, Trend},
 };
@@ -13,7 +13,7 @@ pub const PROGRESS_INTERVAL: u32 = 15;
 
 /// The results of a run.
 pub struct Summary<'a> {
-    pub classes: Classes,
+    pub classes: ClassCounts,
     pub edits: [&'a BTreeMap<Edit, u64>; 2],
     pub kills: usize,
     pub takeovers: u64,

@@ -33,7 +33,7 @@ impl Period {
     }
 }
 
-/// Everything that may excuse the end of a connection.
+/// The disturbances that can explain the end of a connection.
 pub struct Timeline {
     started: Instant,
     state: Mutex<TimelineState>,

@@ -7,20 +7,20 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 /// A namespace and a name.
-type Key = (String, String);
+type ObjectKey = (String, String);
 
 /// The objects of one kind.
 #[derive(Default)]
-pub struct Collection {
-    objects: BTreeMap<Key, Arc<Value>>,
-    events: Vec<Event>,
+pub struct ObjectCollection {
+    objects: BTreeMap<ObjectKey, Arc<Value>>,
+    events: Vec<WatchEvent>,
     /// The number of events.
     changed: watch::Sender<usize>,
 }
 
 /// A change of one object, as watches send it.
 #[derive(Clone)]
-pub struct Event {
+pub struct WatchEvent {
     pub version: u64,
     pub namespace: String,
     pub name: String,
@@ -28,13 +28,13 @@ pub struct Event {
 }
 
 /// A part of a list.
-pub struct Page {
+pub struct ListPage {
     pub objects: Vec<Arc<Value>>,
     /// The last object of the page, if others follow.
-    pub last: Option<Key>,
+    pub last: Option<ObjectKey>,
 }
 
-impl Collection {
+impl ObjectCollection {
     pub fn get(&self, namespace: &str, name: &str) -> Option<&Arc<Value>> {
         self.objects.get(&(namespace.to_owned(), name.to_owned()))
     }
@@ -68,20 +68,26 @@ impl Collection {
     fn record(&mut self, what: &str, object: &Value, version: u64) {
         let (namespace, name) = key(object);
         let line = json!({"type": what, "object": object}).to_string() + "\n";
-        self.events.push(Event { version, namespace, name, line: line.into() });
+        self.events.push(WatchEvent { version, namespace, name, line: line.into() });
         self.changed.send_replace(self.events.len());
     }
 
     /// At most `limit` objects after `after`, of one namespace and of one name if they are given.
-    pub fn page(&self, namespace: Option<&str>, name: Option<&str>, after: Option<Key>, limit: usize) -> Page {
+    pub fn page(
+        &self,
+        namespace: Option<&str>,
+        name: Option<&str>,
+        after: Option<ObjectKey>,
+        limit: usize,
+    ) -> ListPage {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let is_selected = |(of, this): &Key| {
+        let is_selected = |(of, this): &ObjectKey| {
             namespace.is_none_or(|namespace| namespace == of) && name.is_none_or(|name| name == this)
         };
         let mut selected = self.objects.range((start, Bound::Unbounded)).filter(|(key, _)| is_selected(key));
         let page: Vec<_> = selected.by_ref().take(limit).collect();
-        let last = selected.next().and_then(|_| page.last()).map(|(key, _)| Key::clone(key));
-        Page { objects: page.into_iter().map(|(_, object)| object.clone()).collect(), last }
+        let last = selected.next().and_then(|_| page.last()).map(|(key, _)| ObjectKey::clone(key));
+        ListPage { objects: page.into_iter().map(|(_, object)| object.clone()).collect(), last }
     }
 
     /// The index of the first event after a version.
@@ -89,7 +95,7 @@ impl Collection {
         self.events.partition_point(|event| event.version <= version)
     }
 
-    pub fn events_from(&self, index: usize) -> &[Event] {
+    pub fn events_from(&self, index: usize) -> &[WatchEvent] {
         &self.events[index..]
     }
 
@@ -98,7 +104,7 @@ impl Collection {
     }
 }
 
-fn key(object: &Value) -> Key {
+fn key(object: &Value) -> ObjectKey {
     let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
     (text("namespace"), text("name"))
 }
@@ -113,7 +119,7 @@ mod tests {
 
     #[test]
     fn pages_together_have_all_selected_objects() {
-        let mut collection = Collection::default();
+        let mut collection = ObjectCollection::default();
         for (version, (namespace, name)) in [("a", "1"), ("a", "2"), ("b", "1"), ("a", "3")].into_iter().enumerate() {
             collection.put(object(namespace, name), version as u64 + 1);
         }
@@ -126,7 +132,7 @@ mod tests {
 
     #[test]
     fn events_follow_a_version_and_keep_the_uid() {
-        let mut collection = Collection::default();
+        let mut collection = ObjectCollection::default();
         let first = collection.put(object("a", "1"), 5);
         let second = collection.put(object("a", "1"), 8);
         assert_eq!(first["metadata"]["uid"], second["metadata"]["uid"]);

@@ -4,7 +4,7 @@ use axum::http::Uri;
 
 /// The resource that a path names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Resource {
+pub struct ResourcePath {
     /// The group and version: `v1` or `apps/v1`.
     pub api_version: String,
     pub plural: String,
@@ -13,7 +13,7 @@ pub struct Resource {
     pub subresource: Option<String>,
 }
 
-impl Resource {
+impl ResourcePath {
     /// Reads `/api/v1/…` and `/apis/GROUP/VERSION/…`.
     pub fn of(path: &str) -> Option<Self> {
         let mut words = path.trim_matches('/').split('/').map(decoded);
@@ -63,7 +63,7 @@ mod tests {
     #[test]
     fn paths_name_resources() {
         let of = |path| {
-            let Resource { api_version, plural, namespace, name, subresource } = Resource::of(path).unwrap();
+            let ResourcePath { api_version, plural, namespace, name, subresource } = ResourcePath::of(path).unwrap();
             [Some(api_version), Some(plural), namespace, name, subresource].map(Option::unwrap_or_default)
         };
         assert_eq!(of("/api/v1/services"), ["v1", "services", "", "", ""]);

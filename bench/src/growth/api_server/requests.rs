@@ -13,22 +13,22 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    Collections, Objects,
-    path::{Resource, parameter},
+    path::{ResourcePath, parameter},
+    store::{ObjectCollections, ObjectStore},
 };
 
 /// The duration of a watch without a parameter.
 const WATCH_TIMEOUT: Duration = Duration::from_secs(300);
 const MAX_BODY: usize = 16 << 20;
 
-/// An object, or the reason why there is none.
-type Outcome = Result<Arc<Value>, (StatusCode, &'static str)>;
+/// An object, or the status code and reason of a failure.
+type ObjectResult = Result<Arc<Value>, (StatusCode, &'static str)>;
 
 const NOT_FOUND: (StatusCode, &str) = (StatusCode::NOT_FOUND, "NotFound");
 
-pub async fn answer(State(objects): State<Arc<Objects>>, request: Request) -> Response {
+pub async fn answer(State(objects): State<Arc<ObjectStore>>, request: Request) -> Response {
     let (head, body) = request.into_parts();
-    let Some(resource) = Resource::of(head.uri.path()) else { return failure(NOT_FOUND) };
+    let Some(resource) = ResourcePath::of(head.uri.path()) else { return failure(NOT_FOUND) };
     if resource.name.is_none() && head.method == Method::GET {
         return match parameter(&head.uri, "watch").as_deref() {
             Some("1" | "true") => watch(objects, &resource, &head.uri),
@@ -40,33 +40,38 @@ pub async fn answer(State(objects): State<Arc<Objects>>, request: Request) -> Re
     if resource.plural == "leases" {
         objects.renew_lease(&resource);
     }
-    match one(&mut objects.collections(), &head.method, &resource, body) {
+    match access(&mut objects.collections(), &head.method, &resource, body) {
         Ok(object) => json_response(object.to_string()),
         Err(reason) => failure(reason),
     }
 }
 
 /// Reads or writes one object.
-fn one(collections: &mut Collections, method: &Method, resource: &Resource, mut body: Value) -> Outcome {
+fn access(
+    collections: &mut ObjectCollections,
+    method: &Method,
+    resource: &ResourcePath,
+    mut body: Value,
+) -> ObjectResult {
     let plural = resource.plural.as_str();
     let namespace = resource.namespace.as_deref().unwrap_or_default();
     let name = resource.name.as_deref().or_else(|| body["metadata"]["name"].as_str()).unwrap_or_default().to_owned();
-    let there = collections.of(plural).get(namespace, &name).cloned();
+    let stored = collections.of(plural).get(namespace, &name).cloned();
     // Events are published and never read.
     if plural == "events" {
         return Ok(Arc::new(body));
     }
-    match (method.as_str(), there) {
-        ("GET", there) => there.ok_or(NOT_FOUND),
+    match (method.as_str(), stored) {
+        ("GET", stored) => stored.ok_or(NOT_FOUND),
         ("POST", Some(_)) => Err((StatusCode::CONFLICT, "AlreadyExists")),
-        ("PUT", Some(there)) => {
+        ("PUT", Some(stored)) => {
             let version = &body["metadata"]["resourceVersion"];
-            if !version.is_null() && *version != there["metadata"]["resourceVersion"] {
+            if !version.is_null() && *version != stored["metadata"]["resourceVersion"] {
                 return Err((StatusCode::CONFLICT, "Conflict"));
             }
             Ok(collections.put(plural, body))
         }
-        ("PATCH", Some(there)) => Ok(patch(collections, resource, &there, body)),
+        ("PATCH", Some(stored)) => Ok(patch(collections, resource, &stored, body)),
         ("POST", None) => {
             body["metadata"]["namespace"] = namespace.into();
             Ok(collections.put(plural, body))
@@ -84,28 +89,28 @@ fn one(collections: &mut Collections, method: &Method, resource: &Resource, mut 
     }
 }
 
-/// Replaces the fields of `there` that the patch has. Without a difference, the object keeps its version.
-fn patch(collections: &mut Collections, resource: &Resource, there: &Arc<Value>, body: Value) -> Arc<Value> {
-    let mut patched = Value::clone(there);
+/// Replaces the fields of `stored` that the patch has. Without a difference, the object keeps its version.
+fn patch(collections: &mut ObjectCollections, resource: &ResourcePath, stored: &Arc<Value>, body: Value) -> Arc<Value> {
+    let mut patched = Value::clone(stored);
     match &resource.subresource {
         Some(part) => patched[part] = body[part].clone(),
         None => merge(&mut patched, body),
     }
-    if patched == **there { there.clone() } else { collections.put(&resource.plural, patched) }
+    if patched == **stored { stored.clone() } else { collections.put(&resource.plural, patched) }
 }
 
-fn merge(there: &mut Value, patch: Value) {
-    match (there, patch) {
-        (Value::Object(there), Value::Object(patch)) => {
+fn merge(stored: &mut Value, patch: Value) {
+    match (stored, patch) {
+        (Value::Object(stored), Value::Object(patch)) => {
             for (key, value) in patch {
-                merge(there.entry(key).or_insert(Value::Null), value);
+                merge(stored.entry(key).or_insert(Value::Null), value);
             }
         }
-        (there, patch) => *there = patch,
+        (stored, patch) => *stored = patch,
     }
 }
 
-fn list(objects: &Objects, resource: &Resource, uri: &Uri) -> Response {
+fn list(objects: &ObjectStore, resource: &ResourcePath, uri: &Uri) -> Response {
     let mut collections = objects.collections();
     let limit = parameter(uri, "limit").and_then(|limit| limit.parse().ok()).unwrap_or(usize::MAX);
     // The version of the first page, and the last object of the previous page.
@@ -127,7 +132,7 @@ fn selected_name(uri: &Uri) -> Option<String> {
     parameter(uri, "fieldSelector")?.strip_prefix("metadata.name=").map(str::to_owned)
 }
 
-fn watch(objects: Arc<Objects>, resource: &Resource, uri: &Uri) -> Response {
+fn watch(objects: Arc<ObjectStore>, resource: &ResourcePath, uri: &Uri) -> Response {
     let version = parameter(uri, "resourceVersion").and_then(|version| version.parse().ok()).unwrap_or_default();
     let seconds = parameter(uri, "timeoutSeconds").and_then(|seconds| seconds.parse().ok());
     let deadline = Instant::now() + seconds.map_or(WATCH_TIMEOUT, Duration::from_secs);

@@ -19,12 +19,12 @@ const PORT: u16 = 5432;
 
 /// A load balancer with its Service and EndpointSlice.
 #[derive(Clone, Copy, Debug)]
-pub struct Member {
+pub struct LoadBalancerObjects {
     pub index: usize,
     pub endpoints: usize,
 }
 
-impl Member {
+impl LoadBalancerObjects {
     pub fn namespace(&self) -> String {
         format!("team-{:02}", self.index % NAMESPACES)
     }
@@ -135,11 +135,11 @@ impl Member {
 }
 
 /// The ConfigMap with the port of each listener.
-pub fn allocations(members: &[Member], ports: impl Iterator<Item = u16>) -> Value {
+pub fn allocations(load_balancers: &[LoadBalancerObjects], ports: impl Iterator<Item = u16>) -> Value {
     let mut data = json!({});
-    for (member, port) in members.iter().zip(ports) {
-        let object = format!("{}/{}", member.namespace(), member.name());
-        let allocation = json!({"uid": member.uid("8000"), "port": PORT, "object": object});
+    for (load_balancer, port) in load_balancers.iter().zip(ports) {
+        let object = format!("{}/{}", load_balancer.namespace(), load_balancer.name());
+        let allocation = json!({"uid": load_balancer.uid("8000"), "port": PORT, "object": object});
         data[port.to_string()] = allocation.to_string().into();
     }
     let metadata = json!({"name": ALLOCATIONS, "namespace": HOME});
@@ -171,15 +171,15 @@ mod tests {
 
     #[test]
     fn one_address_of_a_slice_is_replaced() {
-        let member = Member { index: 7, endpoints: 3 };
+        let load_balancer = LoadBalancerObjects { index: 7, endpoints: 3 };
         let addresses = |replaced| {
-            let slice = member.slice(replaced);
+            let slice = load_balancer.slice(replaced);
             let endpoints = slice["endpoints"].as_array().unwrap().clone();
             endpoints.iter().map(|endpoint| endpoint["addresses"][0].as_str().unwrap().to_owned()).collect::<Vec<_>>()
         };
-        assert_eq!(addresses(false), [0, 1, 2].map(|pod| member.pod_address(pod)));
-        assert_eq!(addresses(true), [0, 1, 3].map(|pod| member.pod_address(pod)));
-        let next = Member { index: 8, ..member };
-        assert_ne!(member.pod_address(3), next.pod_address(0));
+        assert_eq!(addresses(false), [0, 1, 2].map(|pod| load_balancer.pod_address(pod)));
+        assert_eq!(addresses(true), [0, 1, 3].map(|pod| load_balancer.pod_address(pod)));
+        let next = LoadBalancerObjects { index: 8, ..load_balancer };
+        assert_ne!(load_balancer.pod_address(3), next.pod_address(0));
     }
 }

@@ -5,41 +5,47 @@ use std::{path::Path, time::Duration};
 use anyhow::{Context, Result};
 
 use super::{
-    cluster::{Cluster, Role},
-    endpoints::Endpoints,
+    cluster::{Cluster, ReplicaRole},
+    large_load_balancer::LargeLoadBalancer,
     meter::Quantity,
-    operation::{Action, Operation, Setting},
-    plan::Plan,
-    process::Process,
+    operation::{Action, Operation, TestbedKind},
+    plan::GrowthPlan,
+    process::MeteredProcess,
     standalone::Standalone,
-    table::Cell,
+    table::OperationCost,
 };
 use crate::statistics::Spread;
 
 /// A running process with the objects that it serves.
-pub enum Scene {
+pub enum Testbed {
     Standalone(Box<Standalone>),
     Cluster(Box<Cluster>),
-    Endpoints(Box<Endpoints>),
+    LargeLoadBalancer(Box<LargeLoadBalancer>),
 }
 
-impl Scene {
-    pub async fn start(plan: &Plan, setting: Setting, size: usize, folder: &Path) -> Result<Self> {
-        let scene = match setting {
-            Setting::Standalone => Self::Standalone(Box::new(Standalone::start(plan, size, folder).await?)),
-            Setting::Follower => Self::Cluster(Box::new(Cluster::start(plan, Role::Follower, size, folder).await?)),
-            Setting::Leader => Self::Cluster(Box::new(Cluster::start(plan, Role::Leader, size, folder).await?)),
-            Setting::LeastConnections => {
-                Self::Endpoints(Box::new(Endpoints::least_connections(plan, size, folder).await?))
+impl Testbed {
+    pub async fn start(plan: &GrowthPlan, kind: TestbedKind, size: usize, folder: &Path) -> Result<Self> {
+        let testbed = match kind {
+            TestbedKind::Standalone => Self::Standalone(Box::new(Standalone::start(plan, size, folder).await?)),
+            TestbedKind::Follower => {
+                Self::Cluster(Box::new(Cluster::start(plan, ReplicaRole::Follower, size, folder).await?))
             }
-            Setting::Probed => Self::Endpoints(Box::new(Endpoints::probed(plan, size, folder).await?)),
+            TestbedKind::Leader => {
+                Self::Cluster(Box::new(Cluster::start(plan, ReplicaRole::Leader, size, folder).await?))
+            }
+            TestbedKind::LeastConnections => {
+                Self::LargeLoadBalancer(Box::new(LargeLoadBalancer::least_connections(plan, size, folder).await?))
+            }
+            TestbedKind::Probed => {
+                Self::LargeLoadBalancer(Box::new(LargeLoadBalancer::probed(plan, size, folder).await?))
+            }
         };
-        Ok(scene)
+        Ok(testbed)
     }
 
     /// Measures an operation several times, each after the previous one has ended. The first change is not measured: it
     /// fills caches.
-    pub async fn measure(&mut self, operation: &Operation, size: usize, plan: &Plan) -> Result<Cell> {
+    pub async fn measure(&mut self, operation: &Operation, size: usize, plan: &GrowthPlan) -> Result<OperationCost> {
         if operation.action == Action::Failure {
             return self.measure_failure(operation, size).await;
         }
@@ -66,30 +72,30 @@ impl Scene {
             Quantity::Instructions => costs.min,
             Quantity::CpuTime => costs.median,
         };
-        Ok(Cell { cost, range: [costs.min, costs.max], effect: Duration::from_secs_f64(effects.median) })
+        Ok(OperationCost { cost, range: [costs.min, costs.max], effect: Duration::from_secs_f64(effects.median) })
     }
 
     /// Measures a failure, once: the process is never idle, since it probes endpoints.
-    async fn measure_failure(&mut self, operation: &Operation, size: usize) -> Result<Cell> {
+    async fn measure_failure(&mut self, operation: &Operation, size: usize) -> Result<OperationCost> {
         let start = self.process().meter.start().await?;
         let effect = self.perform(operation.action).await?;
         let cost = self.process().meter.stop(&start).await? / operation.divisor(size);
-        Ok(Cell { cost, range: [cost; 2], effect })
+        Ok(OperationCost { cost, range: [cost; 2], effect })
     }
 
     async fn perform(&mut self, action: Action) -> Result<Duration> {
         match self {
             Self::Standalone(standalone) => standalone.perform(action).await,
             Self::Cluster(cluster) => cluster.perform(action).await,
-            Self::Endpoints(endpoints) => endpoints.perform(action).await,
+            Self::LargeLoadBalancer(load_balancer) => load_balancer.perform(action).await,
         }
     }
 
-    fn process(&mut self) -> &mut Process {
+    fn process(&mut self) -> &mut MeteredProcess {
         match self {
             Self::Standalone(standalone) => &mut standalone.process,
             Self::Cluster(cluster) => &mut cluster.process,
-            Self::Endpoints(endpoints) => &mut endpoints.process,
+            Self::LargeLoadBalancer(load_balancer) => &mut load_balancer.process,
         }
     }
 }

@@ -20,8 +20,8 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     address_block::{AddressBlock, PortBlock},
     operation::{Action, CONNECTIONS},
-    plan::Plan,
-    process::{CHANGE_TIMEOUT, Process},
+    plan::GrowthPlan,
+    process::{CHANGE_TIMEOUT, MeteredProcess},
     standalone,
 };
 use crate::{
@@ -32,9 +32,9 @@ use crate::{
 /// The maximum number of endpoints of an EndpointSlice.
 const SLICE_SIZE: usize = 1000;
 
-/// A process with one load balancer.
-pub struct Endpoints {
-    pub process: Process,
+/// A process with one load balancer and its backend.
+pub struct LargeLoadBalancer {
+    pub process: MeteredProcess,
     backend: Backend,
     endpoints: usize,
     addresses: AddressBlock,
@@ -48,22 +48,22 @@ enum Backend {
     Stopped,
 }
 
-impl Endpoints {
+impl LargeLoadBalancer {
     /// A load balancer with LeastConnections and without probes.
-    pub async fn least_connections(plan: &Plan, endpoints: usize, folder: &Path) -> Result<Self> {
+    pub async fn least_connections(plan: &GrowthPlan, endpoints: usize, folder: &Path) -> Result<Self> {
         let settings = json!({
             "loadBalancing": {"algorithm": "LeastConnections"}, "healthCheck": {"active": {"type": "None"}},
         });
         let mut servers = Backends::new();
         let start = |server| servers.add(server, Opening::None);
-        let mut started = Self::start(plan, endpoints, settings, folder, start).await?;
-        started.process.prepare().await?;
-        started.backend = Backend::Echoing { _servers: servers };
-        Ok(started)
+        let mut testbed = Self::start(plan, endpoints, settings, folder, start).await?;
+        testbed.process.prepare().await?;
+        testbed.backend = Backend::Echoing { _servers: servers };
+        Ok(testbed)
     }
 
     /// A load balancer with probes. All endpoints have been probed once.
-    pub async fn probed(plan: &Plan, endpoints: usize, folder: &Path) -> Result<Self> {
+    pub async fn probed(plan: &GrowthPlan, endpoints: usize, folder: &Path) -> Result<Self> {
         let check = json!({"type": "TCP", "interval": "10s", "unhealthyAfter": 1, "healthyAfter": 1});
         let settings = json!({"healthCheck": {"active": check}});
         let mut server = None;
@@ -71,16 +71,16 @@ impl Endpoints {
             server = Some(ProbedServer::start(address)?);
             Ok(())
         };
-        let mut started = Self::start(plan, endpoints, settings, folder, start).await?;
-        let server = server.context("it was not started")?;
+        let mut testbed = Self::start(plan, endpoints, settings, folder, start).await?;
+        let server = server.context("the probed server was not started")?;
         timeout(CHANGE_TIMEOUT, server.accepted(endpoints)).await.context("not all endpoints are probed")?;
-        started.backend = Backend::Probed { _server: server };
-        started.process.meter.enable().await?;
-        Ok(started)
+        testbed.backend = Backend::Probed { _server: server };
+        testbed.process.meter.enable().await?;
+        Ok(testbed)
     }
 
     async fn start(
-        plan: &Plan,
+        plan: &GrowthPlan,
         endpoints: usize,
         settings: Value,
         folder: &Path,
@@ -95,9 +95,9 @@ impl Endpoints {
         Ok(Self { process, backend: Backend::Stopped, endpoints, addresses, _port: port_block })
     }
 
-    /// Does the work. Returns its duration.
+    /// Performs an action. Returns its duration.
     pub async fn perform(&mut self, action: Action) -> Result<Duration> {
-        let begun = Instant::now();
+        let started = Instant::now();
         match action {
             Action::Connection => {
                 let client = Client { server: self.addresses.listener(0), tls: None };
@@ -107,14 +107,14 @@ impl Endpoints {
             Action::Failure => {
                 self.backend = Backend::Stopped;
                 for _ in 0..self.endpoints {
-                    self.process.logs(&["endpoint unhealthy"]).await?;
+                    self.process.wait_for_log(&["endpoint unhealthy"]).await?;
                 }
             }
             Action::Endpoint | Action::Certificate | Action::HealthFlip | Action::Status | Action::Page(_) => {
                 bail!("{action:?} is not an action with one load balancer")
             }
         }
-        Ok(begun.elapsed())
+        Ok(started.elapsed())
     }
 }
 
