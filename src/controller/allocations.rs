@@ -126,6 +126,7 @@ impl Allocator<'_> {
             .filter(|allocation| allocation.freed.is_none())
             .map(|allocation| (allocation.uid.clone(), allocation.port))
             .collect();
+        let mut cooling = self.cooling();
         let mut claims: Vec<&Claim> = self.claims.claims.iter().collect();
         claims.sort_by_key(|claim| (claim.created, &claim.object, &claim.uid));
         let mut shortage = BTreeMap::<_, BTreeSet<_>>::new();
@@ -134,7 +135,7 @@ impl Allocator<'_> {
         for claim in claims {
             let is_wasteful = wasteful.contains(namespace_of(&claim.object));
             for listener in claim.listeners.iter().flatten().filter(|listener| !claim.barred.contains(listener)) {
-                if owned.contains(&(claim.uid.clone(), *listener)) || self.reclaim(claim, *listener) {
+                if owned.contains(&(claim.uid.clone(), *listener)) || self.reclaim(claim, *listener, &mut cooling) {
                     continue;
                 }
                 let is_free = |port: &u16| !self.ports.contains_key(port) && !self.claims.taken.contains(port);
@@ -153,11 +154,18 @@ impl Allocator<'_> {
         shortage
     }
 
-    fn reclaim(&mut self, claim: &Claim, listener: u16) -> bool {
-        let is_cooling = |allocation: &&mut Allocation| allocation.uid == claim.uid && allocation.port == listener;
-        let Some(cooling) = self.ports.values_mut().find(is_cooling) else { return false };
-        cooling.object = claim.object.clone();
-        cooling.freed.take().is_some()
+    /// The lowest port in cooldown of each listener, by uid and listener.
+    fn cooling(&self) -> BTreeMap<(Arc<str>, u16), u16> {
+        let cooling = self.ports.iter().rev().filter(|(_, allocation)| allocation.freed.is_some());
+        cooling.map(|(port, allocation)| ((allocation.uid.clone(), allocation.port), *port)).collect()
+    }
+
+    fn reclaim(&mut self, claim: &Claim, listener: u16, cooling: &mut BTreeMap<(Arc<str>, u16), u16>) -> bool {
+        let port = cooling.remove(&(claim.uid.clone(), listener));
+        let Some(allocation) = port.and_then(|port| self.ports.get_mut(&port)) else { return false };
+        allocation.object = claim.object.clone();
+        allocation.freed = None;
+        true
     }
 }
 

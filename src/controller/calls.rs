@@ -18,6 +18,7 @@ use tokio::{
 };
 
 use self::failure::{ApiFailure, Failures, backoff};
+use super::due_times::DueTimes;
 
 /// The number of concurrent calls.
 const MAX_RUNNING: usize = 16;
@@ -29,6 +30,8 @@ pub struct Calls<K, T> {
     running: JoinSet<Result<T, ApiFailure>>,
     about: HashMap<Id, K>,
     made: BTreeMap<K, Made>,
+    /// The times from which completed calls may be repeated.
+    repeatable: DueTimes<K, Instant>,
     places: Arc<Semaphore>,
 }
 
@@ -50,6 +53,7 @@ impl<K: Ord + Clone, T: Send + 'static> Calls<K, T> {
             running: JoinSet::new(),
             about: HashMap::new(),
             made: BTreeMap::new(),
+            repeatable: DueTimes::default(),
             places: Arc::new(Semaphore::new(MAX_RUNNING)),
         }
     }
@@ -69,6 +73,7 @@ impl<K: Ord + Clone, T: Send + 'static> Calls<K, T> {
         let same = last.filter(|last| last.what == what);
         let (tries, failures) = same.map_or_else(Default::default, |last| (last.tries, last.failures));
         self.made.insert(about.clone(), Made { what, running: true, tries, again: now, failures });
+        self.repeatable.set(about, None);
         let (places, call) = (self.places.clone(), call());
         let task = self.running.spawn(async move {
             let _place = places.acquire_owned().await;
@@ -98,6 +103,7 @@ impl<K: Ord + Clone, T: Send + 'static> Calls<K, T> {
             made.running = false;
             made.tries = made.tries.saturating_add(1);
             made.again = Instant::now() + backoff(made.tries);
+            self.repeatable.set(about, Some(made.again));
             match failure {
                 Some(failure) => drop(made.failures.failed(failure.clone(), Instant::now())),
                 None => drop(made.failures.succeeded()),
@@ -107,7 +113,22 @@ impl<K: Ord + Clone, T: Send + 'static> Calls<K, T> {
 
     /// Forgets the calls about other objects.
     pub fn keep(&mut self, wanted: impl Fn(&K) -> bool) {
-        self.made.retain(|about, made| made.running || wanted(about));
+        let repeatable = &mut self.repeatable;
+        self.made.retain(|about, made| {
+            let stays = made.running || wanted(about);
+            if !stays {
+                repeatable.set(about, None);
+            }
+            stays
+        });
+    }
+
+    /// Forgets the call about an object, unless it is in progress.
+    pub fn forget(&mut self, about: &K) {
+        if self.made.get(about).is_some_and(|made| !made.running) {
+            self.made.remove(about);
+            self.repeatable.set(about, None);
+        }
     }
 
     /// The objects whose last call failed, with the reason. Refusals are included only after they have lasted for a
@@ -119,13 +140,12 @@ impl<K: Ord + Clone, T: Send + 'static> Calls<K, T> {
 
     /// The objects whose calls became repeatable after `since`, and not after `now`.
     pub fn repeatable(&self, since: Instant, now: Instant) -> impl Iterator<Item = &K> {
-        let is_due = move |made: &Made| !made.running && made.again > since && made.again <= now;
-        self.made.iter().filter(move |(_, made)| is_due(made)).map(|(about, _)| about)
+        self.repeatable.due_after(since, now)
     }
 
     /// The first time after `since` at which a call may be repeated.
     pub fn next(&self, since: Instant) -> Option<Instant> {
-        self.made.values().filter(|made| !made.running && made.again > since).map(|made| made.again).min()
+        self.repeatable.first_after(since)
     }
 }
 

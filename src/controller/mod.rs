@@ -9,19 +9,27 @@
 //!                  ├─► leader ─► allocate, plan ────┤
 //! reports ─────────┘                                └─► calls: Services, look-ups
 //! ```
+//!
+//! A change costs as much as it affects. Worlds, verdicts and reports are persistent maps, so that the leader finds the
+//! changed load balancers without comparing the others: [`conditions::Statuses`] derives only their statuses, and
+//! [`provisioning`] is skipped unless ports or Services depend on the change.
 
 mod allocations;
 mod calls;
 mod conditions;
+mod due_times;
 mod events;
 mod leader;
 mod leadership;
 mod observed;
 mod owners;
+mod provisioning;
 mod replicas;
 mod services;
 mod settings;
 mod status;
+#[cfg(test)]
+mod tests;
 
 use std::{sync::Arc, time::Duration};
 

@@ -6,6 +6,7 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem,
     net::SocketAddr,
     sync::Arc,
 };
@@ -19,7 +20,8 @@ pub use self::poll::follow;
 use super::{Settings, observed::Observed};
 use crate::{
     model::{ObjectKey, ReplicaReport},
-    world::World,
+    shared::{SharedObject, changes},
+    world::{Objects, World, service_of},
 };
 
 /// The ready proxies, by the names of their pods.
@@ -34,6 +36,45 @@ pub struct Replica {
     pub report: Option<Arc<ReplicaReport>>,
 }
 
+/// The uids of the load balancers whose parts of the reports differ. `None`: the replicas differ, or some reports are
+/// known only before or after the change.
+pub fn changed_parts<'a>(before: &'a Replicas, now: &'a Replicas) -> Option<BTreeSet<&'a str>> {
+    let mut parts = BTreeSet::new();
+    if before.len() != now.len() {
+        return None;
+    }
+    for ((pod, before), (other, now)) in before.iter().zip(now) {
+        if (pod, before.address) != (other, now.address) {
+            return None;
+        }
+        match (&before.report, &now.report) {
+            (None, None) => {}
+            (Some(before), Some(now)) => {
+                parts.extend(changes(&before.load_balancers, &now.load_balancers).map(|(uid, ..)| &**uid));
+            }
+            (Some(_), None) | (None, Some(_)) => return None,
+        }
+    }
+    Some(parts)
+}
+
+/// True if the same replicas report the same states of listeners.
+pub fn have_same_listeners(before: &Replicas, now: &Replicas) -> bool {
+    let mut pairs = before.iter().zip(now);
+    before.len() == now.len()
+        && pairs.all(|((pod, before), (other, now))| pod == other && before.has_same_listeners(now))
+}
+
+impl Replica {
+    fn has_same_listeners(&self, other: &Self) -> bool {
+        let (Some(before), Some(now)) = (&self.report, &other.report) else {
+            return self.report.is_none() && other.report.is_none();
+        };
+        let mut changes = changes(&before.load_balancers, &now.load_balancers);
+        changes.all(|(_, before, now)| before.map(|before| &before.listeners) == now.map(|now| &now.listeners))
+    }
+}
+
 /// Follows the reports of all replicas while the returned receiver is held.
 ///
 /// The first change is published when every ready replica has reported or timed out. The initial value has no meaning,
@@ -43,6 +84,7 @@ pub fn gather(observed: watch::Receiver<Observed>, settings: &Settings) -> watch
     let (sender, updates) = mpsc::unbounded_channel();
     let gatherer = Gatherer {
         service: settings.replicas.clone(),
+        slices: Objects::default(),
         followed: BTreeMap::new(),
         known: Replicas::new(),
         sender,
@@ -55,6 +97,8 @@ pub fn gather(observed: watch::Receiver<Observed>, settings: &Settings) -> watch
 
 struct Gatherer {
     service: ObjectKey,
+    /// The EndpointSlices that were seen last.
+    slices: Objects<EndpointSlice>,
     followed: BTreeMap<Arc<str>, PolledReplica>,
     /// The replicas that have reported or timed out.
     known: Replicas,
@@ -81,7 +125,9 @@ impl Gatherer {
                 changed = observed.changed() => match changed {
                     Ok(()) => {
                         let world = observed.borrow_and_update().world.clone();
-                        self.follow_ready(&world);
+                        if self.has_new_slices(&world) {
+                            self.follow_ready(&world);
+                        }
                     }
                     Err(_) => return,
                 },
@@ -90,6 +136,16 @@ impl Gatherer {
             }
             self.publish();
         }
+    }
+
+    /// Returns true if the EndpointSlices of the replicas differ from those of the last call.
+    fn has_new_slices(&mut self, world: &World) -> bool {
+        let before = mem::replace(&mut self.slices, world.endpoint_slices.clone());
+        let of_replicas = |slice: Option<&SharedObject<EndpointSlice>>| {
+            slice.is_some_and(|slice| service_of(slice) == Some(&self.service.name))
+        };
+        let mut changes = changes(&before, &world.endpoint_slices);
+        changes.any(|(key, old, new)| key.namespace == self.service.namespace && (of_replicas(old) || of_replicas(new)))
     }
 
     /// Follows all ready replicas, and no others. A Service without EndpointSlices has no information about replicas:

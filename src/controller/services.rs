@@ -2,7 +2,10 @@
 
 pub mod plan;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use k8s_openapi::{
     api::core::v1::{Service, ServicePort, ServiceSpec},
@@ -41,10 +44,15 @@ pub fn managed<'a>(world: &'a World, settings: &Settings) -> BTreeMap<ObjectKey,
     managed_service::of_class(&world.services, &settings.namespace, &settings.class)
 }
 
+/// The managed Service of a load balancer.
+pub fn managed_service<'a>(world: &'a World, settings: &Settings, object: &ObjectKey) -> Option<ManagedService<'a>> {
+    managed_service::of_load_balancer(&world.services, &settings.namespace, &settings.class, object)
+}
+
 /// The proxy ports that other Services send connections to, mainly those of other classes.
 pub fn taken(world: &World, managed: &BTreeMap<ObjectKey, ManagedService>, settings: &Settings) -> BTreeSet<u16> {
     let ours: BTreeSet<_> = managed.values().map(|managed| &managed.service.metadata.name).collect();
-    let selects_proxies = |service: &Service| {
+    let selects_proxies = |service: &&Arc<Service>| {
         service.spec.as_ref().is_some_and(|spec| spec.selector.as_ref() == Some(&settings.selector))
     };
     managed_service::of_namespace(&world.services, &settings.namespace)

@@ -5,8 +5,13 @@ mod record;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, mem, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+    sync::Arc,
+};
 
+use imbl::OrdMap;
 use kube::{
     Api, Client,
     api::{ApiResource, DynamicObject, Patch, PatchParams},
@@ -22,73 +27,90 @@ use super::{
     Settings,
     calls::failure::ApiFailure,
     calls::{Calls, until},
+    conditions::StatusMap,
+    due_times::DueTimes,
     events::EventPublisher,
 };
 use crate::{
     api::{TcpLoadBalancer, TcpLoadBalancerStatus},
     model::ObjectKey,
-    world::World,
+    shared::changes,
+    world::Declared,
 };
 
 /// Writes statuses, until it is dropped.
 pub struct StatusWriter {
-    desired_statuses: watch::Sender<Arc<DesiredStatuses>>,
+    statuses: StatusMap,
+    load_balancers: OrdMap<ObjectKey, Declared>,
+    desired_statuses: watch::Sender<DesiredStatuses>,
     _writing: AbortOnDropHandle<()>,
 }
 
-type DesiredStatuses = BTreeMap<ObjectKey, DesiredStatus>;
+type DesiredStatuses = OrdMap<ObjectKey, DesiredStatus>;
 
 impl StatusWriter {
     pub fn new(client: Client, settings: &Settings) -> Self {
-        let (desired_statuses, desired_changes) = watch::channel(Arc::default());
+        let (desired_statuses, desired_changes) = watch::channel(DesiredStatuses::default());
         let task = WriteTask {
             publisher: EventPublisher::new(client.clone(), settings),
             manager: format!("tcplb-{}", settings.class),
             client,
-            desired: Arc::default(),
+            desired: DesiredStatuses::default(),
             records: BTreeMap::new(),
-            due: BTreeMap::new(),
+            due: DueTimes::default(),
             calls: Calls::new(),
             considered_until: Instant::now(),
         };
-        Self { desired_statuses, _writing: AbortOnDropHandle::new(tokio::spawn(task.run(desired_changes))) }
+        Self {
+            statuses: StatusMap::default(),
+            load_balancers: OrdMap::default(),
+            desired_statuses,
+            _writing: AbortOnDropHandle::new(tokio::spawn(task.run(desired_changes))),
+        }
     }
 
-    /// Sets the desired statuses. They are written in the background: this does not wait.
-    pub fn write(&self, statuses: BTreeMap<ObjectKey, TcpLoadBalancerStatus>, world: &World) {
-        let desired = |(object, status): (ObjectKey, TcpLoadBalancerStatus)| {
-            let declared = world.load_balancers.get(&object)?;
-            let uid = declared.identity.as_ref()?.uid.clone();
-            Some((object, DesiredStatus { uid, status: Arc::new(status), there: declared.status.clone() }))
-        };
-        self.desired_statuses.send_replace(Arc::new(statuses.into_iter().filter_map(desired).collect()));
-    }
-
-    /// Updates the observed statuses. Those that differ from the desired ones are written again.
-    pub fn observe(&self, world: &World) {
-        self.desired_statuses.send_if_modified(|all| {
-            let of =
-                |object: &ObjectKey| world.load_balancers.get(object).and_then(|declared| declared.status.as_ref());
-            let is_new = |(object, desired): (&ObjectKey, &DesiredStatus)| desired.there.as_ref() != of(object);
-            let changed: Vec<ObjectKey> =
-                all.iter().filter(|one| is_new(*one)).map(|(object, _)| object.clone()).collect();
-            for object in &changed {
-                if let Some(desired) = Arc::make_mut(all).get_mut(object) {
-                    desired.there = of(object).cloned();
+    /// Sets the desired statuses, and the load balancers with the present ones. Differences are written in the
+    /// background: this does not wait.
+    pub fn write(&mut self, statuses: &StatusMap, load_balancers: &OrdMap<ObjectKey, Declared>) {
+        let of_statuses = changes(&self.statuses, statuses).map(|(object, ..)| object);
+        let of_load_balancers = changes(&self.load_balancers, load_balancers).map(|(object, ..)| object);
+        let changed: BTreeSet<&ObjectKey> = of_statuses.chain(of_load_balancers).collect();
+        let revise = |all: &mut DesiredStatuses| {
+            let mut is_changed = false;
+            for object in changed {
+                let desired = desired(object, statuses, load_balancers);
+                is_changed |= desired.as_ref() != all.get(object);
+                match desired {
+                    Some(desired) => drop(all.insert(object.clone(), desired)),
+                    None => drop(all.remove(object)),
                 }
             }
-            !changed.is_empty()
-        });
+            is_changed
+        };
+        self.desired_statuses.send_if_modified(revise);
+        self.statuses = statuses.clone();
+        self.load_balancers = load_balancers.clone();
     }
+}
+
+/// `None`: the object does not exist, or has no status.
+fn desired(
+    object: &ObjectKey,
+    statuses: &StatusMap,
+    load_balancers: &OrdMap<ObjectKey, Declared>,
+) -> Option<DesiredStatus> {
+    let declared = load_balancers.get(object)?;
+    let (uid, status) = (declared.identity.as_ref()?.uid.clone(), statuses.get(object)?.clone());
+    Some(DesiredStatus { uid, status, there: declared.status.clone() })
 }
 
 struct WriteTask {
     client: Client,
     manager: String,
-    desired: Arc<DesiredStatuses>,
+    desired: DesiredStatuses,
     records: BTreeMap<ObjectKey, Record>,
     /// The times at which postponed writes are due.
-    due: BTreeMap<ObjectKey, Instant>,
+    due: DueTimes<ObjectKey, Instant>,
     calls: Calls<ObjectKey, WriteOutcome>,
     /// Writes that were due or repeatable up to this time have been considered.
     considered_until: Instant,
@@ -105,9 +127,9 @@ enum WriteOutcome {
 }
 
 impl WriteTask {
-    async fn run(mut self, mut desired_changes: watch::Receiver<Arc<DesiredStatuses>>) {
+    async fn run(mut self, mut desired_changes: watch::Receiver<DesiredStatuses>) {
         loop {
-            let wake = self.due.values().copied().chain(self.calls.next(self.considered_until)).min();
+            let wake = self.due.first().into_iter().chain(self.calls.next(self.considered_until)).min();
             tokio::select! {
                 changed = desired_changes.changed() => match changed {
                     Ok(()) => {
@@ -126,21 +148,26 @@ impl WriteTask {
     }
 
     /// Considers the statuses that have changed.
-    fn follow(&mut self, desired: Arc<DesiredStatuses>) {
-        let is_declared =
-            |object: &ObjectKey, uid: &Arc<str>| desired.get(object).is_some_and(|desired| desired.uid == *uid);
-        self.records.retain(|object, record| is_declared(object, record.uid()));
-        self.due.retain(|object, _| desired.contains_key(object));
-        self.calls.keep(|object| desired.contains_key(object));
+    fn follow(&mut self, desired: DesiredStatuses) {
         let before = mem::replace(&mut self.desired, desired.clone());
-        let changed = desired.iter().filter(|(object, desired)| before.get(*object) != Some(*desired));
-        changed.for_each(|(object, _)| self.consider(object));
+        for (object, before, desired) in changes(&before, &desired) {
+            if before.map(|before| &before.uid) != desired.map(|desired| &desired.uid) {
+                self.records.remove(object);
+            }
+            match desired {
+                Some(_) => self.consider(object),
+                None => {
+                    self.due.set(object, None);
+                    self.calls.forget(object);
+                }
+            }
+        }
     }
 
     /// Considers the statuses that are due, and those whose last write may be repeated.
     fn consider_due(&mut self, now: Instant) {
         let since = mem::replace(&mut self.considered_until, now);
-        let due = self.due.iter().filter(|(_, due)| **due <= now).map(|(object, _)| object);
+        let due = self.due.due(now);
         let objects: Vec<ObjectKey> = due.chain(self.calls.repeatable(since, now)).cloned().collect();
         objects.iter().for_each(|object| self.consider(object));
     }
@@ -148,7 +175,7 @@ impl WriteTask {
     /// Writes the status of an object if it is due, or notes the time at which it will be.
     fn consider(&mut self, object: &ObjectKey) {
         let Some(desired) = self.desired.get(object) else { return };
-        let record = self.records.entry(object.clone()).or_insert_with(|| Record::new(desired.uid.clone()));
+        let record = self.records.entry(object.clone()).or_default();
         let due = record.due(desired, Instant::now());
         if record.is_contested() {
             warn!(
@@ -158,10 +185,10 @@ impl WriteTask {
             );
         }
         match due {
-            Due::Never => drop(self.due.remove(object)),
-            Due::At(then) => drop(self.due.insert(object.clone(), then)),
+            Due::Never => self.due.set(object, None),
+            Due::At(then) => self.due.set(object, Some(then)),
             Due::Now(status) => {
-                self.due.remove(object);
+                self.due.set(object, None);
                 let (before, status) = (record.current(desired).cloned().map(Box::new), Arc::new(status));
                 let text = json!(*status);
                 let what = xxh3_64(text.to_string().as_bytes());
@@ -179,7 +206,10 @@ impl WriteTask {
     }
 
     fn note(&mut self, object: &ObjectKey, answer: Result<WriteOutcome, ApiFailure>) {
-        let (Some(record), Some(desired)) = (self.records.get_mut(object), self.desired.get(object)) else { return };
+        let (Some(record), Some(desired)) = (self.records.get_mut(object), self.desired.get(object)) else {
+            self.calls.forget(object);
+            return;
+        };
         match answer {
             Ok(WriteOutcome::This { before, status }) => {
                 if record.succeeded() {

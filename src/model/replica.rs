@@ -1,12 +1,25 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use serde::{Deserialize, Serialize};
+use imbl::OrdMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The report of one proxy to the leader: the served configuration of each load balancer, by uid.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ReplicaReport {
-    pub load_balancers: BTreeMap<String, Served>,
+    #[serde(serialize_with = "write_map", deserialize_with = "read_map")]
+    pub load_balancers: OrdMap<Arc<str>, Arc<Served>>,
+}
+
+fn write_map<S: Serializer>(map: &OrdMap<Arc<str>, Arc<Served>>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(map)
+}
+
+fn read_map<'de, D: Deserializer<'de>>(deserializer: D) -> Result<OrdMap<Arc<str>, Arc<Served>>, D::Error> {
+    BTreeMap::<Arc<str>, Arc<Served>>::deserialize(deserializer).map(|map| map.into_iter().collect())
 }
 
 /// The served state of a load balancer.

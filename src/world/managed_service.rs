@@ -31,7 +31,7 @@ pub fn name(object: &ObjectKey) -> String {
 /// The managed Service of a load balancer.
 #[derive(Clone, Copy, Debug)]
 pub struct ManagedService<'a> {
-    pub service: &'a Service,
+    pub service: &'a Arc<Service>,
     pub uid: &'a str,
 }
 
@@ -58,9 +58,20 @@ pub fn of_class<'a>(
     of_namespace(services, namespace).filter_map(|service| ManagedService::read(service, class)).collect()
 }
 
-pub fn of_namespace<'a>(services: &'a Objects<Service>, namespace: &str) -> impl Iterator<Item = &'a Service> {
+/// The Service in a namespace that controllers of a class manage for a load balancer.
+pub fn of_load_balancer<'a>(
+    services: &'a Objects<Service>,
+    namespace: &str,
+    class: &str,
+    object: &ObjectKey,
+) -> Option<ManagedService<'a>> {
+    let service = services.get(&ObjectKey::new(namespace, &name(object)))?;
+    ManagedService::read(service, class).filter(|(owner, _)| owner == object).map(|(_, managed)| managed)
+}
+
+pub fn of_namespace<'a>(services: &'a Objects<Service>, namespace: &str) -> impl Iterator<Item = &'a Arc<Service>> {
     let first = ObjectKey::new(namespace, "");
-    services.range(first..).take_while(move |(key, _)| *key.namespace == *namespace).map(|(_, service)| &***service)
+    services.range(first..).take_while(move |(key, _)| *key.namespace == *namespace).map(|(_, service)| &**service)
 }
 
 /// True if a controller of any class manages the Service.
@@ -95,7 +106,8 @@ pub fn ports(service: &Service) -> BTreeMap<u16, u16> {
 }
 
 impl<'a> ManagedService<'a> {
-    fn read(service: &'a Service, class: &str) -> Option<(ObjectKey, Self)> {
+    /// Reads the owner of a Service. `None`: controllers of this class do not manage it.
+    pub fn read(service: &'a Arc<Service>, class: &str) -> Option<(ObjectKey, Self)> {
         let metadata = &service.metadata;
         let of_class =
             metadata.labels.as_ref().and_then(|labels| labels.get(CLASS)).is_some_and(|label| label == class);

@@ -204,7 +204,7 @@ async fn see(
             let own = snapshot.listeners.iter().filter(|(key, _)| key.object == *object);
             let bound = own.map(|(key, listener)| (key.port, ListenerOutcome::Bound(listener.bind.port())));
             let served = Served { generation: identity.generation, listeners: bound.collect(), ..Served::default() };
-            report.load_balancers.insert(identity.uid.to_string(), served);
+            report.load_balancers.insert(identity.uid.clone(), served.into());
         }
         last = snapshot;
         observed.send_replace(Observed { world, verdicts: Arc::new(verdicts) });

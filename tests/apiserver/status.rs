@@ -227,7 +227,7 @@ fn report(snapshot: &Snapshot, verdicts: &Verdicts, instead: &Instead) -> Replic
         if let Some(change) = instead.get(&*object.name) {
             change(&mut served);
         }
-        Some((identity.uid.to_string(), served))
+        Some((identity.uid.clone(), served))
     };
     ReplicaReport { load_balancers: verdicts.iter().filter_map(served).collect() }
 }

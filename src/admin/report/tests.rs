@@ -131,7 +131,7 @@ async fn only_objects_of_the_api_server_are_reported() {
     rig.declare("file", None, spec(free_port()));
     rig.apply().await;
     let report = rig.now().await.load_balancers;
-    assert_eq!(report.keys().collect::<Vec<_>>(), ["uid-a", "uid-b"]);
+    assert_eq!(report.keys().map(|uid| &**uid).collect::<Vec<_>>(), ["uid-a", "uid-b"]);
     let (a, b) = (&report["uid-a"], &report["uid-b"]);
     assert_eq!((a.generation, a.whole), (3, Some(3)));
     assert_eq!(a.listeners, BTreeMap::from([(open, ListenerOutcome::Bound(open))]));
@@ -296,8 +296,8 @@ async fn draining_connections_of_removed_endpoints_are_counted() {
     rig.declare("a", Some(("uid", 2)), declared("127.0.0.1:2"));
     rig.apply().await;
     let draining = async || {
-        let mut report = rig.now().await.load_balancers.remove("uid").unwrap();
-        ["db", "other"].map(|name| report.backends.remove(name).unwrap().draining)
+        let report = rig.now().await.load_balancers.remove("uid").unwrap();
+        ["db", "other"].map(|name| report.backends[name].draining)
     };
     let drained = async {
         while draining().await != [1, 0] {
@@ -316,7 +316,8 @@ async fn a_process_without_a_known_locality_reports_it() {
     rig.world.locality = Some(ProcessLocality::default());
     rig.declare("a", Some(("uid", 1)), spec);
     rig.apply().await;
-    let here = rig.now().await.load_balancers.remove("uid").unwrap().here;
+    let served = rig.now().await.load_balancers.remove("uid").unwrap();
+    let here = &served.here;
     assert!(here.len() == 1 && here.first().unwrap().contains("the zone of this process is unknown"), "{here:?}");
 }
 

@@ -17,6 +17,9 @@ use crate::{
 /// The condition warns this long before a certificate expires.
 const SOON: SignedDuration = SignedDuration::from_hours(14 * 24);
 
+/// The smallest difference of two times.
+const NANOSECOND: SignedDuration = SignedDuration::from_nanos(1);
+
 /// `None`: the load balancer has no certificates.
 pub fn valid(input: &StatusInput) -> Option<Finding> {
     let expiries = presented(input);
@@ -29,6 +32,9 @@ pub fn valid(input: &StatusInput) -> Option<Finding> {
             false => Some(Finding::no(reason_of(warned_of()), warnings)),
         };
     };
+    // At these times the certificate is still valid, or not about to expire yet.
+    let expires = until.saturating_add(NANOSECOND).unwrap_or(Timestamp::MAX);
+    let soon = expires.saturating_sub(SOON).unwrap_or(Timestamp::MIN);
     let until_when = format!("the certificate of {source}{audience} is valid until {until:.0}");
     Some(if !warnings.is_empty() {
         Finding::no(reason_of(warned_of()), warnings)
@@ -36,12 +42,12 @@ pub fn valid(input: &StatusInput) -> Option<Finding> {
         let what = format!("the certificate of {source}{audience} expired on {until:.0}");
         Finding::no(ConditionReason::CertificateExpired, format!("{what}: replace it; it is still presented"))
     } else if until.duration_since(input.now) < SOON {
-        Finding::yes(ConditionReason::ExpiresSoon, format!("{until_when}: replace it before"))
+        let finding = Finding::yes(ConditionReason::ExpiresSoon, format!("{until_when}: replace it before"));
+        Finding { changes_at: Some(expires), ..finding }
     } else {
-        Finding::yes(
-            ConditionReason::Valid,
-            if expiries.len() > 1 { format!("{until_when}, the others are valid longer") } else { until_when },
-        )
+        let others = if expiries.len() > 1 { ", the others are valid longer" } else { "" };
+        let finding = Finding::yes(ConditionReason::Valid, format!("{until_when}{others}"));
+        Finding { changes_at: Some(soon), ..finding }
     })
 }
 

@@ -77,6 +77,6 @@ impl Finding {
     /// A fault; pending until this time if it is deferred.
     pub fn no_or_pending(until: Option<Timestamp>, reason: ConditionReason, message: impl Into<String>) -> Self {
         let reason = if until.is_some() { ConditionReason::Pending } else { reason };
-        Self { report_at: until, ..Self::no(reason, message) }
+        Self { changes_at: until, ..Self::no(reason, message) }
     }
 }

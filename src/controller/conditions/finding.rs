@@ -17,8 +17,9 @@ pub struct Finding {
     pub holds: Holds,
     pub reason: ConditionReason,
     pub message: String,
-    /// The time at which a pending fault must be reported.
-    pub report_at: Option<Timestamp>,
+    /// The time at which the finding changes although its input stays the same: a pending fault must be reported, or a
+    /// certificate expires.
+    pub changes_at: Option<Timestamp>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,15 +31,15 @@ pub enum Holds {
 
 impl Finding {
     pub fn yes(reason: ConditionReason, message: impl Into<String>) -> Self {
-        Self { holds: Holds::True, reason, message: message.into(), report_at: None }
+        Self { holds: Holds::True, reason, message: message.into(), changes_at: None }
     }
 
     pub fn no(reason: ConditionReason, message: impl Into<String>) -> Self {
-        Self { holds: Holds::False, reason, message: message.into(), report_at: None }
+        Self { holds: Holds::False, reason, message: message.into(), changes_at: None }
     }
 
     pub fn unknown(reason: ConditionReason, message: impl Into<String>) -> Self {
-        Self { holds: Holds::Unknown, reason, message: message.into(), report_at: None }
+        Self { holds: Holds::Unknown, reason, message: message.into(), changes_at: None }
     }
 
     pub fn condition(self, type_: &str, input: &StatusInput) -> Condition {

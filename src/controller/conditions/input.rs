@@ -7,29 +7,20 @@ use jiff::Timestamp;
 
 use super::{
     super::{
-        observed::{self, ProvisioningProblems},
+        observed::{self, Observed},
         replicas::Replicas,
+        services,
         settings::Settings,
     },
     reason::ConditionReason,
+    sources::StatusSources,
 };
 use crate::{
     api::{Listener, Placement, TcpLoadBalancerSpec, TcpLoadBalancerStatus},
     model::{ObjectKey, ReplicaReport, Served},
     translate::{Problem, Reason, Severity, Verdict},
-    world::{Declared, ObjectIdentity, managed_service::ManagedService},
+    world::{ObjectIdentity, managed_service::ManagedService},
 };
-
-/// The state of the controller from which all statuses are derived.
-pub struct ControllerState<'a> {
-    pub managed: &'a BTreeMap<ObjectKey, ManagedService<'a>>,
-    pub problems: &'a ProvisioningProblems,
-    pub replicas: &'a Replicas,
-    /// See [`StatusInput::replicas_are_unknown`].
-    pub replicas_are_unknown: bool,
-    pub settings: &'a Settings,
-    pub now: Timestamp,
-}
 
 /// The input for the status of one load balancer.
 pub struct StatusInput<'a> {
@@ -41,7 +32,7 @@ pub struct StatusInput<'a> {
     /// The previous status.
     pub status_before: Option<&'a TcpLoadBalancerStatus>,
     /// The managed Service of the load balancer.
-    pub service: Option<&'a ManagedService<'a>>,
+    pub service: Option<ManagedService<'a>>,
     /// The reason why its Service or a port is not as desired.
     pub problem: Option<&'a observed::ProvisioningProblem>,
     /// The state of the load balancer in each replica, by pod name.
@@ -76,21 +67,25 @@ pub enum Topic {
 }
 
 impl<'a> StatusInput<'a> {
-    /// `None`: the object is not in an API server, or has another class or placement.
+    /// `None`: the object is unknown or not in an API server, or has another class or placement.
     pub fn new(
         object: &'a ObjectKey,
-        declared: &'a Declared,
-        verdict: &'a Verdict,
-        state: &ControllerState<'a>,
+        sources: &'a StatusSources,
+        settings: &'a Settings,
+        now: Timestamp,
     ) -> Option<Self> {
-        let ControllerState { replicas: all_replicas, settings, .. } = *state;
+        let StatusSources { observed: Observed { world, verdicts }, replicas: all_replicas, problems } = sources;
+        let (declared, verdict) = (world.load_balancers.get(object)?, verdicts.get(object)?);
         let (spec, identity) = (declared.spec.as_deref(), declared.identity.as_ref()?);
         if spec.is_some_and(|spec| !settings.judges(spec.class(), spec.placement.unwrap_or_default())) {
             return None;
         }
         let view = |report: &'a Option<Arc<ReplicaReport>>| match report {
             None => ReplicaView::Silent,
-            Some(report) => report.load_balancers.get(&*identity.uid).map_or(ReplicaView::Unaware, ReplicaView::Serves),
+            Some(report) => {
+                let served = report.load_balancers.get(&*identity.uid);
+                served.map_or(ReplicaView::Unaware, |served| ReplicaView::Serves(served))
+            }
         };
         let replicas = all_replicas.iter().map(|(pod, replica)| (pod, view(&replica.report))).collect();
         Some(Self {
@@ -99,13 +94,13 @@ impl<'a> StatusInput<'a> {
             identity,
             verdict,
             status_before: declared.status.as_deref(),
-            service: state.managed.get(object),
-            problem: state.problems.get(object),
+            service: services::managed_service(world, settings, object),
+            problem: problems.get(object),
             replicas,
             all_replicas,
-            replicas_are_unknown: state.replicas_are_unknown,
+            replicas_are_unknown: !world.services.contains_key(&settings.replicas),
             settings,
-            now: state.now,
+            now,
         })
     }
 

@@ -12,15 +12,21 @@ const FAILURE_LASTS: SignedDuration = SignedDuration::from_mins(5);
 /// `before`.
 pub fn steady(mut status: TcpLoadBalancerStatus, before: Option<&TcpLoadBalancerStatus>) -> TcpLoadBalancerStatus {
     let Some(before) = before else { return status };
+    status = with_times_of(status, before);
+    for backend in &mut status.backends {
+        if let Some(before) = before.backends.iter().find(|before| before.name == backend.name) {
+            keep_failure(backend, before);
+        }
+    }
+    status
+}
+
+/// The new status, with the transition times of unchanged conditions of the status `before`.
+pub fn with_times_of(mut status: TcpLoadBalancerStatus, before: &TcpLoadBalancerStatus) -> TcpLoadBalancerStatus {
     keep_times(&mut status.conditions, &before.conditions);
     for listener in &mut status.listeners {
         if let Some(before) = before.listeners.iter().find(|before| before.port == listener.port) {
             keep_times(&mut listener.conditions, &before.conditions);
-        }
-    }
-    for backend in &mut status.backends {
-        if let Some(before) = before.backends.iter().find(|before| before.name == backend.name) {
-            keep_failure(backend, before);
         }
     }
     status

@@ -12,7 +12,7 @@ use k8s_openapi::{
 use serde_json::{Value, json};
 
 use super::{
-    super::{Replica, observed},
+    super::{Observed, Replica, Replicas, observed},
     finding::LONGEST_MESSAGE,
     *,
 };
@@ -149,7 +149,7 @@ impl Case {
             let report = served.clone().map(|served| {
                 // A replica that reports and does not know the load balancer yet.
                 let is_reported = served != Served::default();
-                let load_balancers = is_reported.then(|| (UID.to_owned(), served)).into_iter().collect();
+                let load_balancers = is_reported.then_some((UID, served)).into_iter().collect();
                 Arc::new(ReplicaReport { load_balancers })
             });
             let address = format!("10.99.0.{}:9900", index + 2).parse().unwrap();
@@ -161,13 +161,17 @@ impl Case {
     fn statuses(&self) -> Statuses {
         let object = ObjectKey::new("shop", "db");
         let problems = self.problem.clone().map(|problem| (object.clone(), problem)).into_iter().collect();
-        statuses(&self.observed(&object), &self.replicas(), &problems, &self.settings(), self.now)
+        let (observed, replicas, problems) = (self.observed(&object), Arc::new(self.replicas()), Arc::new(problems));
+        let mut statuses = Statuses::default();
+        statuses.update(StatusSources { observed, replicas, problems }, &self.settings(), self.now);
+        statuses
     }
 
     /// The status of a new object, or of an object with the status `before`.
     fn first_status(&self) -> TcpLoadBalancerStatus {
-        let status = self.statuses().statuses.into_values().next().expect("it has a status");
-        steady(status, self.before.as_ref())
+        let statuses = self.statuses();
+        let status = statuses.all().values().next().expect("it has a status");
+        steady((***status).clone(), self.before.as_ref())
     }
 
     /// The status of an object that has been in this state for an hour, unless it has a status `before`.
@@ -647,7 +651,10 @@ fn the_status_of_sidecars_has_only_what_is_known_here() {
 fn objects_of_other_classes_and_placements_get_no_status() {
     let object = ObjectKey::new("shop", "db");
     let none = |case: &Case, observed: &Observed| {
-        statuses(observed, &case.replicas(), &ProvisioningProblems::new(), &case.settings(), NOW).statuses.is_empty()
+        let sources = StatusSources { observed: observed.clone(), ..StatusSources::default() };
+        let mut statuses = Statuses::default();
+        statuses.update(sources, &case.settings(), NOW);
+        statuses.all().is_empty()
     };
     for (field, value) in [("className", "another"), ("placement", "Host")] {
         let mut case = Case::default();

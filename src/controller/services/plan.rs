@@ -26,14 +26,14 @@ pub struct ManagedLoadBalancer<'a> {
     pub key: &'a ObjectKey,
     pub identity: &'a ObjectIdentity,
     /// `None`: it cannot be read.
-    pub spec: Option<&'a TcpLoadBalancerSpec>,
+    pub spec: Option<&'a Arc<TcpLoadBalancerSpec>>,
     pub verdict: &'a Verdict,
 }
 
 /// The load balancers that are led.
 pub fn objects<'a>(observed: &'a Observed, settings: &Settings) -> Vec<ManagedLoadBalancer<'a>> {
     let object = |(key, declared): (&'a ObjectKey, &'a crate::world::Declared)| {
-        let spec = declared.spec.as_deref();
+        let spec = declared.spec.as_ref();
         let verdict = observed.verdicts.get(key)?;
         spec.is_none_or(|spec| is_ours(spec, settings)).then_some(ManagedLoadBalancer {
             key,
@@ -96,6 +96,50 @@ pub enum Replacement {
 /// The time since which each new port has been waiting for replicas, by uid, listener and proxy port.
 pub type WaitingPorts = BTreeMap<(Arc<str>, u16, u16), Instant>;
 
+/// The state that is kept between plans.
+#[derive(Default)]
+pub struct PlanMemory {
+    waiting: WaitingPorts,
+    /// The Services that were last found to be up to date.
+    up_to_date: BTreeMap<ObjectKey, ComparedService>,
+}
+
+/// A Service that was found to be up to date, and everything that this result depends on.
+struct ComparedService {
+    service: Arc<Service>,
+    spec: Arc<TcpLoadBalancerSpec>,
+    uid: Arc<str>,
+    ports: BTreeMap<u16, u16>,
+    owners: Vec<OwnerReference>,
+}
+
+impl ComparedService {
+    fn of(
+        object: &ManagedLoadBalancer,
+        managed: &ManagedService,
+        ports: BTreeMap<u16, u16>,
+        owners: &[OwnerReference],
+    ) -> Option<Self> {
+        let (service, spec, uid) = (managed.service.clone(), object.spec?.clone(), object.identity.uid.clone());
+        Some(Self { service, spec, uid, ports, owners: owners.to_vec() })
+    }
+
+    /// True if a comparison would have the same result.
+    fn applies(
+        &self,
+        object: &ManagedLoadBalancer,
+        managed: &ManagedService,
+        ports: &BTreeMap<u16, u16>,
+        owners: &[OwnerReference],
+    ) -> bool {
+        Arc::ptr_eq(&self.service, managed.service)
+            && object.spec.is_some_and(|spec| Arc::ptr_eq(&self.spec, spec))
+            && self.uid == object.identity.uid
+            && self.ports == *ports
+            && self.owners == owners
+    }
+}
+
 /// The changes to Services.
 #[derive(Debug, Default, PartialEq)]
 pub struct ServicePlan {
@@ -106,12 +150,14 @@ pub struct ServicePlan {
 }
 
 /// Plans the changes to Services.
-pub fn plan(input: &PlanInput, waiting: &mut WaitingPorts) -> ServicePlan {
+pub fn plan(input: &PlanInput, memory: &mut PlanMemory) -> ServicePlan {
     let mut plan = ServicePlan::default();
+    let PlanMemory { waiting, up_to_date } = memory;
     let mut gate = PortGate::new(input, waiting);
+    up_to_date.retain(|object, _| input.managed.contains_key(object));
     for object in input.objects {
         let managed = input.managed.get(object.key);
-        match service(object, managed, input, &mut gate) {
+        match service(object, managed, input, &mut gate, up_to_date) {
             ServiceAction::Nothing => {}
             ServiceAction::Apply(service) => {
                 plan.apply.insert(object.key.clone(), *service);
@@ -144,6 +190,7 @@ fn service(
     managed: Option<&ManagedService>,
     input: &PlanInput,
     gate: &mut PortGate,
+    up_to_date: &mut BTreeMap<ObjectKey, ComparedService>,
 ) -> ServiceAction {
     let Some(spec) = object.spec else { return ServiceAction::Nothing };
     let uid = &object.identity.uid;
@@ -159,10 +206,18 @@ fn service(
     if ports.is_empty() || managed.is_some_and(ManagedService::is_leaving) {
         return ServiceAction::Nothing;
     }
+    let compared = managed.zip(up_to_date.get(object.key));
+    if compared.is_some_and(|(managed, compared)| compared.applies(object, managed, &ports, input.owners)) {
+        return ServiceAction::Nothing;
+    }
     let load_balancer = ExposedLoadBalancer { key: object.key, uid, spec };
     let wanted = wanted(&load_balancer, &ports, input.owners, input.settings);
     match managed {
-        Some(managed) if is_up_to_date(managed.service, &wanted) => ServiceAction::Nothing,
+        Some(managed) if is_up_to_date(managed.service, &wanted) => {
+            let compared = ComparedService::of(object, managed, ports, input.owners);
+            up_to_date.extend(compared.map(|compared| (object.key.clone(), compared)));
+            ServiceAction::Nothing
+        }
         Some(managed) if exposure_differs(managed.service, &wanted) && object.verdict.refuses_rules_about_clients() => {
             ServiceAction::Nothing
         }

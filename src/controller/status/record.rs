@@ -10,6 +10,7 @@ use crate::{
         calls::failure::{ApiFailure, Failures},
         conditions::{ACCEPTED, BACKENDS_HEALTHY, is_summary, is_waiting, steady},
     },
+    shared::SharedObject,
 };
 
 /// The minimum interval between writes of changes in counts only.
@@ -19,9 +20,8 @@ const COUNTS_REST: Duration = Duration::from_secs(5);
 const FAULT_DELAY: Duration = Duration::from_secs(1);
 
 /// The writes of one status.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Record {
-    uid: Arc<str>,
     /// The status that was last written, and the one that was seen at that time.
     written: Option<Arc<TcpLoadBalancerStatus>>,
     seen: Option<Arc<TcpLoadBalancerStatus>>,
@@ -58,24 +58,6 @@ enum StatusChange {
 }
 
 impl Record {
-    pub fn new(uid: Arc<str>) -> Self {
-        Self {
-            uid,
-            written: None,
-            seen: None,
-            arrived: false,
-            under_way: false,
-            overwritten: (0, None),
-            attempted: None,
-            faulty: None,
-            failures: Failures::default(),
-        }
-    }
-
-    pub fn uid(&self) -> &Arc<str> {
-        &self.uid
-    }
-
     /// The present status, as known here: the last write may not have been seen yet.
     pub fn current<'a>(&'a self, desired: &'a DesiredStatus) -> Option<&'a TcpLoadBalancerStatus> {
         match &self.written {
@@ -92,7 +74,7 @@ impl Record {
             self.arrived = false;
             self.overwritten(now);
         }
-        let wanted = steady((*desired.status).clone(), self.current(desired));
+        let wanted = steady((**desired.status).clone(), self.current(desired));
         let change = change(self.current(desired), &wanted);
         if change != StatusChange::Worse {
             self.faulty = None;
@@ -186,7 +168,7 @@ fn becomes_worse(there: Option<&TcpLoadBalancerStatus>, wanted: &TcpLoadBalancer
 #[derive(Clone, Debug, PartialEq)]
 pub struct DesiredStatus {
     pub uid: Arc<str>,
-    pub status: Arc<TcpLoadBalancerStatus>,
+    pub status: SharedObject<TcpLoadBalancerStatus>,
     /// The status that was last seen.
     pub there: Option<Arc<TcpLoadBalancerStatus>>,
 }

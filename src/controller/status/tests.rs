@@ -40,7 +40,7 @@ fn refused(reason: &str) -> TcpLoadBalancerStatus {
 }
 
 fn desired(status: &TcpLoadBalancerStatus, there: Option<&TcpLoadBalancerStatus>) -> DesiredStatus {
-    DesiredStatus { uid: "uid".into(), status: Arc::new(status.clone()), there: there.cloned().map(Arc::new) }
+    DesiredStatus { uid: "uid".into(), status: status.clone().into(), there: there.cloned().map(Arc::new) }
 }
 
 /// Determines when to write, and records a write that is due.
@@ -56,7 +56,7 @@ fn write(record: &mut Record, desired: &DesiredStatus, now: Instant) -> Due {
 #[test]
 fn an_equal_status_is_not_written() {
     let (five, now) = (status(5), Instant::now());
-    let mut record = Record::new("uid".into());
+    let mut record = Record::default();
     assert_eq!(write(&mut record, &desired(&five, Some(&five)), now), Due::Never);
     let mut later = five.clone();
     later.conditions[0].last_transition_time = Time(Timestamp::from_second(9).unwrap());
@@ -72,7 +72,7 @@ fn a_condition_keeps_the_time_of_a_written_status_that_is_not_seen_yet() {
         status
     };
     let (old, now) = (status(5), Instant::now());
-    let mut record = Record::new("uid".into());
+    let mut record = Record::default();
     assert_eq!(write(&mut record, &desired(&at(1, "a"), Some(&old)), now), Due::Now(at(1, "a")));
     assert_eq!(write(&mut record, &desired(&at(2, "a"), Some(&old)), now), Due::Never);
     assert_eq!(write(&mut record, &desired(&at(2, "b"), Some(&old)), now), Due::Now(at(1, "b")));
@@ -81,7 +81,7 @@ fn a_condition_keeps_the_time_of_a_written_status_that_is_not_seen_yet() {
 #[test]
 fn a_written_status_is_not_written_again_before_it_is_seen() {
     let (old, new, now) = (status(5), refused("Invalid"), Instant::now());
-    let mut record = Record::new("uid".into());
+    let mut record = Record::default();
     assert_eq!(write(&mut record, &desired(&new, Some(&old)), now), Due::Now(new.clone()));
     assert_eq!(write(&mut record, &desired(&new, Some(&old)), now), Due::Never, "not seen yet");
     assert_eq!(write(&mut record, &desired(&new, Some(&new)), now), Due::Never, "seen");
@@ -95,7 +95,7 @@ fn a_written_status_is_not_written_again_before_it_is_seen() {
     assert_eq!(write(&mut record, &desired(&new, Some(&old)), now), Due::Now(new.clone()), "somebody else put it back");
     // The status as an older schema prunes it.
     let pruned = TcpLoadBalancerStatus { backends: Vec::new(), ..new.clone() };
-    let mut record = Record::new("uid".into());
+    let mut record = Record::default();
     assert_eq!(write(&mut record, &desired(&new, None), now), Due::Now(new.clone()));
     let later = now + Duration::from_secs(60);
     assert_eq!(write(&mut record, &desired(&new, Some(&pruned)), later), Due::Now(new.clone()));
@@ -106,7 +106,7 @@ fn a_written_status_is_not_written_again_before_it_is_seen() {
 fn numbers_alone_are_written_every_five_seconds() {
     let now = Instant::now();
     let after = |seconds| now + Duration::from_secs(seconds);
-    let mut record = Record::new("uid".into());
+    let mut record = Record::default();
     assert_eq!(write(&mut record, &desired(&status(4), Some(&status(5))), now), Due::Now(status(4)));
     assert_eq!(write(&mut record, &desired(&status(3), Some(&status(4))), after(1)), Due::At(after(5)));
     let refused = condition("Accepted", "False", "Invalid", "");
@@ -124,26 +124,26 @@ fn a_fault_that_may_pass_by_itself_is_reported_after_a_second() {
     let now = Instant::now();
     let after = |milliseconds| now + Duration::from_millis(milliseconds);
     let (good, pending) = (programmed("True", "Programmed"), programmed("False", "Pending"));
-    let mut record = Record::new("uid".into());
+    let mut record = Record::default();
     assert_eq!(write(&mut record, &desired(&pending, Some(&good)), now), Due::At(after(1000)));
     assert_eq!(write(&mut record, &desired(&good, Some(&good)), after(300)), Due::Never, "it came about");
     assert_eq!(write(&mut record, &desired(&pending, Some(&good)), after(600)), Due::At(after(1600)));
     assert_eq!(write(&mut record, &desired(&pending, Some(&good)), after(1600)), Due::Now(pending.clone()));
     assert_eq!(write(&mut record, &desired(&good, Some(&pending)), after(1700)), Due::Now(good.clone()));
-    assert_eq!(Record::new("uid".into()).due(&desired(&pending, None), now), Due::At(after(1000)), "a new object");
+    assert_eq!(Record::default().due(&desired(&pending, None), now), Due::At(after(1000)), "a new object");
     let partial = programmed("False", "PartiallyBound");
-    let (mut record, mut other) = (Record::new("uid".into()), Record::new("uid".into()));
+    let (mut record, mut other) = (Record::default(), Record::default());
     assert_eq!(write(&mut record, &desired(&partial, Some(&good)), now), Due::At(after(1000)));
     assert_eq!(write(&mut record, &desired(&partial, Some(&good)), after(1000)), Due::Now(partial.clone()));
     assert_eq!(write(&mut other, &desired(&partial, Some(&pending)), now), Due::Now(partial), "it was a fault before");
-    assert_eq!(Record::new("uid".into()).due(&desired(&refused("Invalid"), None), now), Due::Now(refused("Invalid")));
+    assert_eq!(Record::default().due(&desired(&refused("Invalid"), None), now), Due::Now(refused("Invalid")));
 }
 
 #[test]
 fn another_writer_of_a_status_is_reported_once() {
     let (ours, theirs) = (programmed("True", "Programmed"), programmed("False", "Theirs"));
     let contested = |pause: Duration| {
-        let (mut record, mut now) = (Record::new("uid".into()), Instant::now());
+        let (mut record, mut now) = (Record::default(), Instant::now());
         write(&mut record, &desired(&ours, None), now);
         let mut change = |_| {
             now += pause;
@@ -160,7 +160,7 @@ fn another_writer_of_a_status_is_reported_once() {
 #[test]
 fn a_status_seen_before_the_answer_of_its_write_is_no_conflict() {
     let now = Instant::now();
-    let mut record = Record::new("uid".into());
+    let mut record = Record::default();
     write(&mut record, &desired(&programmed("True", "0"), None), now);
     for turn in 1..20 {
         let [before, after] = [turn - 1, turn].map(|turn| programmed("True", &turn.to_string()));
@@ -175,7 +175,7 @@ fn a_status_seen_before_the_answer_of_its_write_is_no_conflict() {
 
 #[test]
 fn only_new_failures_are_reported() {
-    let mut record = Record::new("uid".into());
+    let mut record = Record::default();
     assert!(!record.succeeded());
     let now = Instant::now();
     assert!(record.failed(&"out of order".into(), now));

@@ -119,12 +119,12 @@ fn missing_references_are_named_at_once() {
         assert_eq!(reason(&case, type_).0, "False/Pending");
     }
     assert_eq!(reason(&case, "Reconciling"), ("True/Pending".into(), "ResolvedRefs: spec.x: it is missing".into()));
-    assert_eq!(case.statuses().report_at, Some(NOW + SignedDuration::from_secs(10)));
+    assert_eq!(case.statuses().changes_at(), Some(NOW + SignedDuration::from_secs(10)));
     Stage::NoPods.apply(&mut case);
     let (reason, message) = reason(&case, BACKENDS_HEALTHY);
     assert_eq!(reason, "False/Pending");
     assert!(message.starts_with("there are no endpoints: connections are refused\nspec.x: it is missing"), "{message}");
-    assert_eq!(case.statuses().report_at, Some(NOW + SignedDuration::from_secs(30)));
+    assert_eq!(case.statuses().changes_at(), Some(NOW + SignedDuration::from_secs(30)));
     Stage::Complete.apply(&mut case);
-    assert_eq!(case.statuses().report_at, None);
+    assert_eq!(case.statuses().changes_at(), None);
 }

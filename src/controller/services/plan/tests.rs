@@ -24,7 +24,7 @@ struct Fixture {
     replicas: Replicas,
     gone: BTreeMap<(ObjectKey, Arc<str>), Replacement>,
     start: Instant,
-    waiting: WaitingPorts,
+    memory: PlanMemory,
 }
 
 impl Fixture {
@@ -35,7 +35,7 @@ impl Fixture {
             replicas: Replicas::new(),
             gone: BTreeMap::new(),
             start: Instant::now(),
-            waiting: WaitingPorts::new(),
+            memory: PlanMemory::default(),
         };
         fixture.declare("u1", listeners, service);
         fixture
@@ -81,7 +81,7 @@ impl Fixture {
         let report = bound.map(|bound| {
             let listeners = bound.iter().map(|port| (*port, ListenerOutcome::Bound(20000 + port))).collect();
             let served = Served { listeners, ..Served::default() };
-            Arc::new(ReplicaReport { load_balancers: BTreeMap::from([("u1".into(), served)]) })
+            Arc::new(ReplicaReport { load_balancers: OrdMap::unit("u1".into(), served.into()) })
         });
         self.replicas.insert(pod.into(), Replica { address: "127.0.0.1:1".parse().unwrap(), report });
         self
@@ -130,7 +130,7 @@ impl Fixture {
             settings: &settings,
             now: self.start + Duration::from_secs(seconds),
         };
-        plan(&input, &mut self.waiting)
+        plan(&input, &mut self.memory)
     }
 
     fn plan(mut self) -> ServicePlan {
