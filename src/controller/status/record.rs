@@ -15,12 +15,15 @@ use crate::{
 
 /// The minimum interval between writes of changes in counts only.
 const COUNTS_REST: Duration = Duration::from_secs(5);
+/// The minimum interval between writes of the progress of an object that waits, so that starting many load balancers
+/// takes few writes of each.
+const PROGRESS_REST: Duration = Duration::from_secs(10);
 /// The delay before a condition that stops being true is reported: replicas and watches differ briefly while a change
 /// reaches them, and a state that the controller is about to fix is not a fault.
 const FAULT_DELAY: Duration = Duration::from_secs(1);
 
 /// The writes of one status.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Record {
     /// The status that was last written, and the one that was seen at that time.
     written: Option<Arc<TcpLoadBalancerStatus>>,
@@ -52,6 +55,8 @@ const CONTEST: Duration = Duration::from_secs(600);
 enum StatusChange {
     None,
     Counts,
+    /// The object still waits. Apart from counts, only addresses, ports and the messages of waiting conditions differ.
+    Progress,
     /// Among other changes, a condition is new or was true, and is not true now.
     Worse,
     More,
@@ -83,6 +88,7 @@ impl Record {
             StatusChange::None => return Due::Never,
             StatusChange::More => now,
             StatusChange::Counts => self.attempted.map_or(now, |attempted| attempted + COUNTS_REST),
+            StatusChange::Progress => self.attempted.map_or(now, |attempted| attempted + PROGRESS_REST),
             StatusChange::Worse => *self.faulty.get_or_insert(now) + FAULT_DELAY,
         };
         if due > now { Due::At(due) } else { Due::Now(wanted) }
@@ -134,9 +140,30 @@ fn change(there: Option<&TcpLoadBalancerStatus>, wanted: &TcpLoadBalancerStatus)
     match there {
         Some(there) if there == wanted => StatusChange::None,
         Some(there) if without_counts(there) == without_counts(wanted) => StatusChange::Counts,
+        Some(there) if without_progress(there) == without_progress(wanted) => StatusChange::Progress,
         _ if becomes_worse(there, wanted) => StatusChange::Worse,
         _ => StatusChange::More,
     }
+}
+
+/// The status without counts; if the object waits, also without addresses, ports, and the messages of waiting
+/// conditions.
+fn without_progress(status: &TcpLoadBalancerStatus) -> TcpLoadBalancerStatus {
+    let mut status = without_counts(status);
+    if !status.conditions.iter().any(is_waiting) {
+        return status;
+    }
+    status.addresses.clear();
+    if let Some(summary) = &mut status.summary {
+        (summary.ports, summary.address) = (None, None);
+    }
+    for listener in &mut status.listeners {
+        (listener.bound_port, listener.node_port) = (None, None);
+    }
+    let of_listeners = status.listeners.iter_mut().flat_map(|listener| &mut listener.conditions);
+    let conditions = status.conditions.iter_mut().chain(of_listeners);
+    conditions.filter(|condition| is_waiting(condition)).for_each(|condition| condition.message.clear());
+    status
 }
 
 fn without_counts(status: &TcpLoadBalancerStatus) -> TcpLoadBalancerStatus {

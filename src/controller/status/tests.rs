@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::*;
-use crate::api::{BackendStatus, Summary};
+use crate::api::{BackendStatus, ListenerStatus, Summary};
 
 fn condition(type_: &str, status: &str, reason: &str, message: &str) -> Condition {
     Condition {
@@ -117,6 +117,26 @@ fn numbers_alone_are_written_every_five_seconds() {
         "more than numbers"
     );
     assert_eq!(write(&mut record, &desired(&wrong, Some(&wrong)), after(3)), Due::Never);
+}
+
+#[test]
+fn the_progress_of_an_object_that_waits_is_written_every_ten_seconds() {
+    let now = Instant::now();
+    let after = |seconds| now + Duration::from_secs(seconds);
+    let waiting = |message: &str, bound_port| {
+        let conditions = vec![condition("Programmed", "False", "Pending", message)];
+        let listener =
+            ListenerStatus { port: 1, name: None, bound_port, node_port: None, conditions: conditions.clone() };
+        TcpLoadBalancerStatus { listeners: vec![listener], conditions, ..status(5) }
+    };
+    let (first, second) = (waiting("no port", None), waiting("no Service", Some(20000)));
+    let mut record = Record::default();
+    assert_eq!(write(&mut record, &desired(&first, None), now), Due::At(after(1)));
+    assert_eq!(write(&mut record, &desired(&first, None), after(1)), Due::Now(first.clone()));
+    assert_eq!(write(&mut record, &desired(&second, Some(&first)), after(2)), Due::At(after(11)));
+    let good = programmed("True", "Programmed");
+    assert_eq!(write(&mut record.clone(), &desired(&good, Some(&first)), after(3)), Due::Now(good), "it has come");
+    assert_eq!(write(&mut record, &desired(&second, Some(&first)), after(11)), Due::Now(second));
 }
 
 #[test]
