@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     metrics::{EndpointSeries, ExpositionFormat, Metrics},
+    model::REPORT_CHANGES,
     printable::visible_json,
     proxy::Monitor,
     state::ReadinessState,
@@ -137,7 +138,10 @@ fn router(pages: Arc<Pages>, hosts: AllowedHosts) -> Router {
                 pages.rendering.run(|| json(&snapshot::of(&pages.monitor, &pages.state))).await
             }),
         )
-        .route("/report", get(|pages: PagesState, uri: Uri| async move { report(&pages.reports, &uri).await }))
+        .route(
+            "/report",
+            get(|pages: PagesState, uri: Uri, headers: HeaderMap| async move { report(&pages, &uri, &headers).await }),
+        )
         .route(
             "/metrics",
             get(|pages: PagesState, headers: HeaderMap| async move {
@@ -157,16 +161,25 @@ fn live(monitor: &Monitor) -> Response {
 }
 
 /// The report at once, or with `?unless=TAG` as soon as it has another tag. Responds with 304 if it stays the same for
-/// a while.
-async fn report(reports: &Reports, uri: &Uri) -> Response {
+/// a while, and with 226 and only the changed load balancers if the client accepts that.
+async fn report(pages: &Pages, uri: &Uri, headers: &HeaderMap) -> Response {
     let unless = uri.query().and_then(|query| query.strip_prefix("unless="));
-    match reports.next(unless).await {
-        Some(report) => {
-            let headers = [(CONTENT_TYPE, "application/json"), (ETAG, &format!("\"{}\"", report.tag))];
-            (headers, visible_json(&report.text).into_owned()).into_response()
+    let Some(version) = pages.reports.next(unless).await else { return StatusCode::NOT_MODIFIED.into_response() };
+    let accepts_changes = headers.get("a-im").is_some_and(|accepted| accepted == REPORT_CHANGES);
+    let changes = unless.filter(|_| accepts_changes).and_then(|base| pages.reports.changes(base, &version));
+    let headers = [(CONTENT_TYPE, "application/json"), (ETAG, &format!("\"{}\"", version.tag))];
+    match changes {
+        Some(changes) => {
+            let text = report_text(&changes);
+            (StatusCode::IM_USED, headers, [("im", REPORT_CHANGES)], text).into_response()
         }
-        None => StatusCode::NOT_MODIFIED.into_response(),
+        None => (headers, pages.rendering.run(|| report_text(&version.report)).await).into_response(),
     }
+}
+
+fn report_text(report: &impl serde::Serialize) -> String {
+    // Strings, numbers and maps with simple keys: the serialization cannot fail.
+    visible_json(&serde_json::to_string(report).unwrap_or_default()).into_owned()
 }
 
 fn answer(good: bool, otherwise: &str) -> Response {

@@ -4,23 +4,24 @@
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    iter::zip,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::rendering::Rendering;
 use crate::{
     model::{
         BackendHealth, BindState, Certificate, EndpointFailure, FailedOver, ListenerOutcome, ObjectKey, ReplicaReport,
-        Served, UpstreamKey,
+        ReportChanges, Served, UpstreamKey,
     },
     printable::printable,
     proxy::{Draining, DrainingResource, Monitor, View},
+    shared::{changes, revised},
     state::{Configuration, ReadinessState},
     translate::{Reason, Verdict},
     upstream::{Backends, Endpoint, Upstream},
@@ -30,8 +31,11 @@ use crate::{
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// The minimum wait for another report, so that simultaneous changes are reported together.
 const GATHERED_FOR: Duration = Duration::from_millis(200);
-/// The interval of checks for failures of endpoints that stay usable. Such failures do not wake waiting clients.
+/// The interval of reports about everything, also about what does not wake waiting clients: failures of endpoints that
+/// stay usable, and numbers of draining connections.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// The number of reports that are kept as bases of differences.
+const MAX_VERSIONS: usize = 16;
 
 /// The maximum length of the reason of a failure. Part of it may come from a backend.
 const MAX_REASON: usize = 1024;
@@ -44,42 +48,34 @@ pub struct Reports {
     rendering: Rendering,
     /// Ends all waits.
     stop: CancellationToken,
-    last: Mutex<Last>,
+    history: Mutex<ReportHistory>,
 }
 
-/// A rendered report.
-#[derive(Debug)]
-pub struct RenderedReport {
-    /// Equal reports have equal tags.
-    pub tag: String,
-    pub text: String,
-}
-
-#[derive(Debug)]
-struct Last {
-    report: Arc<RenderedReport>,
-    /// The latest generation that was served completely, by uid.
-    whole: BTreeMap<Arc<str>, i64>,
+/// A report that differs from the previous one.
+#[derive(Clone, Debug)]
+pub struct ReportVersion {
+    /// Differs from the tags of all other versions, also of other processes.
+    pub tag: Arc<str>,
+    pub report: ReplicaReport,
 }
 
 impl Reports {
     pub fn new(monitor: Monitor, state: Arc<ReadinessState>, rendering: Rendering, stop: CancellationToken) -> Self {
-        let last = Last { report: Arc::new(RenderedReport::new(&ReplicaReport::default())), whole: BTreeMap::new() };
-        Self { monitor, state, rendering, stop, last: Mutex::new(last) }
+        Self { monitor, state, rendering, stop, history: Mutex::new(ReportHistory::new()) }
     }
 
     /// The report at once, or as soon as its tag differs from `unless`. `None`: it stayed the same for a while.
-    pub async fn next(&self, unless: Option<&str>) -> Option<Arc<RenderedReport>> {
-        let Some(unless) = unless else { return Some(self.rendered().await) };
+    pub async fn next(&self, unless: Option<&str>) -> Option<ReportVersion> {
+        let Some(unless) = unless else { return Some(self.rendering.run(|| self.latest(ReportScope::All)).await) };
         let until = Instant::now() + LONGEST_WAIT;
         let (mut configurations, mut reports) = (self.state.configurations(), self.monitor.reports());
         sleep(GATHERED_FOR).await;
         loop {
             configurations.mark_unchanged();
             reports.mark_unchanged();
-            let report = self.rendered().await;
-            if report.tag != unless {
-                return Some(report);
+            let version = self.rendering.run(|| self.latest(ReportScope::Changes)).await;
+            if *version.tag != *unless {
+                return Some(version);
             }
             tokio::select! {
                 Ok(()) = configurations.changed() => {}
@@ -91,74 +87,189 @@ impl Reports {
         }
     }
 
-    async fn rendered(&self) -> Arc<RenderedReport> {
-        self.rendering.run(|| self.latest()).await
+    /// The difference between the version with the tag `base` and a later one. `None`: the base is not known any more.
+    pub fn changes(&self, base: &str, version: &ReportVersion) -> Option<ReportChanges> {
+        let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let base = history.versions.iter().find(|version| *version.tag == *base)?;
+        Some(ReportChanges::between(&base.report, &version.report))
     }
 
     /// The current report, or the previous one while a new configuration is being applied.
-    fn latest(&self) -> Arc<RenderedReport> {
+    fn latest(&self, scope: ReportScope) -> ReportVersion {
         // Read in this order, so that the view is never older than the configuration.
         let configuration = self.state.configuration();
         let view = self.monitor.view();
         // A panic of another reader has been logged, and the previous report is still valid.
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
         if view.report.generation >= configuration.generation {
-            last.whole = whole(&configuration, &last.whole);
-            last.report =
-                Arc::new(RenderedReport::new(&of(&configuration, &view, &self.monitor.draining(), &last.whole)));
+            history.update(ReportInput::new(configuration, view), &self.monitor.draining(), scope);
         }
-        last.report.clone()
+        history.latest.clone()
     }
 }
 
-impl RenderedReport {
-    fn new(report: &ReplicaReport) -> Self {
-        // Strings, numbers and maps with simple keys: the serialization cannot fail.
-        let text = serde_json::to_string(report).unwrap_or_default();
-        Self { tag: format!("{:016x}", xxh3_64(text.as_bytes())), text }
+/// The load balancers whose state is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ReportScope {
+    All,
+    /// Those whose changes wake waiting clients; all of them from time to time.
+    Changes,
+}
+
+/// The latest report, and earlier ones.
+#[derive(Debug)]
+struct ReportHistory {
+    /// The first part of all tags.
+    process: u64,
+    count: u64,
+    latest: ReportVersion,
+    /// The latest version is the last one.
+    versions: VecDeque<ReportVersion>,
+    /// The input of the latest report.
+    input: ReportInput,
+    /// The time at which all load balancers were read. `None`: never.
+    complete_at: Option<Instant>,
+}
+
+impl ReportHistory {
+    fn new() -> Self {
+        let latest = ReportVersion { tag: "".into(), report: ReplicaReport::default() };
+        let (process, input) = (fastrand::u64(..), ReportInput::default());
+        let mut history = Self { process, count: 0, latest, versions: VecDeque::new(), input, complete_at: None };
+        history.publish(ReplicaReport::default());
+        history
+    }
+
+    fn publish(&mut self, report: ReplicaReport) {
+        self.count += 1;
+        let tag = format!("{:016x}{:x}", self.process, self.count).into();
+        self.latest = ReportVersion { tag, report };
+        if self.versions.len() >= MAX_VERSIONS {
+            self.versions.pop_front();
+        }
+        self.versions.push_back(self.latest.clone());
+    }
+
+    fn update(&mut self, input: ReportInput, draining: &[Draining], scope: ReportScope) {
+        let is_complete = self.complete_at.is_some_and(|then| then.elapsed() < LOOK_AGAIN);
+        let changed = match scope {
+            ReportScope::Changes if is_complete => input.changed(&self.input),
+            ReportScope::Changes | ReportScope::All => None,
+        };
+        let served = ServedStates { input: &input, draining: by_object(draining), before: &self.latest.report };
+        let report = match changed {
+            Some(objects) => served.revised(&objects, &self.input),
+            None => {
+                self.complete_at = Some(Instant::now());
+                served.all()
+            }
+        };
+        self.input = input;
+        if report != self.latest.report {
+            self.publish(report);
+        }
     }
 }
 
-/// The latest completely served generations after this configuration.
-fn whole(configuration: &Configuration, before: &BTreeMap<Arc<str>, i64>) -> BTreeMap<Arc<str>, i64> {
-    let identified = configuration.verdicts.values().filter_map(|verdict| Some((verdict, verdict.identity.as_ref()?)));
-    identified
-        .filter_map(|(verdict, identity)| {
-            let generation = if verdict.refuses() { *before.get(&identity.uid)? } else { identity.generation };
-            Some((identity.uid.clone(), generation))
-        })
-        .collect()
+/// The input of a report, apart from the states of endpoints and connections.
+#[derive(Debug, Default)]
+struct ReportInput {
+    configuration: Arc<Configuration>,
+    view: Arc<View>,
+    /// The revision of each upstream of the view, in the same order.
+    revisions: Vec<u64>,
 }
 
-/// The report on the load balancers that have a uid from an API server.
-fn of(
-    configuration: &Configuration,
-    view: &View,
-    departing: &[Draining],
-    whole: &BTreeMap<Arc<str>, i64>,
-) -> ReplicaReport {
-    let upstreams: BTreeMap<&ObjectKey, &Upstream> =
-        view.upstreams.iter().map(|(key, upstream)| (&key.object, &**upstream)).collect();
-    let mut departing_of: BTreeMap<&ObjectKey, Vec<&Draining>> = BTreeMap::new();
-    for departing in departing {
-        departing_of.entry(&departing.object).or_default().push(departing);
+impl ReportInput {
+    fn new(configuration: Arc<Configuration>, view: Arc<View>) -> Self {
+        // Read before the endpoints, so that a change in between is not missed.
+        let revisions = view.upstreams.iter().map(|(_, upstream)| upstream.revision()).collect();
+        Self { configuration, view, revisions }
     }
-    let load_balancer = |(object, verdict): (&ObjectKey, &Verdict)| {
-        let departing = departing_of.get(object).map_or(&[][..], Vec::as_slice);
-        let identity = verdict.identity.as_ref()?;
+
+    /// The objects whose input has changed. `None`: all.
+    fn changed(&self, before: &Self) -> Option<BTreeSet<ObjectKey>> {
+        let (old, new) = (&*before.view, &*self.view);
+        if !Arc::ptr_eq(&old.upstreams, &new.upstreams) || !Arc::ptr_eq(&old.report.listeners, &new.report.listeners) {
+            return None;
+        }
+        let verdicts = changes(&before.configuration.verdicts, &self.configuration.verdicts);
+        let listeners = changes(&old.snapshot.listeners, &new.snapshot.listeners);
+        let upstreams = changes(&old.snapshot.upstreams, &new.snapshot.upstreams);
+        let of_snapshots = listeners.map(|(key, ..)| &key.object).chain(upstreams.map(|(key, ..)| &key.object));
+        let revised = zip(&*new.upstreams, zip(&before.revisions, &self.revisions));
+        let revised = revised.filter(|(_, (before, now))| before != now).map(|((key, _), _)| &key.object);
+        let (old, new) = (&old.report.loops, &new.report.loops);
+        let loops = old.keys().chain(new.keys()).filter(|key| old.get(*key) != new.get(*key)).map(|key| &key.object);
+        let verdicts = verdicts.map(|(object, ..)| object);
+        Some(verdicts.chain(of_snapshots).chain(revised).chain(loops).cloned().collect())
+    }
+
+    fn upstream(&self, object: &ObjectKey) -> Option<&Upstream> {
+        let upstreams = &self.view.upstreams;
+        let index = upstreams.binary_search_by(|(key, _)| key.object.cmp(object)).ok()?;
+        Some(&upstreams.get(index)?.1)
+    }
+}
+
+/// The drains in progress of each object.
+type DrainingOf<'a> = BTreeMap<&'a ObjectKey, Vec<&'a Draining>>;
+
+fn by_object(draining: &[Draining]) -> DrainingOf<'_> {
+    let mut of = DrainingOf::new();
+    for draining in draining {
+        of.entry(&draining.object).or_default().push(draining);
+    }
+    of
+}
+
+/// Reads the states of the load balancers that have a uid from an API server.
+struct ServedStates<'a> {
+    input: &'a ReportInput,
+    draining: DrainingOf<'a>,
+    before: &'a ReplicaReport,
+}
+
+impl ServedStates<'_> {
+    fn all(&self) -> ReplicaReport {
+        let load_balancers = self.input.configuration.verdicts.iter();
+        let served = load_balancers.filter_map(|(object, verdict)| self.served(object, verdict));
+        ReplicaReport { load_balancers: revised(&self.before.load_balancers, served.collect()) }
+    }
+
+    /// The report before, with the new states of these objects.
+    fn revised(&self, objects: &BTreeSet<ObjectKey>, before: &ReportInput) -> ReplicaReport {
+        let mut load_balancers = self.before.load_balancers.clone();
+        let known = objects.iter().filter_map(|object| before.configuration.verdicts.get(object)?.identity.as_ref());
+        for identity in known {
+            load_balancers.remove(&identity.uid);
+        }
+        for object in objects {
+            let verdict = self.input.configuration.verdicts.get(object);
+            let served = verdict.and_then(|verdict| self.served(object, verdict));
+            load_balancers.extend(served);
+        }
+        ReplicaReport { load_balancers }
+    }
+
+    /// `None`: it has no uid.
+    fn served(&self, object: &ObjectKey, verdict: &Verdict) -> Option<(Arc<str>, Arc<Served>)> {
+        let (identity, view, upstream) = (verdict.identity.as_ref()?, &*self.input.view, self.input.upstream(object));
+        let before = self.before.load_balancers.get(&identity.uid);
+        let draining = self.draining.get(object).map_or(&[][..], Vec::as_slice);
         let served = Served {
             generation: identity.generation,
-            whole: whole.get(&identity.uid).copied(),
+            whole: if verdict.refuses() { before.and_then(|before| before.whole) } else { Some(identity.generation) },
             listeners: listeners(object, view),
-            backends: upstreams.get(object).map(|upstream| backends(upstream, departing)).unwrap_or_default(),
+            backends: upstream.map(|upstream| backends(upstream, draining)).unwrap_or_default(),
             here: here(object, verdict, view),
-            failed_over: upstreams.get(object).map(|upstream| failed_over(object, upstream, view)).unwrap_or_default(),
+            failed_over: upstream.map(|upstream| failed_over(object, upstream, view)).unwrap_or_default(),
             certificates: certificates(object, view),
             certificates_for_backends: certificates_for_backends(object, view),
         };
-        Some((identity.uid.to_string(), served))
-    };
-    ReplicaReport { load_balancers: configuration.verdicts.iter().filter_map(load_balancer).collect() }
+        let served = before.filter(|before| ***before == served).cloned().unwrap_or_else(|| Arc::new(served));
+        Some((identity.uid.clone(), served))
+    }
 }
 
 fn here(object: &ObjectKey, verdict: &Verdict, view: &View) -> BTreeSet<String> {
@@ -211,14 +322,14 @@ fn backends(upstream: &Upstream, departing: &[&Draining]) -> BTreeMap<String, Ba
     for endpoint in &*upstream.endpoints() {
         count(endpoint, backends.entry(endpoint.key().backend.to_string()).or_default());
     }
-    for endpoint in draining(departing) {
+    for endpoint in endpoints_of(departing) {
         backends.entry(endpoint.key().backend.to_string()).or_default().draining += endpoint.active();
     }
     backends
 }
 
 /// The endpoints with connections that are being drained. Each occurs once, for any number of drain causes.
-fn draining<'a>(departing: &[&'a Draining]) -> impl Iterator<Item = &'a Arc<Endpoint>> {
+fn endpoints_of<'a>(departing: &[&'a Draining]) -> impl Iterator<Item = &'a Arc<Endpoint>> {
     let endpoints = departing.iter().filter_map(|departing| match &departing.resource {
         DrainingResource::Endpoint { endpoint, .. } => Some((endpoint.id(), endpoint)),
         DrainingResource::Listener(_) => None,

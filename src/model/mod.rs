@@ -38,7 +38,9 @@ pub use listener::{
 pub use loops::{Loops, loops};
 pub use maglev::{MAX_MAGLEV_SLOTS, maglev_slots};
 pub use network::Networks;
-pub use replica::{BackendHealth, EndpointFailure, FailedOver, ListenerOutcome, ReplicaReport, Served};
+pub use replica::{
+    BackendHealth, EndpointFailure, FailedOver, ListenerOutcome, REPORT_CHANGES, ReplicaReport, ReportChanges, Served,
+};
 pub use report::{BindState, Report};
 pub use self_signed::{WithSelfSigned, is_self_signed_authority};
 pub use snapshot::Snapshot;

@@ -3,7 +3,7 @@ use std::{
     sync::Arc,
 };
 
-use imbl::OrdMap;
+use imbl::{OrdMap, ordmap::DiffItem};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The report of one proxy to the leader: the served configuration of each load balancer, by uid.
@@ -12,6 +12,44 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub struct ReplicaReport {
     #[serde(serialize_with = "write_map", deserialize_with = "read_map")]
     pub load_balancers: OrdMap<Arc<str>, Arc<Served>>,
+}
+
+/// The name of [`ReportChanges`] in the headers `A-IM` and `IM` (RFC 3229).
+pub const REPORT_CHANGES: &str = "tcplb-changes";
+
+/// The difference between two reports of one proxy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReportChanges {
+    /// The new and changed load balancers, by uid.
+    pub changed: BTreeMap<Arc<str>, Arc<Served>>,
+    /// The uids of the removed load balancers.
+    pub removed: BTreeSet<Arc<str>>,
+}
+
+impl ReportChanges {
+    pub fn between(before: &ReplicaReport, now: &ReplicaReport) -> Self {
+        let mut changes = Self::default();
+        for change in before.load_balancers.diff(&now.load_balancers) {
+            match change {
+                DiffItem::Add(uid, served) | DiffItem::Update { new: (uid, served), .. } => {
+                    changes.changed.insert(uid.clone(), served.clone());
+                }
+                DiffItem::Remove(uid, _) => drop(changes.removed.insert(uid.clone())),
+            }
+        }
+        changes
+    }
+
+    /// The report after these changes.
+    pub fn applied_to(self, before: &ReplicaReport) -> ReplicaReport {
+        let mut load_balancers = before.load_balancers.clone();
+        for uid in &self.removed {
+            load_balancers.remove(uid);
+        }
+        load_balancers.extend(self.changed);
+        ReplicaReport { load_balancers }
+    }
 }
 
 fn write_map<S: Serializer>(map: &OrdMap<Arc<str>, Arc<Served>>, serializer: S) -> Result<S::Ok, S::Error> {

@@ -101,10 +101,13 @@ impl Rig {
     }
 
     async fn now(&self) -> ReplicaReport {
-        serde_json::from_str(&self.reports.next(None).await.unwrap().text).unwrap()
+        let version = self.reports.next(None).await.unwrap();
+        let text = serde_json::to_string(&version.report).unwrap();
+        assert_eq!(serde_json::from_str::<ReplicaReport>(&text).unwrap(), version.report);
+        version.report
     }
 
-    async fn tag(&self) -> String {
+    async fn tag(&self) -> Arc<str> {
         self.reports.next(None).await.unwrap().tag.clone()
     }
 }
@@ -185,8 +188,43 @@ async fn long_polls_are_answered_at_the_next_change() {
                 problems: Vec::new(),
             });
         });
-    let report: ReplicaReport = serde_json::from_str(&report.unwrap().unwrap().text).unwrap();
+    let report = report.unwrap().unwrap().report;
     assert_eq!(report.load_balancers["uid"].generation, 2);
+}
+
+#[tokio::test]
+async fn a_report_of_changes_equals_a_complete_one() {
+    let mut rig = Rig::start();
+    for name in ["a", "b", "c"] {
+        rig.declare(name, Some((&format!("uid-{name}"), 1)), spec(free_port()));
+    }
+    rig.apply().await;
+    let mut last = rig.reports.next(None).await.unwrap();
+    let first = last.clone();
+    let mut wrong = spec(free_port());
+    wrong["listeners"][0]["limits"] = json!({"maxConnections": 0});
+    let edits: [&dyn Fn(&mut Rig); 4] = [
+        &|rig| rig.declare("a", Some(("uid-a", 2)), spec(free_port())),
+        &|rig| rig.declare("b", Some(("uid-b", 2)), wrong.clone()),
+        &|rig| drop(rig.world.load_balancers.remove(&ObjectKey::new("shop", "c"))),
+        &|rig| rig.declare("a", Some(("new-a", 1)), spec(free_port())),
+    ];
+    let expected: [(&[&str], &[&str]); 4] =
+        [(&["uid-a"], &[]), (&["uid-b"], &[]), (&[], &["uid-c"]), (&["new-a"], &["uid-a"])];
+    for (edit, (changed, removed)) in std::iter::zip(edits, expected) {
+        edit(&mut rig);
+        rig.apply().await;
+        let version = rig.reports.next(Some(&last.tag)).await.unwrap();
+        assert_eq!(version.report, rig.now().await);
+        let changes = rig.reports.changes(&last.tag, &version).unwrap();
+        assert_eq!(changes.changed.keys().map(|uid| &**uid).collect::<Vec<_>>(), changed);
+        assert_eq!(changes.removed.iter().map(|uid| &**uid).collect::<Vec<_>>(), removed);
+        assert_eq!(changes.applied_to(&last.report), version.report);
+        last = version;
+    }
+    let changes = rig.reports.changes(&first.tag, &last).unwrap();
+    assert_eq!(changes.applied_to(&first.report), last.report);
+    assert!(rig.reports.changes("another", &last).is_none());
 }
 
 #[tokio::test]
@@ -242,7 +280,7 @@ async fn a_failover_of_one_route_is_reported() {
     let tag = rig.tag().await;
     rig.proxy.monitor().view().upstreams[0].1.endpoints()[0].connect_failed(&io::Error::other("away"));
     let report = timeout(Duration::from_secs(5), rig.reports.next(Some(&tag))).await.unwrap().unwrap();
-    let mut report: ReplicaReport = serde_json::from_str(&report.text).unwrap();
+    let mut report = report.report;
     let served = report.load_balancers.remove("uid").unwrap();
     assert_eq!(served.failed_over, [FailedOver { backends: vec!["eu".into(), "spare".into()], priority: 1 }].into());
 }
@@ -349,6 +387,7 @@ async fn an_endpoint_dropped_as_a_loop_is_reported() {
 async fn the_aggregating_leader_gets_a_report() {
     let mut rig = Rig::start();
     rig.declare("a", Some(("uid", 1)), spec(free_port()));
+    rig.declare("b", Some(("other", 1)), spec(free_port()));
     rig.apply().await;
     let pages = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = pages.local_addr().unwrap();
@@ -362,13 +401,16 @@ async fn the_aggregating_leader_gets_a_report() {
     let serving = AbortOnDropHandle::new(tokio::spawn(server.serve(pages, rig.stop.clone())));
     let (sender, mut updates) = unbounded_channel();
     let following = AbortOnDropHandle::new(tokio::spawn(follow("pod-0".into(), address, sender)));
-    let mut generation = async || {
+    let mut report = async || {
         let update = timeout(Duration::from_secs(30), updates.recv()).await.expect("in time").unwrap();
-        update.report.expect("a report").load_balancers["uid"].generation
+        update.report.expect("a report").load_balancers.clone()
     };
-    assert_eq!(generation().await, 1);
+    let first = report().await;
+    assert_eq!(first["uid"].generation, 1);
     rig.declare("a", Some(("uid", 2)), spec(free_port()));
     rig.apply().await;
-    assert_eq!(generation().await, 2);
+    let second = report().await;
+    assert_eq!(second["uid"].generation, 2);
+    assert!(Arc::ptr_eq(&first["other"], &second["other"]), "what is unchanged is not sent again");
     drop((serving, following));
 }

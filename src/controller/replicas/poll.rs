@@ -7,9 +7,10 @@ use hyper::{
     Request, Response, StatusCode,
     body::{Bytes, Incoming},
     client::conn::http1::{SendRequest, handshake},
-    header::{ETAG, HOST},
+    header::{ETAG, HOST, HeaderName},
 };
 use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
 use tokio::{
     net::TcpStream,
     sync::mpsc::UnboundedSender,
@@ -18,7 +19,10 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
-use crate::model::ReplicaReport;
+use crate::{
+    model::{REPORT_CHANGES, ReplicaReport, ReportChanges},
+    shared::revised,
+};
 
 /// The time limit of a connection and its first answer.
 const FIRST_ANSWER: Duration = Duration::from_secs(3);
@@ -29,6 +33,9 @@ const FORGOTTEN: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_secs(1);
 /// The maximum size of a report: that of several thousand load balancers.
 const LARGEST: usize = 32 << 20;
+
+/// The header with the forms of an answer that a client accepts besides the complete one (RFC 3229).
+const ACCEPTED_MANIPULATION: HeaderName = HeaderName::from_static("a-im");
 
 /// The present report of a replica.
 pub struct ReplicaUpdate {
@@ -86,8 +93,8 @@ pub async fn follow(pod: Arc<str>, address: SocketAddr, sender: UnboundedSender<
 /// A connection on which at least one report was received.
 struct AdminConnection {
     requests: SendRequest<Empty<Bytes>>,
-    /// The ETag of the last report.
-    tag: Option<String>,
+    /// The ETag of the last report, and the report.
+    last: Option<(String, Arc<ReplicaReport>)>,
     _driver: AbortOnDropHandle<()>,
 }
 
@@ -117,25 +124,34 @@ impl AdminConnection {
         let (requests, driver) = handshake(TokioIo::new(stream)).await?;
         // Requests detect the end of the connection.
         let driver = tokio::spawn(async { drop(driver.await) });
-        Ok(Self { requests, tag: None, _driver: AbortOnDropHandle::new(driver) })
+        Ok(Self { requests, last: None, _driver: AbortOnDropHandle::new(driver) })
     }
 
     async fn ask(&mut self, address: SocketAddr) -> Result<Option<Arc<ReplicaReport>>, PollError> {
-        let unless = self.tag.as_ref().map(|tag| format!("?unless={tag}")).unwrap_or_default();
+        let unless = self.last.as_ref().map(|(tag, _)| format!("?unless={tag}")).unwrap_or_default();
         let request = Request::get(format!("/report{unless}")).header(HOST, address.to_string());
+        // Replicas of older versions ignore this header.
+        let request = request.header(ACCEPTED_MANIPULATION, REPORT_CHANGES);
         let request = request.body(Empty::new()).map_err(|error| PollError::Unreadable(error.to_string()))?;
         self.requests.ready().await?;
         let response = self.requests.send_request(request).await?;
-        match response.status() {
-            StatusCode::NOT_MODIFIED => Ok(None),
-            StatusCode::OK => {
-                // A report without a tag would be requested again and again.
-                let tag = tag(&response).ok_or_else(|| PollError::Unreadable("it has no tag".into()))?;
-                self.tag = Some(tag);
-                read(response).await.map(Some)
-            }
-            status => Err(PollError::Refused(status)),
+        let status = response.status();
+        if status == StatusCode::NOT_MODIFIED {
+            return Ok(None);
         }
+        if ![StatusCode::OK, StatusCode::IM_USED].contains(&status) {
+            return Err(PollError::Refused(status));
+        }
+        // A report without a tag would be requested again and again.
+        let tag = tag(&response).ok_or_else(|| PollError::Unreadable("it has no tag".into()))?;
+        let before = self.last.as_ref().map(|(_, report)| &**report);
+        let report = Arc::new(match (status, before) {
+            (StatusCode::IM_USED, Some(before)) => read::<ReportChanges>(response).await?.applied_to(before),
+            (StatusCode::IM_USED, None) => return Err(PollError::Unreadable("its base is unknown".into())),
+            (_, before) => sharing(read(response).await?, before),
+        });
+        self.last = Some((tag, report.clone()));
+        Ok(Some(report))
     }
 }
 
@@ -145,12 +161,19 @@ fn tag(response: &Response<Incoming>) -> Option<String> {
     tag.bytes().all(|byte| byte.is_ascii_alphanumeric()).then(|| tag.to_owned())
 }
 
-async fn read(response: Response<Incoming>) -> Result<Arc<ReplicaReport>, PollError> {
+/// The report. Its parts that equal those of the report before have the same allocations.
+fn sharing(report: ReplicaReport, before: Option<&ReplicaReport>) -> ReplicaReport {
+    let Some(before) = before else { return report };
+    let load_balancers = report.load_balancers.into_iter().collect();
+    ReplicaReport { load_balancers: revised(&before.load_balancers, load_balancers) }
+}
+
+async fn read<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, PollError> {
     let text = Limited::new(response.into_body(), LARGEST).collect().await.map_err(|error| {
         match error.downcast::<LengthLimitError>() {
             Ok(_) => PollError::TooLarge,
             Err(error) => PollError::Unreadable(error.to_string()),
         }
     })?;
-    serde_json::from_slice(&text.to_bytes()).map(Arc::new).map_err(|error| PollError::Unreadable(error.to_string()))
+    serde_json::from_slice(&text.to_bytes()).map_err(|error| PollError::Unreadable(error.to_string()))
 }
