@@ -194,3 +194,6 @@ async fn changed<T>(source: &mut watch::Receiver<T>) {
         future::pending().await
     }
 }
+
+#[cfg(test)]
+mod tests;
