@@ -1,5 +1,5 @@
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::Arc,
     time::Duration,
@@ -67,7 +67,7 @@ type DrainKey = (DrainTarget, CloseReason);
 pub struct DrainInput<'a> {
     /// The targets that get no new connections, with the policy for their open ones; `None`: these are kept.
     pub draining: BTreeMap<DrainKey, (ObjectKey, DrainingResource, Option<Close>)>,
-    /// All upstreams. Plans of endpoints whose upstream is not among them are orphans.
+    /// All upstreams, sorted by key. Plans of endpoints whose upstream is not among them are orphans.
     pub upstreams: &'a [(UpstreamKey, Arc<Upstream>)],
 }
 
@@ -108,11 +108,9 @@ impl DrainPlans {
             (_, CloseReason::Failback) => input.draining.contains_key(case),
             (target, _) => unavailable.contains(target),
         };
-        let pointers = || input.upstreams.iter().map(|(_, upstream)| Arc::as_ptr(upstream)).collect();
-        let upstreams = if self.plans.is_empty() { HashSet::new() } else { pointers() };
         self.plans.retain(|case, plan| {
             let kept = input.draining.get(case).is_some_and(|(_, _, close)| close.is_none());
-            plan.is_orphan = !plan.is_of(&upstreams);
+            plan.is_orphan = !plan.is_of(input.upstreams);
             let stays = !kept && (goes_on(case) || plan.is_orphan);
             if !stays {
                 plan.log_end(case.1);
@@ -239,9 +237,12 @@ impl DrainPlan {
     }
 
     /// True if one of these upstreams would show that the target is back in use.
-    fn is_of(&self, upstreams: &HashSet<*const Upstream>) -> bool {
+    fn is_of(&self, upstreams: &[(UpstreamKey, Arc<Upstream>)]) -> bool {
         match &self.resource {
-            DrainingResource::Endpoint { upstream, .. } => upstreams.contains(&Arc::as_ptr(upstream)),
+            DrainingResource::Endpoint { upstream, .. } => {
+                let place = upstreams.binary_search_by(|(key, _)| key.cmp(upstream.key()));
+                place.is_ok_and(|place| Arc::ptr_eq(&upstreams[place].1, upstream))
+            }
             DrainingResource::Listener(_) => true,
         }
     }
