@@ -16,9 +16,23 @@ const IDLE_SHARE: f64 = 0.15;
 const END: Duration = Duration::from_millis(150);
 const END_SHARE: f64 = 0.3;
 
-/// Waits until a process has been almost idle for the period `calm`, which must be longer than any delay between parts
-/// of its work.
-pub async fn settle(process: u32, calm: Duration, limit: Duration) -> Result<()> {
+/// The time without activity after which a process has finished its work. It must be longer than any delay between parts
+/// of the work.
+#[derive(Clone, Copy, Debug)]
+pub struct CalmPeriod {
+    pub min: Duration,
+    pub max: Duration,
+}
+
+impl CalmPeriod {
+    /// The calm period after work of this duration. Delays of tcplb are at most ten times as long as its work.
+    pub fn after(self, work: Duration) -> Duration {
+        (work * 12).clamp(self.min, self.max)
+    }
+}
+
+/// Waits until a process has been almost idle for the calm period. `before` is its active time before the work.
+pub async fn settle(process: u32, calm: CalmPeriod, before: Duration, limit: Duration) -> Result<()> {
     let started = Instant::now();
     let mut samples = vec![(started, active_time(process)?)];
     loop {
@@ -30,7 +44,7 @@ pub async fn settle(process: u32, calm: Duration, limit: Duration) -> Result<()>
             Some((now.1.saturating_sub(before.1)).as_secs_f64() / (now.0 - before.0).as_secs_f64())
         };
         let is_below = |period, limit| share(period).is_some_and(|share| share < limit);
-        if is_below(calm, IDLE_SHARE) && is_below(END, END_SHARE) {
+        if is_below(calm.after(now.1.saturating_sub(before)), IDLE_SHARE) && is_below(END, END_SHARE) {
             return Ok(());
         }
         if started.elapsed() > limit {
@@ -41,7 +55,7 @@ pub async fn settle(process: u32, calm: Duration, limit: Duration) -> Result<()>
 
 /// The time for which the threads of a process ran or waited for a CPU, so that a process that is displaced by others
 /// does not look idle.
-fn active_time(process: u32) -> Result<Duration> {
+pub fn active_time(process: u32) -> Result<Duration> {
     let tasks = Path::new("/proc").join(process.to_string()).join("task");
     let mut total = Duration::ZERO;
     for task in fs::read_dir(&tasks).context("the process has ended")?.flatten() {
@@ -57,16 +71,25 @@ fn active_time(process: u32) -> Result<Duration> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn the_calm_period_follows_the_work_within_its_limits() {
+        let [min, max] = [Duration::from_millis(300), Duration::from_millis(700)];
+        let calm = CalmPeriod { min, max };
+        let periods = [1, 50, 900].map(|work| calm.after(Duration::from_millis(work)));
+        assert_eq!(periods, [min, Duration::from_millis(600), max]);
+    }
+
     #[tokio::test]
     async fn an_idle_process_settles_and_a_busy_one_does_not() {
         let mut idle = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        let settled = settle(idle.id(), Duration::from_millis(200), Duration::from_secs(30)).await;
+        let calm = CalmPeriod { min: Duration::from_millis(200), max: Duration::from_millis(200) };
+        let settled = settle(idle.id(), calm, Duration::ZERO, Duration::from_secs(30)).await;
         idle.kill().unwrap();
         idle.wait().unwrap();
         settled.unwrap();
 
         let mut busy = std::process::Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
-        let settled = settle(busy.id(), Duration::from_millis(200), Duration::from_secs(1)).await;
+        let settled = settle(busy.id(), calm, Duration::ZERO, Duration::from_secs(1)).await;
         busy.kill().unwrap();
         busy.wait().unwrap();
         assert!(settled.is_err());

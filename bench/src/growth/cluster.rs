@@ -13,6 +13,7 @@ use objects::{ALLOCATIONS, HOME, LoadBalancerObjects, POD, allocations, replicas
 use serde_json::json;
 
 use super::{
+    activity::CalmPeriod,
     address_block::{AddressBlock, PortBlock},
     api_server::ApiServer,
     certificate::{CertificateIssuer, has_certificate},
@@ -20,12 +21,12 @@ use super::{
     operation::Action,
     plan::GrowthPlan,
     process::{MeteredProcess, ProcessOptions},
+    standalone,
 };
 
-/// The longest delay of a follower between parts of its work: 500 ms, which combine changes.
-const FOLLOWER_CALM: Duration = Duration::from_millis(700);
-/// The longest delay of a leader between parts of its work: 2 s after a long reconciliation.
-const LEADER_CALM: Duration = Duration::from_millis(2500);
+/// A leader pauses for nine times the duration of a reconciliation, at most 2 s, and reads the state of replicas every
+/// second.
+const LEADER_CALM: CalmPeriod = CalmPeriod { min: Duration::from_millis(1200), max: Duration::from_millis(2500) };
 
 /// The role of the measured replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +79,8 @@ impl Cluster {
             quantity,
             folder,
             admin,
-            calm: if role == ReplicaRole::Leader { LEADER_CALM } else { FOLLOWER_CALM },
+            cores: plan.cores,
+            calm: if role == ReplicaRole::Leader { LEADER_CALM } else { standalone::CALM },
         };
         if role == ReplicaRole::Leader && plan.quantity == Quantity::Instructions {
             // It creates Services and statuses, which would take minutes under valgrind.

@@ -8,6 +8,7 @@ mod certificate;
 mod cluster;
 mod cpu_clock;
 mod http;
+mod job;
 mod large_load_balancer;
 mod meter;
 mod operation;
@@ -15,23 +16,18 @@ mod plan;
 mod process;
 mod standalone;
 mod table;
+mod temp_dir;
 mod testbed;
 
-use std::{
-    env, fs,
-    path::{Path, PathBuf},
-    time::Instant,
-};
+use std::{fs, path::PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use meter::Quantity;
-use operation::{OPERATIONS, Operation, TestbedKind};
+use operation::{OPERATIONS, Operation};
 use plan::GrowthPlan;
-use table::{CostTable, OperationCost};
-use testbed::Testbed;
 
-use crate::{bench::raise_descriptor_limit, contender::in_path};
+use crate::{bench::raise_descriptor_limit, contender::in_path, cores};
 
 /// The settings of `tcplb-bench growth`.
 #[derive(Args)]
@@ -48,7 +44,8 @@ pub struct GrowthOptions {
     /// The number of endpoints of each load balancer.
     #[arg(long, value_name = "NUMBER", default_value_t = 20)]
     endpoints: usize,
-    /// The number of measured changes. Default: 3, with --clock 15.
+    /// The maximum number of measured changes. Instructions are counted until two changes agree. Default: 6, with
+    /// --clock 15.
     #[arg(long, value_name = "NUMBER")]
     changes: Option<usize>,
     /// Measure CPU time instead of instructions: faster, but it varies.
@@ -67,15 +64,7 @@ pub async fn growth(options: GrowthOptions) -> Result<()> {
     }
     let plan = options.plan()?;
     raise_descriptor_limit()?;
-    let mut table = CostTable::new(plan.quantity);
-    for testbed in TestbedKind::ALL {
-        let operations: Vec<&Operation> =
-            plan.operations.iter().filter(|operation| operation.testbed == testbed).collect();
-        let sizes = operations.first().map(|operation| operation.sizes(&plan.sizes)).unwrap_or_default();
-        for size in sizes {
-            measure_all(&plan, &operations, size, &mut table).await;
-        }
-    }
+    let table = job::measure(&plan).await;
     println!("{table}");
     let exceeded = table.exceeded();
     ensure!(exceeded.is_empty(), "operations above their limit, or not measured: {}", exceeded.join(", "));
@@ -96,7 +85,7 @@ impl GrowthOptions {
         ensure!((2..=20).contains(&self.endpoints), "--endpoints: write a number from 2 to 20");
         let is_chosen =
             |operation: &&Operation| self.only.is_empty() || self.only.iter().any(|name| name == operation.name);
-        let changes = self.changes.unwrap_or(if self.clock { 15 } else { 3 });
+        let changes = self.changes.unwrap_or(if self.clock { 15 } else { 6 });
         Ok(GrowthPlan {
             program: fs::canonicalize(&self.tcplb)
                 .with_context(|| format!("{} does not exist: run `cargo build --release`", self.tcplb.display()))?,
@@ -104,67 +93,8 @@ impl GrowthOptions {
             sizes: self.sizes.clone(),
             endpoints: self.endpoints,
             changes: changes.max(1),
+            cores: cores::CONTENDER,
             quantity,
         })
     }
-}
-
-/// Measures operations of one testbed at one size, with one process.
-async fn measure_all(plan: &GrowthPlan, operations: &[&Operation], size: usize, table: &mut CostTable) {
-    let directory = match TempDir::create() {
-        Ok(directory) => directory,
-        Err(error) => return eprintln!("cannot create a temporary folder: {error:#}"),
-    };
-    let Some(first) = operations.first() else { return };
-    let started = Instant::now();
-    let mut testbed = Testbed::start(plan, first.testbed, size, &directory.path).await;
-    eprintln!("{:?} with {size}: started after {:.0} s", first.testbed, started.elapsed().as_secs_f64());
-    for operation in operations {
-        let cost = match &mut testbed {
-            Ok(testbed) => testbed.measure(operation, size, plan).await.map_err(|error| format!("{error:#}")),
-            Err(error) => Err(format!("cannot start tcplb: {error:#}")),
-        };
-        report(operation, size, &cost);
-        table.add(operation, size, cost.ok());
-    }
-    drop(testbed);
-    // The servers of the testbed end with their tasks.
-    tokio::task::yield_now().await;
-}
-
-fn report(operation: &Operation, size: usize, cost: &Result<OperationCost, String>) {
-    let name = operation.name;
-    match cost {
-        Ok(OperationCost { cost, range, effect }) => {
-            let [cost, min, max] = [*cost, range[0], range[1]].map(table::count);
-            let effect = effect.as_secs_f64() * 1e3;
-            eprintln!("{name:18} {size:6} {cost:>15} ({min} to {max}), effect after {effect:.1} ms");
-        }
-        Err(error) => eprintln!("{name:18} {size:6} cannot be measured: {error}"),
-    }
-}
-
-/// A temporary folder. Dropping it removes the folder.
-struct TempDir {
-    path: PathBuf,
-}
-
-impl TempDir {
-    fn create() -> Result<Self> {
-        let path = env::temp_dir().join(format!("tcplb-growth-{}", std::process::id()));
-        remove(&path);
-        fs::create_dir_all(&path)?;
-        Ok(Self { path })
-    }
-}
-
-impl Drop for TempDir {
-    fn drop(&mut self) {
-        remove(&self.path);
-    }
-}
-
-fn remove(folder: &Path) {
-    // The folder does not exist yet, or the system removes it later.
-    let _ = fs::remove_dir_all(folder);
 }

@@ -16,7 +16,8 @@ pub enum TestbedKind {
 }
 
 impl TestbedKind {
-    pub const ALL: [Self; 5] = [Self::Standalone, Self::Follower, Self::Leader, Self::LeastConnections, Self::Probed];
+    /// All testbeds. Those with the longest measurements are first.
+    pub const ALL: [Self; 5] = [Self::Leader, Self::Standalone, Self::Follower, Self::Probed, Self::LeastConnections];
 }
 
 /// The measured work.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::{meter::Quantity, operation::Operation};
 
 /// The settings of a run.
+#[derive(Clone)]
 pub struct GrowthPlan {
     pub program: PathBuf,
     pub operations: Vec<Operation>,
@@ -12,7 +13,9 @@ pub struct GrowthPlan {
     pub sizes: Vec<usize>,
     /// The number of endpoints of each load balancer.
     pub endpoints: usize,
-    /// The number of measured changes.
+    /// The maximum number of measured changes.
     pub changes: usize,
+    /// The cores of measured processes.
+    pub cores: &'static [usize],
     pub quantity: Quantity,
 }

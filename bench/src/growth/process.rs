@@ -19,9 +19,9 @@ use tokio::{
 };
 
 use super::{
-    activity::settle,
+    activity::{CalmPeriod, active_time, settle},
     http,
-    meter::{Meter, Quantity},
+    meter::{Meter, MeterStart, Quantity},
 };
 use crate::cores;
 
@@ -32,9 +32,9 @@ pub const CHANGE_TIMEOUT: Duration = Duration::from_secs(180);
 /// The time limit of one readiness check.
 const READINESS_TIMEOUT: Duration = Duration::from_secs(10);
 /// The time for which the idle process is measured.
-const IDLE_PERIOD: Duration = Duration::from_secs(2);
+const IDLE_PERIOD: Duration = Duration::from_secs(1);
 /// The number of these periods. The smallest cost counts: every 30 s, a leader checks everything.
-const IDLE_PERIODS: usize = 3;
+const IDLE_PERIODS: usize = 2;
 /// The number of log lines in an error message.
 const SHOWN_LINES: usize = 20;
 
@@ -46,8 +46,9 @@ pub struct ProcessOptions<'a> {
     pub quantity: Quantity,
     pub folder: &'a Path,
     pub admin: SocketAddr,
-    /// The time without activity after which it has finished its work.
-    pub calm: Duration,
+    /// The cores of the process.
+    pub cores: &'static [usize],
+    pub calm: CalmPeriod,
 }
 
 /// A running process with its log. Dropping it kills the process.
@@ -55,7 +56,9 @@ pub struct MeteredProcess {
     child: Child,
     lines: mpsc::UnboundedReceiver<String>,
     last_lines: VecDeque<String>,
-    calm: Duration,
+    calm: CalmPeriod,
+    /// The active time before the current work.
+    active_before: Duration,
     admin: SocketAddr,
     pub meter: Meter,
 }
@@ -69,8 +72,8 @@ impl MeteredProcess {
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).current_dir(options.folder).process_group(0).envs(options.environment);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = cores::on(cores::CONTENDER, || command.spawn())
-            .with_context(|| format!("{} cannot be started", words[0]))?;
+        let mut child =
+            cores::on(options.cores, || command.spawn()).with_context(|| format!("{} cannot be started", words[0]))?;
         let (sender, lines) = mpsc::unbounded_channel();
         let errors = BufReader::new(child.stderr.take().expect("it is piped"));
         thread::spawn(move || errors.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
@@ -80,6 +83,7 @@ impl MeteredProcess {
             lines,
             last_lines: VecDeque::new(),
             calm: options.calm,
+            active_before: Duration::ZERO,
             admin: options.admin,
         };
         process.ready().await?;
@@ -108,7 +112,7 @@ impl MeteredProcess {
 
     /// Waits until the process is idle after its start.
     pub async fn finish_start(&self) -> Result<()> {
-        settle(self.child.id(), self.calm, START_TIMEOUT).await
+        settle(self.child.id(), self.calm, self.active_before, START_TIMEOUT).await
     }
 
     /// Waits until the process is idle, and begins to count.
@@ -122,9 +126,16 @@ impl MeteredProcess {
         Ok(())
     }
 
+    /// Starts a measurement of work that follows.
+    pub async fn start_measurement(&mut self) -> Result<MeterStart> {
+        let start = self.meter.start().await?;
+        self.active_before = active_time(self.child.id())?;
+        Ok(start)
+    }
+
     /// Waits until the process has finished its work.
     pub async fn settle(&mut self) -> Result<()> {
-        settle(self.child.id(), self.calm, CHANGE_TIMEOUT).await?;
+        settle(self.child.id(), self.calm, self.active_before, CHANGE_TIMEOUT).await?;
         self.drain_log();
         Ok(())
     }

@@ -10,6 +10,7 @@ use anyhow::{Result, bail};
 use tokio::net::TcpListener;
 
 use super::{
+    activity::CalmPeriod,
     address_block::AddressBlock,
     certificate::{CertificateIssuer, has_certificate},
     operation::Action,
@@ -20,8 +21,8 @@ use crate::backend::listen;
 
 /// The port of endpoints. Nothing listens on it, except for the probed endpoint.
 const ENDPOINT_PORT: u16 = 9000;
-/// Longer than any delay between parts of the work: changes are combined for 500 ms.
-pub const CALM: Duration = Duration::from_millis(700);
+/// Changes are combined for ten times the duration of the work, from 50 to 500 ms.
+pub const CALM: CalmPeriod = CalmPeriod { min: Duration::from_millis(300), max: Duration::from_millis(700) };
 
 /// A process and its manifests.
 pub struct Standalone {
@@ -119,6 +120,7 @@ pub async fn start(
         quantity: plan.quantity,
         folder,
         admin,
+        cores: plan.cores,
         calm: CALM,
     })
     .await
