@@ -34,6 +34,8 @@ const GATHERED_FOR: Duration = Duration::from_millis(200);
 /// The interval of reports about everything, also about what does not wake waiting clients: failures of endpoints that
 /// stay usable, and numbers of draining connections.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// Reports about everything use at most a hundredth of a thread.
+const COST_OF_ALL: u32 = 100;
 /// The number of reports that are kept as bases of differences.
 const MAX_VERSIONS: usize = 16;
 
@@ -127,15 +129,15 @@ struct ReportHistory {
     versions: VecDeque<ReportVersion>,
     /// The input of the latest report.
     input: ReportInput,
-    /// The time at which all load balancers were read. `None`: never.
-    complete_at: Option<Instant>,
+    /// The time at which all load balancers have to be read again. `None`: at once.
+    due: Option<Instant>,
 }
 
 impl ReportHistory {
     fn new() -> Self {
         let latest = ReportVersion { tag: "".into(), report: ReplicaReport::default() };
         let (process, input) = (fastrand::u64(..), ReportInput::default());
-        let mut history = Self { process, count: 0, latest, versions: VecDeque::new(), input, complete_at: None };
+        let mut history = Self { process, count: 0, latest, versions: VecDeque::new(), input, due: None };
         history.publish(ReplicaReport::default());
         history
     }
@@ -151,17 +153,18 @@ impl ReportHistory {
     }
 
     fn update(&mut self, input: ReportInput, draining: &[Draining], scope: ReportScope) {
-        let is_complete = self.complete_at.is_some_and(|then| then.elapsed() < LOOK_AGAIN);
+        let started = Instant::now();
         let changed = match scope {
-            ReportScope::Changes if is_complete => input.changed(&self.input),
+            ReportScope::Changes if self.due.is_some_and(|due| started < due) => input.changed(&self.input),
             ReportScope::Changes | ReportScope::All => None,
         };
         let served = ServedStates { input: &input, draining: by_object(draining), before: &self.latest.report };
         let report = match changed {
             Some(objects) => served.revised(&objects, &self.input),
             None => {
-                self.complete_at = Some(Instant::now());
-                served.all()
+                let report = served.all();
+                self.due = Some(started + LOOK_AGAIN.max(started.elapsed() * COST_OF_ALL));
+                report
             }
         };
         self.input = input;
