@@ -427,7 +427,7 @@ pub(super) async fn run(control: Arc<Mutex<UpstreamControl>>) {
     let attention = lock(&control).upstream.attention.clone();
     loop {
         let started = Instant::now();
-        let Review { next: due, published } = in_place(|| lock(&control).review());
+        let Review { next: due, published } = review(&control);
         if published {
             sleep(pause_after(started.elapsed())).await;
         }
@@ -442,6 +442,18 @@ pub(super) async fn run(control: Arc<Mutex<UpstreamControl>>) {
             () = attention.notified() => {}
         }
     }
+}
+
+/// Handing over the thread would take longer than most reviews, and many at once would start a thread each.
+fn review(control: &Mutex<UpstreamControl>) -> Review {
+    /// The number of endpoints whose review may delay other tasks.
+    const LARGE: usize = 250;
+
+    let mut control = lock(control);
+    if control.endpoint_set.endpoints().count() < LARGE {
+        return control.review();
+    }
+    in_place(|| control.review())
 }
 
 /// The pause after a review of this duration: reviews of one upstream take at most a fifth of a thread.
