@@ -5,7 +5,6 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    iter::zip,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -24,7 +23,7 @@ use crate::{
     shared::{changes, revised},
     state::{Configuration, ReadinessState},
     translate::{Reason, Verdict},
-    upstream::{Backends, Endpoint, Upstream},
+    upstream::{Backends, ChangeLog, Endpoint, Upstream},
 };
 
 /// The maximum wait of a client for another report. It is well below the idle timeout of admin connections.
@@ -98,13 +97,16 @@ impl Reports {
 
     /// The current report, or the previous one while a new configuration is being applied.
     fn latest(&self, scope: ReportScope) -> ReportVersion {
-        // Read in this order, so that the view is never older than the configuration.
+        // Read in this order, so that no change is missed, and the view is never older than the configuration.
+        let changes = self.monitor.changes().total();
         let configuration = self.state.configuration();
         let view = self.monitor.view();
         // A panic of another reader has been logged, and the previous report is still valid.
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
         if view.report.generation >= configuration.generation {
-            history.update(ReportInput::new(configuration, view), &self.monitor.draining(), scope);
+            let input = ReportInput { configuration, view, changes };
+            let changes = self.monitor.changes();
+            history.update(input, changes, &self.monitor.draining(), scope);
         }
         history.latest.clone()
     }
@@ -152,10 +154,10 @@ impl ReportHistory {
         self.versions.push_back(self.latest.clone());
     }
 
-    fn update(&mut self, input: ReportInput, draining: &[Draining], scope: ReportScope) {
+    fn update(&mut self, input: ReportInput, changes: &ChangeLog, draining: &[Draining], scope: ReportScope) {
         let started = Instant::now();
         let changed = match scope {
-            ReportScope::Changes if self.due.is_some_and(|due| started < due) => input.changed(&self.input),
+            ReportScope::Changes if self.due.is_some_and(|due| started < due) => input.changed(&self.input, changes),
             ReportScope::Changes | ReportScope::All => None,
         };
         let served = ServedStates { input: &input, draining: by_object(draining), before: &self.latest.report };
@@ -179,19 +181,13 @@ impl ReportHistory {
 struct ReportInput {
     configuration: Arc<Configuration>,
     view: Arc<View>,
-    /// The revision of each upstream of the view, in the same order.
-    revisions: Vec<u64>,
+    /// The number of changes of upstreams before the endpoints are read.
+    changes: u64,
 }
 
 impl ReportInput {
-    fn new(configuration: Arc<Configuration>, view: Arc<View>) -> Self {
-        // Read before the endpoints, so that a change in between is not missed.
-        let revisions = view.upstreams.iter().map(|(_, upstream)| upstream.revision()).collect();
-        Self { configuration, view, revisions }
-    }
-
     /// The objects whose input has changed. `None`: all.
-    fn changed(&self, before: &Self) -> Option<BTreeSet<ObjectKey>> {
+    fn changed(&self, before: &Self, log: &ChangeLog) -> Option<BTreeSet<ObjectKey>> {
         let (old, new) = (&*before.view, &*self.view);
         if !Arc::ptr_eq(&old.upstreams, &new.upstreams) || !Arc::ptr_eq(&old.report.listeners, &new.report.listeners) {
             return None;
@@ -200,8 +196,9 @@ impl ReportInput {
         let listeners = changes(&old.snapshot.listeners, &new.snapshot.listeners);
         let upstreams = changes(&old.snapshot.upstreams, &new.snapshot.upstreams);
         let of_snapshots = listeners.map(|(key, ..)| &key.object).chain(upstreams.map(|(key, ..)| &key.object));
-        let revised = zip(&*new.upstreams, zip(&before.revisions, &self.revisions));
-        let revised = revised.filter(|(_, (before, now))| before != now).map(|((key, _), _)| &key.object);
+        let (_, revised) = log.since(before.changes);
+        let revised = revised?;
+        let revised = revised.iter().map(|key| &key.object);
         let (old, new) = (&old.report.loops, &new.report.loops);
         let loops = old.keys().chain(new.keys()).filter(|key| old.get(*key) != new.get(*key)).map(|key| &key.object);
         let verdicts = verdicts.map(|(object, ..)| object);

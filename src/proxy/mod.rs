@@ -46,7 +46,7 @@ use crate::{
     capacity::Places,
     drain::DrainMode,
     model::{Report, Snapshot},
-    upstream::{PreconnectBudget, Upstreams},
+    upstream::{ChangeLog, PreconnectBudget, Upstreams},
 };
 use access_log::AccessLog;
 use admission::{CONNECTIONS, SWEEP, Sources};
@@ -92,6 +92,7 @@ pub struct Proxy {
     orders: mpsc::UnboundedSender<topology::TopologyCommand>,
     view: Arc<ArcSwap<View>>,
     draining: Arc<ArcSwap<Vec<Draining>>>,
+    changes: Arc<ChangeLog>,
     threads: Mutex<Vec<thread::JoinHandle<()>>>,
 }
 
@@ -139,9 +140,14 @@ impl Proxy {
         control.spawn(topology.run(inbox));
         control.spawn(sweep(Arc::downgrade(&sources)));
         let draining = Arc::new(ArcSwap::default());
-        let drainer = Drainer { shared: shared.clone(), view: view.clone(), changes, draining: draining.clone() };
+        let drainer = Drainer {
+            shared: shared.clone(),
+            view: view.clone(),
+            changes: changes.clone(),
+            draining: draining.clone(),
+        };
         control.spawn(drainer.run(reports.clone()));
-        Ok(Self { shared, snapshots, reports, orders, view, draining, threads: Mutex::new(threads) })
+        Ok(Self { shared, snapshots, reports, orders, view, draining, changes, threads: Mutex::new(threads) })
     }
 
     /// Publishes a configuration. Only the latest one counts.
@@ -166,6 +172,7 @@ impl Proxy {
             view: self.view.clone(),
             draining: self.draining.clone(),
             reports: self.reports.clone(),
+            changes: self.changes.clone(),
         }
     }
 
@@ -234,9 +241,15 @@ pub struct Monitor {
     view: Arc<ArcSwap<View>>,
     draining: Arc<ArcSwap<Vec<Draining>>>,
     reports: watch::Receiver<Arc<Report>>,
+    changes: Arc<ChangeLog>,
 }
 
 impl Monitor {
+    /// The changes of usable or draining endpoints.
+    pub fn changes(&self) -> &ChangeLog {
+        &self.changes
+    }
+
     pub fn view(&self) -> Arc<View> {
         self.view.load_full()
     }

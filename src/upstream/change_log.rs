@@ -39,7 +39,12 @@ impl ChangeLog {
         (count, changed)
     }
 
-    /// The number of changes.
+    /// The number of changes so far.
+    pub fn total(&self) -> u64 {
+        *self.count.borrow()
+    }
+
+    /// The number of changes, as it changes.
     pub fn count(&self) -> watch::Receiver<u64> {
         self.count.subscribe()
     }

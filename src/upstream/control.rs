@@ -6,7 +6,7 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::Ordering::Release},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -324,7 +324,6 @@ impl UpstreamControl {
 
     /// Announces a change of the usable or draining endpoints.
     fn notify_of_change(&self) {
-        self.upstream.revision.fetch_add(1, Release);
         self.context.changes.note(&self.upstream.key);
     }
 

@@ -27,10 +27,7 @@ mod tests;
 use std::{
     collections::BTreeMap,
     fmt, mem,
-    sync::{
-        Arc, Mutex, MutexGuard,
-        atomic::Ordering::{Acquire, Relaxed},
-    },
+    sync::{Arc, Mutex, MutexGuard, atomic::Ordering::Relaxed},
 };
 
 use imbl::OrdMap;
@@ -211,11 +208,6 @@ impl Upstream {
     /// The number of usable endpoints.
     pub fn usable(&self) -> usize {
         self.published.current.load().usable
-    }
-
-    /// A counter of changes of the usable or draining endpoints.
-    pub fn revision(&self) -> u64 {
-        self.published.revision.load(Acquire)
     }
 
     /// The number of changes of the active priority level, of the whole or of a route.

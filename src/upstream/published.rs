@@ -12,8 +12,6 @@ pub struct Published {
     pub current: ArcSwap<PublishedState>,
     /// Wakes the control task.
     pub attention: Arc<Notify>,
-    /// Incremented after each change of the usable or draining endpoints.
-    pub revision: AtomicU64,
     /// The number of changes of the active priority level.
     pub priority_changes: AtomicU64,
 }
@@ -43,7 +41,6 @@ impl Published {
             key,
             current: ArcSwap::from_pointee(nothing_yet),
             attention: Arc::default(),
-            revision: AtomicU64::new(0),
             priority_changes: AtomicU64::new(0),
         }
     }
