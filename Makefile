@@ -59,10 +59,10 @@ bench-smoke: build ## count instructions and system calls, and fail if they exce
 	$(CARGO) run --release --locked --package tcplb-bench -- smoke $(if $(UPDATE),--update)
 	$(CARGO) run --release --locked --package tcplb-bench -- show --check
 
-growth: build ## measure how costs grow with load balancers and endpoints, and fail above a limit (ARGUMENTS="--only file --clock")
+growth: build ## measure how costs grow, and fail above a limit (ARGUMENTS="--only file --clock")
 	$(CARGO) run --release --locked --package tcplb-bench -- growth $(ARGUMENTS)
 
-soak: build ## run clients for MINUTES (10) while backends are killed, files edited and processes replaced (SEED=N repeats)
+soak: build ## look for lost connections and leaks for MINUTES (10); SEED=N repeats a run
 	$(CARGO) run --release --locked --package tcplb-bench -- soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 image: ## build the container image (IMAGE=NAME:TAG PLATFORM=linux/arm64), with docker, podman or buildah

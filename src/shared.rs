@@ -1,4 +1,4 @@
-//! SharedObject values in persistent maps.
+//! Shared values in persistent maps.
 
 use std::{
     collections::BTreeMap,
@@ -9,8 +9,8 @@ use std::{
 
 use imbl::{OrdMap, ordmap::DiffItem};
 
-/// A shared value that equals itself without a comparison of its content, so that comparing two versions of a map costs
-/// little where they share values. [`Arc`] does the same, but only for types that implement [`Eq`].
+/// A shared value whose comparison checks the pointer first, so that comparing two versions of a map is cheap where they
+/// share values. [`Arc`] does the same, but only for types that implement [`Eq`].
 pub struct SharedObject<T: ?Sized>(Arc<T>);
 
 impl<T: ?Sized> Clone for SharedObject<T> {

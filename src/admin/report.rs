@@ -30,11 +30,11 @@ use crate::{
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// The minimum wait for another report, so that simultaneous changes are reported together.
 const GATHERED_FOR: Duration = Duration::from_millis(200);
-/// The interval of reports about everything, also about what does not wake waiting clients: failures of endpoints that
+/// The interval of complete reports. They include changes that do not wake waiting clients: failures of endpoints that
 /// stay usable, and numbers of draining connections.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
-/// Reports about everything use at most a hundredth of a thread.
-const COST_OF_ALL: u32 = 100;
+const RESYNC_PERIOD: Duration = Duration::from_secs(5);
+/// The minimum interval of complete reports, as a multiple of their duration: they use at most 1 % of a thread.
+const FULL_REPORT_PAUSE_FACTOR: u32 = 100;
 /// The number of reports that are kept as bases of differences.
 const MAX_VERSIONS: usize = 16;
 
@@ -81,7 +81,7 @@ impl Reports {
             tokio::select! {
                 Ok(()) = configurations.changed() => {}
                 Ok(()) = reports.changed() => {}
-                () = sleep(LOOK_AGAIN) => {}
+                () = sleep(RESYNC_PERIOD) => {}
                 () = sleep_until(until) => return None,
                 () = self.stop.cancelled() => return None,
             }
@@ -116,7 +116,7 @@ impl Reports {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ReportScope {
     All,
-    /// Those whose changes wake waiting clients; all of them from time to time.
+    /// Changed load balancers, and all of them when a complete report is due.
     Changes,
 }
 
@@ -165,7 +165,7 @@ impl ReportHistory {
             Some(objects) => served.revised(&objects, &self.input),
             None => {
                 let report = served.all();
-                self.due = Some(started + LOOK_AGAIN.max(started.elapsed() * COST_OF_ALL));
+                self.due = Some(started + RESYNC_PERIOD.max(started.elapsed() * FULL_REPORT_PAUSE_FACTOR));
                 report
             }
         };

@@ -176,7 +176,7 @@ pub struct TcpLoadBalancerSpec {
     pub rebalance: Option<Rebalance>,
 }
 
-/// No part of a spec is a number that differs from itself.
+/// Equality is reflexive: no field is a floating-point number.
 impl Eq for TcpLoadBalancerSpec {}
 
 impl TcpLoadBalancerSpec {

@@ -40,7 +40,7 @@ pub struct TcpLoadBalancerStatus {
     pub conditions: Vec<Condition>,
 }
 
-/// No part of a status differs from itself.
+/// Equality is reflexive: no field is a floating-point number.
 impl Eq for TcpLoadBalancerStatus {}
 
 /// The columns of `kubectl get`.

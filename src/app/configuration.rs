@@ -196,7 +196,7 @@ async fn run(compiler: &mut Compiler, proxy: &Proxy) {
             () = settle.due() => {
                 let started = Instant::now();
                 publish(proxy, compiler.compile().await);
-                settle.took(started.elapsed());
+                settle.record_duration(started.elapsed());
             }
             () = statuses.due() => compiler.read_statuses(),
             () = sleep(pause(&compiler.last, Timestamp::now())) => publish(proxy, compiler.translate()),

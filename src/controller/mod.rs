@@ -10,7 +10,7 @@
 //! reports ─────────┘                                └─► calls: Services, look-ups
 //! ```
 //!
-//! A change costs as much as it affects. Worlds, verdicts and reports are persistent maps, so that the leader finds the
+//! The cost of a change depends on the load balancers that it affects. Worlds, verdicts and reports are persistent maps, so that the leader finds the
 //! changed load balancers without comparing the others: [`conditions::Statuses`] derives only their statuses, and
 //! [`provisioning`] is skipped unless ports or Services depend on the change.
 

@@ -397,7 +397,7 @@ pub fn concerns_services(before: &Observed, now: &Observed, settings: &Settings)
         || changes(&old.services, &new.services).any(|(key, ..)| *key.namespace == *settings.namespace)
 }
 
-/// True if Services depend on no difference of the verdicts.
+/// True if both verdicts refuse the same parts for the same reasons.
 fn refuse_the_same(before: Option<&Verdict>, now: Option<&Verdict>) -> bool {
     let refused =
         |verdict: &Verdict| verdict.refused().map(|problem| (problem.reason, problem.part)).collect::<Vec<_>>();

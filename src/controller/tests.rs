@@ -1,4 +1,4 @@
-//! The results of changes equal those that are derived from everything again.
+//! Incremental reconciliation gives the same results as a full one.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

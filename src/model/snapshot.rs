@@ -8,7 +8,8 @@ use crate::shared::changes;
 
 /// The whole configuration at one moment.
 ///
-/// Its maps are persistent, see [`World`](crate::world::World). A listener refers to its upstream by key, so a change of endpoints never changes a listener.
+/// Its maps are persistent, see [`World`](crate::world::World). A listener refers to its upstream by key, so a change of
+/// endpoints never changes a listener.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// A counter of published snapshots. 0: the empty snapshot before the first.
@@ -35,8 +36,7 @@ impl Snapshot {
         self.retained_until.values().flat_map(BTreeMap::values).copied().chain(self.report_due).min()
     }
 
-    /// The listeners that differ, if both have listeners with the same keys, addresses and upstreams, and upstreams with
-    /// the same keys. `None`: they have not.
+    /// The listeners that differ. `None`: listener keys, addresses or upstreams differ, or the keys of upstreams.
     pub fn changed_listeners(&self, other: &Self) -> Option<Vec<ListenerKey>> {
         let is_same_place = |(_, before, now): (&ListenerKey, Option<&Arc<Listener>>, Option<&Arc<Listener>>)| {
             before.zip(now).is_some_and(|(before, now)| before.bind == now.bind && before.upstream == now.upstream)

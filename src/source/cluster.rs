@@ -92,7 +92,7 @@ pub struct Cluster {
     gaps_version: Option<GapsVersion>,
 }
 
-/// What could not be read of a world.
+/// The parts of a world that could not be read.
 #[derive(Clone, Default)]
 struct WorldGaps {
     problems: Vec<String>,
@@ -324,7 +324,7 @@ impl Cluster {
         world
     }
 
-    /// Finds out again what could not be read, after a change of the load balancers or of a watch.
+    /// Updates the gaps after a change of the load balancers or of a watch.
     fn find_gaps(&mut self) {
         let watches = self.watches.changes();
         let version = self.shown_version.map(|shown| (shown, self.common.outcomes.load(Relaxed), watches));

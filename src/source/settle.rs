@@ -2,14 +2,14 @@ use std::{future, time::Duration};
 
 use tokio::time::{Instant, sleep_until};
 
-/// Combines changes. The first one is due at once. Followers are due after 50 ms without a change, and at the latest
-/// some time after the first of them: ten times the duration of the last action, between 50 ms and 500 ms.
+/// Combines changes. The first one is due at once. Later ones are due after 50 ms without a change, and at the latest ten
+/// times the duration of the last action (50 to 500 ms; 500 ms if unknown) after the first of them.
 #[derive(Debug, Default)]
 pub struct Settle {
     waiting: Option<PendingChange>,
     acted: Option<Instant>,
     /// The duration of the last action, if known.
-    took: Option<Duration>,
+    last_duration: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -25,7 +25,8 @@ impl Settle {
     /// Records a change at the current time.
     pub fn note(&mut self) {
         let now = Instant::now();
-        let longest = self.took.map_or(Self::LONGEST, |took| (took * 10).clamp(Self::QUIET, Self::LONGEST));
+        let longest =
+            self.last_duration.map_or(Self::LONGEST, |duration| (duration * 10).clamp(Self::QUIET, Self::LONGEST));
         match &mut self.waiting {
             None => {
                 let follows = self.acted.is_some_and(|acted| now < acted + Self::QUIET);
@@ -38,8 +39,8 @@ impl Settle {
     }
 
     /// Records the duration of the last action.
-    pub fn took(&mut self, duration: Duration) {
-        self.took = Some(duration);
+    pub fn record_duration(&mut self, duration: Duration) {
+        self.last_duration = Some(duration);
     }
 
     /// Waits until the recorded changes are due, forever if there are none. Cancel safe.
@@ -137,7 +138,7 @@ mod tests {
             let mut settle = Settle::default();
             settle.note();
             settle.due().await;
-            settle.took(Duration::from_millis(took));
+            settle.record_duration(Duration::from_millis(took));
             let start = Instant::now();
             settle.note();
             loop {

@@ -50,7 +50,7 @@ impl Draft {
         &self,
         context: &TranslateContext,
     ) -> BTreeMap<UpstreamKey, BTreeMap<EndpointKey, Timestamp>> {
-        // Valid load balancers retain nothing but what their retentions say.
+        // `retentions` lists all retained endpoints of valid load balancers.
         let is_well = |object: &ObjectKey| {
             context.world.load_balancers[object].spec.is_some() && !self.verdicts[object].refuses()
         };

@@ -63,7 +63,7 @@ struct LastTranslation {
     locality: Option<LocalityView>,
     /// The ports of all listeners.
     ports: Arc<HashSet<u16>>,
-    /// The time in which all results are valid, at least.
+    /// A period in which all results are valid.
     valid: RangeInclusive<Timestamp>,
     /// The number of cached results about certificates after the last translation of all load balancers.
     cached: usize,
@@ -87,7 +87,7 @@ pub(super) struct Baseline {
 struct KnownResult {
     dependencies: Vec<Dependency>,
     share: Option<ListenerShare>,
-    /// The time in which its certificates are valid.
+    /// The period in which its certificates are valid.
     valid: RangeInclusive<Timestamp>,
     /// Listeners with the indices of their declarations.
     listeners: Vec<(ListenerKey, usize, Arc<Listener>)>,

@@ -152,8 +152,8 @@ struct AffectedDraft {
     certificates: CertificateCache,
 }
 
-/// Translates the affected load balancers. `None`: one of them requests another address, or may be part of a loop, which
-/// can concern others.
+/// Translates the affected load balancers. `None`: one of them requests another address, or may be part of a loop,
+/// which can concern others.
 fn draft_affected(context: &TranslateContext, baseline: &Baseline) -> Option<AffectedDraft> {
     let Baseline { affected, locality, ports, .. } = baseline;
     if locality.as_ref().is_some_and(|locality| *locality != context.locality_view()) {

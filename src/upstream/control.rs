@@ -443,7 +443,8 @@ pub(super) async fn run(control: Arc<Mutex<UpstreamControl>>) {
     }
 }
 
-/// Handing over the thread would take longer than most reviews, and many at once would start a thread each.
+/// Reviews the endpoints. Only large sets hand the thread over: a handover takes longer than most reviews, and many at
+/// once would start a thread each.
 fn review(control: &Mutex<UpstreamControl>) -> Review {
     /// The number of endpoints whose review may delay other tasks.
     const LARGE: usize = 250;

@@ -275,7 +275,7 @@ impl Endpoint {
 
     pub(super) fn configure(&self, backend: &Arc<Backend>, proximity: Proximity, ejection_threshold: Option<u16>) {
         self.near.store(proximity != Proximity::Remote, Relaxed);
-        // A store waits for readers.
+        // Storing waits for readers.
         if **self.backend.load() != **backend {
             self.backend.store(backend.clone());
         }

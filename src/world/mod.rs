@@ -41,7 +41,8 @@ use crate::{api::Host, model::ObjectKey};
 
 /// All declarations and objects at one moment: the input of [`translate`](crate::translate).
 ///
-/// Its maps are persistent: a copy costs nothing, and the difference of two versions costs as much as they differ.
+/// Its maps are persistent: a clone takes constant time, and comparing two versions takes time proportional to the changes
+/// between them.
 #[derive(Clone, Default, PartialEq)]
 pub struct World {
     pub load_balancers: OrdMap<ObjectKey, Declared>,

@@ -62,7 +62,7 @@ impl StatusSources {
     }
 }
 
-/// True if a status depends on no difference of the declarations.
+/// True if the declarations differ in nothing that a status depends on.
 fn is_same(before: Option<&Declared>, now: Option<&Declared>) -> bool {
     let (Some(before), Some(now)) = (before, now) else { return false };
     let is_same_object = before.spec == now.spec && before.identity == now.identity;

@@ -46,14 +46,14 @@ impl LoopGuard {
     fn is_unaffected(&self, snapshot: &Snapshot) -> bool {
         let mut upstreams = changes(&self.searched.upstreams, &snapshot.upstreams).filter_map(|(.., now)| now);
         let mut listeners = changes(&self.searched.listeners, &snapshot.listeners);
-        listeners.all(|(_, before, now)| before.zip(now).is_some_and(|(before, now)| leads_alike(before, now)))
+        listeners.all(|(_, before, now)| before.zip(now).is_some_and(|(before, now)| has_same_targets(before, now)))
             && upstreams.all(|upstream| {
                 let mut ports = upstream.endpoints.iter().map(|endpoint| endpoint.key.address.port());
                 ports.all(|port| !self.ports.contains(&port))
             })
     }
 
-    /// Like [`Self::without_loops`], after a change of this host's addresses.
+    /// Like [`Self::without_loops`], but always searches.
     pub fn search<'a>(&mut self, snapshot: &'a Snapshot) -> Cow<'a, OrdMap<UpstreamKey, Arc<UpstreamConfig>>> {
         if self.searched.listeners != snapshot.listeners {
             self.ports = snapshot.listeners.values().map(|listener| listener.bind.port()).collect();
@@ -96,7 +96,7 @@ impl LoopGuard {
 }
 
 /// True if two versions of a listener accept connections at the same address, and lead them to the same backends.
-fn leads_alike(before: &Listener, now: &Listener) -> bool {
+fn has_same_targets(before: &Listener, now: &Listener) -> bool {
     let routes = |listener: &'_ Listener| listener.tls.as_ref().map(|tls| tls.routes.clone());
     before.bind == now.bind && before.upstream == now.upstream && routes(before) == routes(now)
 }

@@ -19,7 +19,8 @@ use crate::{
 };
 
 impl Files {
-    /// Reads what has changed since the last reading. The second result is true if other paths must be watched.
+    /// Reads the changed files, or all files if the change may concern others. The second result is true if all were
+    /// read, so that the watched paths may differ.
     pub fn read_after(&mut self, changed: &ChangedPaths) -> (World, bool) {
         let read = match changed {
             ChangedPaths::Unknown => None,

@@ -24,7 +24,7 @@ use crate::{
 /// The locality of this process, and true if no endpoint is in its zone.
 pub(super) type LocalityView = (ProcessLocality, bool);
 
-/// SharedObject state of one translation.
+/// Shared state of one translation.
 pub(super) struct TranslateContext<'a> {
     pub world: &'a World,
     pub previous: &'a Snapshot,

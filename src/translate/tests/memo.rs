@@ -373,7 +373,7 @@ fn only_affected_load_balancers_are_considered_where_a_change_cannot_concern_oth
 }
 
 #[test]
-fn certificates_that_are_no_longer_used_are_dropped_some_time() {
+fn unused_certificates_are_dropped_eventually() {
     let mut fixture = MemoFixture::start("gateway");
     fixture.edit(&Edit::Declare(0, 6));
     fixture.translate().unwrap();

@@ -1,7 +1,7 @@
 //! Imitates the part of an API server that tcplb uses: lists with pages, watches, reads and writes of objects.
 //!
 //! Label selectors are ignored: all stored EndpointSlices have the label that tcplb selects. Of patches, only
-//! server-side apply by a single writer is imitated.
+//! server-side apply by a single writer is simulated.
 
 mod collection;
 mod path;

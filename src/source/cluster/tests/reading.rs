@@ -349,7 +349,7 @@ fn a_sidecar_watches_objects_by_name() {
 }
 
 #[test]
-fn slices_that_are_not_of_interest_take_little_memory_and_come_back_whole() {
+fn unused_slices_are_packed_and_restored_unchanged() {
     let slice = |name: &str, address: &str| {
         let endpoint = json!({"addresses": [address], "targetRef": {"kind": "Pod", "uid": "p"}, "zone": "z"});
         object(json!({
