@@ -132,6 +132,7 @@ impl Leader {
     async fn reconcile(&mut self) -> Instant {
         let observed = self.observed.borrow_and_update().clone();
         self.reconciled = observed.clone();
+        self.has_reports |= self.replicas.has_changed().unwrap_or(false);
         let replicas = self.replicas.borrow_and_update().clone();
         let provision_at = self.provisioner.reconcile(&observed, &replicas).await;
         self.check_replicas_service(&observed.world, &replicas);

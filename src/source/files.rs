@@ -197,15 +197,29 @@ impl Files {
         let Gathering { found, problems, .. } = gathering;
         let mut world = found.into_world(&self.last);
         read_named_files(&mut world, &self.last, &self.unfinished);
-        // The path of an event has no links.
-        let without_links = world.files.keys().filter(|path| fs::canonicalize(path).is_ok_and(|real| real == **path));
-        self.by_real_path.extend(without_links.map(|path| (path.clone(), KnownFile::Named(path.clone()))));
+        self.note_named_files(&world);
         self.problems = bounded_problems(problems, 0, MAX_FILE_PROBLEMS);
         world.problems = self.problems.iter().map(|problem| problem.message.clone()).collect();
         self.incomplete = !world.problems.is_empty() || world.files.values().any(Result::is_err);
         self.remembered = remembered;
         self.last = world.clone();
         world
+    }
+
+    /// Records which of the files that manifests name can be read alone: those with a single name, without links.
+    fn note_named_files(&mut self, world: &World) {
+        let mut names: HashMap<PathBuf, Vec<&PathBuf>> = HashMap::new();
+        for name in world.files.keys() {
+            if let Ok(real) = fs::canonicalize(name) {
+                names.entry(real).or_default().push(name);
+            }
+        }
+        for (real, names) in names {
+            let is_manifest = self.by_real_path.remove(&real).is_some();
+            if !is_manifest && names == [&real] {
+                self.by_real_path.insert(real.clone(), KnownFile::Named(real));
+            }
+        }
     }
 
     /// Makes the next reading read all files, also those that seem to be unchanged.

@@ -66,8 +66,10 @@ impl<T: BuiltInKind> KindObjects<T> {
         for (key, _, object) in changes(&before, &now) {
             self.problems.remove(key);
             self.unreadable.remove(&(T::KIND, key.clone()));
-            let object = object.filter(|object| object.concerns(key, interest));
-            match object.and_then(|object| self.read(key, object)) {
+            // An object that moves between the selections of two watches is deleted in one of them.
+            let elsewhere = || self.gathered.values().find_map(|of_watch| of_watch.get(key)).cloned();
+            let object = object.cloned().or_else(elsewhere).filter(|object| object.concerns(key, interest));
+            match object.and_then(|object| self.read(key, &object)) {
                 Some(good) => drop(self.objects.insert(key.clone(), good)),
                 None => drop(self.objects.remove(key)),
             }

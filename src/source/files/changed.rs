@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -59,6 +60,10 @@ impl Files {
                     }
                 }
             }
+        }
+        // The target of a new link must be watched. Checked after the reading, so that a replacement meanwhile counts.
+        if !paths.iter().all(|path| fs::symlink_metadata(path).is_ok_and(|found| found.is_file())) {
+            return None;
         }
         self.last = world.clone();
         Some(world)

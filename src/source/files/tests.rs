@@ -631,3 +631,28 @@ fn a_changed_file_is_read_alone_unless_others_may_be_concerned() {
         assert_eq!(!reads_all, is_alone, "{file} with variant {variant}");
     }
 }
+
+/// Otherwise a change of the target of a new link, or of a file with two names, would be missed.
+#[test]
+fn a_file_is_read_alone_only_under_its_only_name() {
+    let manifest = |name: &str, certificate: &str| content(name, 6).replace(&format!("{name}.crt"), certificate);
+    let mut folder = Folder::new();
+    folder.write("a.yaml", manifest("a", "a.crt")).write("a.crt", "one").write("b.crt", "key").write("c.crt", "other");
+    folder.read();
+    let real = fs::canonicalize(folder.folder.path()).unwrap();
+    let reads_all =
+        |folder: &mut Folder, file: &str| folder.files.read_after(&ChangedPaths::Files([real.join(file)].into())).1;
+    folder.write("a.crt", "two");
+    assert!(!reads_all(&mut folder, "a.crt"));
+    folder.remove("a.crt");
+    symlink("c.crt", folder.path("a.crt")).unwrap();
+    assert!(reads_all(&mut folder, "a.crt"), "a link");
+
+    fs::create_dir(folder.path("sub")).unwrap();
+    folder.remove("a.crt").write("a.crt", "three");
+    folder.write("z.yaml", manifest("z", "sub/../a.crt"));
+    let world = folder.read();
+    assert_eq!(world.files.len(), 3, "{:?}", world.files.keys().collect::<Vec<_>>());
+    folder.write("a.crt", "four");
+    assert!(reads_all(&mut folder, "a.crt"), "a file with two names");
+}
