@@ -27,6 +27,7 @@ use super::{
     },
     listeners::ports::ListenerRequest,
     load_balancer::TranslatedLoadBalancer,
+    placements::Placements,
     tls::certificates::{CertificateKey, CertificateLoader},
     verdict::{Verdict, Verdicts},
 };
@@ -47,6 +48,9 @@ pub struct Memo {
     dependents: HashMap<Dependency, BTreeSet<ObjectKey>>,
     /// `None`: before the first translation.
     last: Option<LastTranslation>,
+    pub(super) placements: Placements,
+    /// The indices of the load balancers that are only validated. None of their results is reused.
+    sidecars: Option<Box<Memo>>,
     pub(super) slices: SlicesByService,
     pub(super) slices_by_address: SlicesByAddress,
     /// The number of reused results so far.
@@ -155,6 +159,11 @@ fn has_same_circumstances(before: &World, now: &World) -> bool {
 }
 
 impl Memo {
+    /// The memo of the load balancers that are only validated.
+    pub(super) fn of_sidecars(&mut self) -> &mut Self {
+        self.sidecars.get_or_insert_default()
+    }
+
     /// The verdicts of the previous translation.
     pub(super) fn verdicts(&self) -> Verdicts {
         self.last.as_ref().map_or_else(Verdicts::new, |last| last.verdicts.clone())
@@ -176,7 +185,9 @@ impl Memo {
         let last = self.last.as_ref()?;
         let is_last = previous.listeners.ptr_eq(&last.listeners) && previous.upstreams.ptr_eq(&last.upstreams);
         // A translation of some load balancers does not know which cached results the others need.
-        let has_old_certificates = previous.certificate_cache.len() > 2 * last.cached + 64;
+        let of_sidecars = self.sidecars.iter().filter_map(|memo| memo.last.as_ref()).map(|last| last.cached);
+        let needed = last.cached + of_sidecars.sum::<usize>();
+        let has_old_certificates = previous.certificate_cache.len() > 2 * needed + 64;
         if !is_last || has_old_certificates || !last.valid.contains(&now) || !self.has_same_limits(world) {
             return None;
         }

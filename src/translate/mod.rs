@@ -16,6 +16,7 @@ mod listeners;
 mod load_balancer;
 mod memo;
 mod messages;
+mod placements;
 mod quotas;
 mod references;
 mod settings;
@@ -29,7 +30,6 @@ mod tests;
 use std::{
     collections::{BTreeMap, HashSet},
     mem,
-    net::Ipv4Addr,
     sync::Arc,
 };
 
@@ -46,10 +46,9 @@ pub use memo::Memo;
 pub use verdict::{Part, Problem, Reason, Severity, Verdict, Verdicts};
 
 use crate::{
-    api::Placement,
     model::{CertificateCache, ListenerKey, Snapshot, UpstreamConfig, UpstreamKey},
     shared::revised,
-    world::{Declared, ProcessMode, World},
+    world::World,
 };
 
 /// Compiles a world into the configuration to serve and a verdict for each load balancer.
@@ -65,37 +64,21 @@ pub fn translate(world: &World, previous: &Snapshot, now: Timestamp) -> (Snapsho
 ///
 /// The cost depends on the number of affected load balancers, unless a change may concern all of them.
 pub fn translate_with(memo: &mut Memo, world: &World, previous: &Snapshot, now: Timestamp) -> (Snapshot, Verdicts) {
-    if let Some(result) = translate_affected(memo, world, previous, now) {
-        return result;
-    }
-    let Some((here, in_pods)) = split_by_mode(world) else {
-        return translate_all(memo, world, previous, now, AddressScopes::One);
+    let Some((here, in_pods)) = memo.placements.split(world) else {
+        return translate_served(memo, world, previous, now);
     };
-    let (mut snapshot, mut verdicts) = translate_all(memo, &here, previous, now, AddressScopes::One);
+    let (mut snapshot, mut verdicts) = translate_served(memo, &here, previous, now);
     let nothing = Snapshot { certificate_cache: previous.certificate_cache.clone(), ..Snapshot::default() };
-    let no_memo = &mut Memo::default();
-    let (only_judged, others) = translate_all(no_memo, &in_pods, &nothing, now, AddressScopes::OneEach);
+    let (only_judged, others) = translate_all(memo.of_sidecars(), &in_pods, &nothing, now, AddressScopes::OneEach);
     verdicts.extend(others);
     Arc::make_mut(&mut snapshot.certificate_cache).extend(Arc::unwrap_or_clone(only_judged.certificate_cache));
     (snapshot, verdicts)
 }
 
-/// Splits a world into load balancers served by this process and those served by sidecars, which are only validated
-/// here. `None`: this process serves all of them.
-fn split_by_mode(world: &World) -> Option<(World, World)> {
-    let in_pods = |declared: &Declared| {
-        let placement = declared.spec.as_ref().and_then(|spec| spec.placement);
-        matches!(world.mode, ProcessMode::Gateway(..)) && placement == Some(Placement::Sidecar)
-    };
-    if !world.load_balancers.values().any(in_pods) {
-        return None;
-    }
-    let (mut here, mut others) = (world.clone(), world.clone());
-    let (theirs, ours): (Vec<_>, Vec<_>) =
-        world.load_balancers.clone().into_iter().partition(|(_, declared)| in_pods(declared));
-    (here.load_balancers, others.load_balancers) = (ours.into(), theirs.into());
-    others.mode = ProcessMode::Sidecar(Ipv4Addr::LOCALHOST.into());
-    Some((here, others))
+/// Translates load balancers that this process serves: those that are affected, or all.
+fn translate_served(memo: &mut Memo, world: &World, previous: &Snapshot, now: Timestamp) -> (Snapshot, Verdicts) {
+    let affected = translate_affected(memo, world, previous, now);
+    affected.unwrap_or_else(|| translate_all(memo, world, previous, now, AddressScopes::One))
 }
 
 /// Hosts whose addresses and ports the load balancers use.

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     api::{RefKind, ServiceType},
-    world::{Allocation, Allocations, Lookup, ObjectRef, ProcessLocality, ProcessMode, Tenancy},
+    world::{Allocation, Allocations, Declared, Lookup, ObjectRef, ProcessLocality, ProcessMode, Tenancy},
 };
 
 /// A change of a world, or of the circumstances of the next translation. Numbers select load balancers and variants.
@@ -64,7 +64,7 @@ fn any_edit() -> impl Strategy<Value = Edit> {
     ]
 }
 
-const SPECS: [&str; 13] = [
+const SPECS: [&str; 14] = [
     "listeners: [{port: 5432}], backends: [{service: {name: SERVICE, port: 1}}]",
     "listeners: [{port: 5432}], backends: [{service: {name: SERVICE, port: 1}}], loadBalancing: {algorithm: Maglev}",
     "listeners: [{port: 5432}], backends: [{service: {name: SERVICE, port: 1}}], loadBalancing: {locality: {prefer: \
@@ -83,6 +83,7 @@ const SPECS: [&str; 13] = [
     "listeners: [{port: 5433}], backends: [{service: {name: s0, port: 1}}], connect: {attempts: 0}",
     "listeners: [{port: 5432}], backends: [{service: {name: SERVICE, port: 1}}], healthCheck: {active: {type: Redis, \
      redis: {passwordRef: {name: cert, key: tls.crt}}}}",
+    "placement: Sidecar, listeners: [{port: 5432}], backends: [{service: {name: SERVICE, port: 1}}]",
 ];
 
 const SERVICES: [&str; 4] = [
@@ -346,6 +347,9 @@ fn only_affected_load_balancers_are_considered_where_a_change_cannot_concern_oth
         ("gateway", 2, Edit::Slice(0, 1), true),
         ("gateway", 6, Edit::Secret(1), true),
         ("gateway", 5, Edit::Name(2), true),
+        ("gateway", 13, Edit::Slice(0, 1), true),
+        ("gateway", 13, Edit::Slice(1, 1), true),
+        ("gateway", 13, Edit::Declare(0, 0), false),
         ("gateway", 0, Edit::Service(0, 2), false),
         ("gateway", 0, Edit::Declare(0, 3), false),
         ("gateway", 0, Edit::Allocation(0, 1), false),
