@@ -159,16 +159,13 @@ impl Cluster {
             let now = watch.state().store.objects().clone();
             let before = self.statuses_shown.insert(selector.clone(), now.clone()).unwrap_or_default();
             for (key, _, object) in changes(&before, &now) {
-                let Some(LoadBalancer { declared: Declared { status, identity, .. }, .. }) = object else { continue };
-                let is_outdated = |shown: &&Declared| {
-                    let uids = [&shown.identity, identity].map(|identity| identity.as_ref().map(|it| it.uid.clone()));
-                    uids[0] == uids[1] && shown.status != *status
-                };
+                let Some(LoadBalancer { declared, .. }) = object else { continue };
+                let is_outdated = |shown: &&Declared| uid(shown) == uid(declared) && shown.status != declared.status;
                 if self.shown.get(key).filter(is_outdated).is_some()
                     && let Some(shown) = self.shown.get_mut(key)
                 {
-                    shown.status.clone_from(status);
-                    changed.push((key.clone(), status.clone()));
+                    shown.status.clone_from(&declared.status);
+                    changed.push((key.clone(), declared.status.clone()));
                 }
             }
         }

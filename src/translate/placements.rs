@@ -3,7 +3,6 @@ use std::net::Ipv4Addr;
 use imbl::OrdMap;
 
 use crate::{
-    api::Placement,
     model::ObjectKey,
     shared::changes,
     world::{Declared, ProcessMode, World},
@@ -31,7 +30,7 @@ impl Placements {
                 self.in_pods.remove(object);
             }
             if let Some(declared) = now {
-                let part = if is_in_pods(declared) { &mut self.in_pods } else { &mut self.here };
+                let part = if declared.is_in_pods() { &mut self.in_pods } else { &mut self.here };
                 part.insert(object.clone(), declared.clone());
             }
         }
@@ -44,8 +43,4 @@ impl Placements {
         let in_pods = World { load_balancers: self.in_pods.clone(), mode, ..world.clone() };
         Some((here, in_pods))
     }
-}
-
-fn is_in_pods(declared: &Declared) -> bool {
-    declared.spec.as_ref().is_some_and(|spec| spec.placement == Some(Placement::Sidecar))
 }

@@ -5,7 +5,7 @@ use std::{fmt, path::PathBuf, sync::Arc};
 use jiff::Timestamp;
 
 use crate::{
-    api::{Host, RefKind, Reference, TcpLoadBalancerSpec, TcpLoadBalancerStatus},
+    api::{Host, Placement, RefKind, Reference, TcpLoadBalancerSpec, TcpLoadBalancerStatus},
     model::ObjectKey,
 };
 
@@ -34,6 +34,11 @@ impl Declared {
     /// The uid from the API server.
     pub fn uid(&self) -> Option<&str> {
         self.identity.as_ref().map(|identity| &*identity.uid)
+    }
+
+    /// True if sidecars serve it.
+    pub fn is_in_pods(&self) -> bool {
+        self.spec.as_ref().is_some_and(|spec| spec.placement == Some(Placement::Sidecar))
     }
 
     /// True if a backend has a DNS name.

@@ -8,7 +8,7 @@ use super::{
     declared::{Declared, ObjectRef},
     tenancy::Tenancy,
 };
-use crate::{api::Placement, model::ObjectKey};
+use crate::model::ObjectKey;
 
 /// The load balancers by creation time, then by namespace and name. The oldest come first, for allocations that cannot
 /// satisfy all.
@@ -38,7 +38,7 @@ impl Quotas {
     pub fn of(load_balancers: &OrdMap<ObjectKey, Declared>, tenancy: Option<&Tenancy>) -> Self {
         let Some(tenancy) = tenancy else { return Self::default() };
         let (in_pods, ours): (Vec<_>, Vec<_>) =
-            oldest_first(load_balancers).into_iter().partition(|(_, declared)| is_in_pods(declared));
+            oldest_first(load_balancers).into_iter().partition(|(_, declared)| declared.is_in_pods());
         let mut quotas = Self { shares: shares(&ours, tenancy), references: None };
         // Sidecars come last, because they are only validated here.
         quotas.references =
@@ -91,10 +91,6 @@ impl Quotas {
         }
         references
     }
-}
-
-fn is_in_pods(declared: &Declared) -> bool {
-    declared.spec.as_ref().is_some_and(|spec| spec.placement == Some(Placement::Sidecar))
 }
 
 fn shares(oldest_first: &[(&ObjectKey, &Declared)], tenancy: &Tenancy) -> BTreeMap<ObjectKey, ListenerShare> {

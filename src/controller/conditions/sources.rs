@@ -70,7 +70,7 @@ fn is_same(before: Option<&Declared>, now: Option<&Declared>) -> bool {
 }
 
 /// True if the conditions are the same, apart from their messages. Desired conditions depend on the present ones: a
-/// fault is reported later if it was none before.
+/// new fault is reported after a delay.
 pub fn have_same_conditions(
     one: Option<&Arc<TcpLoadBalancerStatus>>,
     other: Option<&Arc<TcpLoadBalancerStatus>>,

@@ -61,7 +61,7 @@ impl Files {
                 }
             }
         }
-        // The target of a new link must be watched. Checked after the reading, so that a replacement meanwhile counts.
+        // The target of a new link must be watched. Checked last, since a file may be replaced during the reading.
         if !paths.iter().all(|path| fs::symlink_metadata(path).is_ok_and(|found| found.is_file())) {
             return None;
         }
