@@ -4,10 +4,10 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 IMAGE ?= docker.io/library/tcplb:$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
-.PHONY: help build test models check deny generate fuzz fuzz-corpus fuzz-smoke bench bench-smoke growth soak image e2e kind minikube demo clean
+.PHONY: help build test models check deny generate fuzz fuzz-corpus fuzz-smoke bench bench-smoke growth soak image image-program e2e kind minikube demo clean
 
 help: ## list the tasks
-	@awk -F ':[^#]*## ' '/^[a-z0-9-]+:[^#]*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':[^#]*## ' '/^[a-z0-9-]+:[^#]*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build the optimised program, target/release/tcplb
 	$(CARGO) build --release --locked
@@ -44,8 +44,8 @@ fuzz: ## run each fuzz target for SECONDS_EACH (1800) on all cores; TARGETS="pem
 fuzz-corpus: ## check the properties of the fuzz targets on the committed corpus, as in CI
 	$(CARGO) test --locked --package tcplb-fuzz
 
-fuzz-smoke: fuzz-corpus ## the same, then run each fuzz target for two minutes
-	scripts/fuzz 120
+fuzz-smoke: fuzz-corpus ## the same, then run each fuzz target for half a minute
+	scripts/fuzz 30
 
 # Two commands: a common build would give the program the library features that only the bench needs.
 bench: build ## compare with HAProxy, nginx and Envoy (bench/README.md; ARGUMENTS="--axes conn,rr"); writes docs/performance.md
@@ -56,17 +56,21 @@ bench: build ## compare with HAProxy, nginx and Envoy (bench/README.md; ARGUMENT
 
 bench-smoke: build ## count instructions and system calls, and fail if they exceed bench/baseline.json (UPDATE=1 rewrites it) or a policy fails
 	$(CARGO) test --locked --package tcplb-bench
-	$(CARGO) run --release --locked --package tcplb-bench -- smoke $(if $(UPDATE),--update)
-	$(CARGO) run --release --locked --package tcplb-bench -- show --check
+	$(CARGO) run --locked --package tcplb-bench -- smoke $(if $(UPDATE),--update)
+	$(CARGO) run --locked --package tcplb-bench -- show --check
 
 growth: build ## measure how costs grow, and fail above a limit (ARGUMENTS="--only file --clock")
-	$(CARGO) run --release --locked --package tcplb-bench -- growth $(ARGUMENTS)
+	$(CARGO) run --locked --package tcplb-bench -- growth $(ARGUMENTS)
 
 soak: build ## look for lost connections and leaks for MINUTES (10); SEED=N repeats a run
-	$(CARGO) run --release --locked --package tcplb-bench -- soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
+	$(CARGO) run --locked --package tcplb-bench -- soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 image: ## build the container image (IMAGE=NAME:TAG PLATFORM=linux/arm64), with docker, podman or buildah
 	PLATFORM=$(PLATFORM) scripts/image build $(IMAGE)
+
+image-program: image ## build the image, and copy its program to target/release/tcplb
+	mkdir -p target/release
+	scripts/image program $(IMAGE) target/release/tcplb
 
 e2e: image ## build the image, start a cluster (tests/cluster) and run the end-to-end tests on it
 	archive=$$(mktemp --suffix=.tar); trap 'rm -f "$$archive"' EXIT; \

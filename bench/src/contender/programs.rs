@@ -48,11 +48,11 @@ impl Program {
     }
 
     fn find(self) -> Option<PathBuf> {
-        let built = env::current_exe().ok()?.parent()?.to_path_buf();
+        let target = env::current_exe().ok()?.parent()?.parent()?.to_path_buf();
         match self {
-            Self::Tcplb => Some(built.join("tcplb")),
+            Self::Tcplb => Some(target.join("release/tcplb")),
             // The destination of bench/peers/install.
-            Self::Envoy => Some(built.parent()?.join("peers/envoy")),
+            Self::Envoy => Some(target.join("peers/envoy")),
             Self::Haproxy => in_path("haproxy"),
             // The Debian package of the stream module, which the configuration loads.
             Self::Nginx => {
