@@ -16,7 +16,7 @@ use super::rendering::Rendering;
 use crate::{
     model::{
         BackendHealth, BindState, Certificate, EndpointFailure, FailedOver, ListenerOutcome, ObjectKey, ReplicaReport,
-        ReportChanges, Served, UpstreamKey,
+        ReportChanges, Served, UpstreamConfig, UpstreamKey,
     },
     printable::printable,
     proxy::{Draining, DrainingResource, Monitor, View},
@@ -257,11 +257,12 @@ impl ServedStates<'_> {
         let (identity, view, upstream) = (verdict.identity.as_ref()?, &*self.input.view, self.input.upstream(object));
         let before = self.before.load_balancers.get(&identity.uid);
         let draining = self.draining.get(object).map_or(&[][..], Vec::as_slice);
+        let config = view.snapshot.upstreams.get(&UpstreamKey { object: object.clone() });
         let served = Served {
             generation: identity.generation,
             whole: if verdict.refuses() { before.and_then(|before| before.whole) } else { Some(identity.generation) },
             listeners: listeners(object, view),
-            backends: upstream.map(|upstream| backends(upstream, draining)).unwrap_or_default(),
+            backends: upstream.map(|upstream| backends(upstream, config, draining)).unwrap_or_default(),
             here: here(object, verdict, view),
             failed_over: upstream.map(|upstream| failed_over(object, upstream, view)).unwrap_or_default(),
             certificates: certificates(object, view),
@@ -317,10 +318,18 @@ fn expiries<'a>(certificates: impl Iterator<Item = &'a Arc<Certificate>>) -> BTr
     certificates.map(|certificate| (certificate.source.to_string(), certificate.not_after)).collect()
 }
 
-fn backends(upstream: &Upstream, departing: &[&Draining]) -> BTreeMap<String, BackendHealth> {
+fn backends(
+    upstream: &Upstream,
+    config: Option<&Arc<UpstreamConfig>>,
+    departing: &[&Draining],
+) -> BTreeMap<String, BackendHealth> {
     let mut backends: BTreeMap<String, BackendHealth> = BTreeMap::new();
     for endpoint in &*upstream.endpoints() {
         count(endpoint, backends.entry(endpoint.key().backend.to_string()).or_default());
+    }
+    let declared = config.into_iter().flat_map(|config| &config.backends);
+    for (name, backend) in declared.filter(|(_, backend)| backend.drained > 0) {
+        backends.entry(name.to_string()).or_default().drained = backend.drained;
     }
     for endpoint in endpoints_of(departing) {
         backends.entry(endpoint.key().backend.to_string()).or_default().draining += endpoint.active();

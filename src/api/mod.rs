@@ -12,8 +12,8 @@ mod status;
 
 pub use crd::{SCHEMA_HASH, crd, schema, schema_hash};
 pub use scalar::{
-    AddressPort, Duration, HeaderName, HexBytes, Host, HttpPath, Name, Network, ObjectName, PortRef, ServerName,
-    StatusRange, Text, format,
+    AddressPort, Duration, EndpointRef, HeaderName, HexBytes, Host, HttpPath, Name, Network, ObjectName, PortRef,
+    ServerName, StatusRange, Text, format,
 };
 pub use spec::*;
 pub use status::*;

@@ -49,9 +49,11 @@ macro_rules! string_type {
     };
 }
 
+mod endpoint_ref;
 mod network;
 mod question;
 
+pub use endpoint_ref::EndpointRef;
 pub use network::Network;
 use network::has_mapped_mark;
 pub use question::{HeaderName, HexBytes, HttpPath, StatusRange, Text};
@@ -75,6 +77,7 @@ pub fn format(name: &str) -> Option<Validator> {
         "Duration" => read::<Duration>,
         "Network" => read::<Network>,
         "AddressPort" => read::<AddressPort>,
+        "EndpointRef" => read::<EndpointRef>,
         "IpAddress" => read::<IpAddress>,
         "Name" => read::<Name>,
         "ObjectName" => read::<ObjectName>,

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 pub use service::*;
 pub use tls::*;
 
-use super::{Name, rules, status::TcpLoadBalancerStatus};
+use super::{EndpointRef, Name, rules, status::TcpLoadBalancerStatus};
 
 /// The class of objects that set none. The published schema has it as the default.
 pub const DEFAULT_CLASS: &str = "tcplb";
@@ -174,6 +174,13 @@ pub struct TcpLoadBalancerSpec {
     /// moved.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rebalance: Option<Rebalance>,
+    /// Endpoints that get no new connections, for maintenance: names of pods (`db-0`), addresses with a port
+    /// (`192.0.2.7:5432`), or addresses with any port (`192.0.2.7`). Their open connections are closed as
+    /// `drain.endpointDrained` says. `kubectl tcplb drain` and `undrain` write this list. At most 64.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub drained_endpoints: Vec<EndpointRef>,
 }
 
 /// Equality is reflexive: no field is a floating-point number.

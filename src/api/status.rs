@@ -119,6 +119,9 @@ pub struct BackendStatus {
     /// The number of usable endpoints on standby, because another priority level is active.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub standby: Option<u32>,
+    /// The number of further endpoints that `drainedEndpoints` names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drained: Option<u32>,
     /// The number of connections of all replicas that are being drained, because their endpoints get no new ones.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub draining: Option<u32>,

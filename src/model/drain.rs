@@ -45,6 +45,9 @@ pub struct EndpointDrain {
     /// Checks or connections fail, or the pod is not ready.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unhealthy: Option<Close>,
+    /// The object lists the endpoint as drained.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drained: Option<Close>,
     /// An endpoint of a lower priority number is active again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failback: Option<Close>,
@@ -57,6 +60,7 @@ impl EndpointDrain {
             DrainCause::Terminating => self.terminating,
             DrainCause::Removed => self.removed,
             DrainCause::Unhealthy => self.unhealthy,
+            DrainCause::Drained => self.drained,
             DrainCause::Failback => self.failback,
         }
     }
@@ -68,6 +72,7 @@ pub enum DrainCause {
     Terminating,
     Removed,
     Unhealthy,
+    Drained,
     Failback,
 }
 

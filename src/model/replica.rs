@@ -71,7 +71,8 @@ pub struct Served {
     pub whole: Option<i64>,
     /// By declared port.
     pub listeners: BTreeMap<u16, ListenerOutcome>,
-    /// By name. Backends without endpoints are absent, unless removed endpoints still have connections.
+    /// By name. Backends without endpoints are absent, unless endpoints are drained or removed endpoints still have
+    /// connections.
     pub backends: BTreeMap<String, BackendHealth>,
     /// Problems of this process that other replicas may not have, as sentences.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
@@ -121,6 +122,9 @@ pub struct BackendHealth {
     /// Usable endpoints that connections repeatedly fail to reach.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub failing: u32,
+    /// Further endpoints that the object lists as drained.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub drained: u32,
     /// Endpoints that are unusable until their pending first check.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub unchecked: u32,

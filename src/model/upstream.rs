@@ -41,6 +41,8 @@ pub struct UpstreamConfig {
 /// The reason why a listed endpoint does not serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum Unready {
+    /// The object lists it as drained.
+    Drained,
     /// The pod is terminating.
     Terminating,
     /// The pod is not ready.
@@ -65,12 +67,19 @@ pub struct Backend {
     pub priority: Priority,
     /// The number of further endpoints that are not ready. 0 if the share of usable endpoints does not matter.
     pub unready: usize,
+    /// The number of further endpoints that the object lists as drained.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub drained: u32,
     /// The Service. `None`: the addresses are declared.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<Arc<str>>,
     /// True if no endpoint is ready and terminating endpoints serve instead.
     #[serde(skip_serializing_if = "Not::not")]
     pub last_resort: bool,
+}
+
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 impl Backend {

@@ -54,6 +54,8 @@ close_reasons! {
     EndpointRemoved = "endpoint_removed",
     /// Drained, because the endpoint is unhealthy: `drain.endpointUnhealthy`.
     EndpointUnhealthy = "endpoint_unhealthy",
+    /// Drained, because the endpoint is in `drainedEndpoints`: `drain.endpointDrained`.
+    EndpointDrained = "endpoint_drained",
     /// Drained, because a lower `priority` number serves again: `drain.failback`.
     Failback = "failback",
     /// Drained, because the listener is no longer declared: `drain.listenerRemoved`.
@@ -138,6 +140,7 @@ impl CloseReason {
             | Self::EndpointTerminating
             | Self::EndpointRemoved
             | Self::EndpointUnhealthy
+            | Self::EndpointDrained
             | Self::Failback
             | Self::ListenerRemoved
             | Self::Rebalanced

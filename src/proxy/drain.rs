@@ -177,6 +177,7 @@ fn reason_for(cause: DrainCause) -> CloseReason {
         DrainCause::Terminating => CloseReason::EndpointTerminating,
         DrainCause::Removed => CloseReason::EndpointRemoved,
         DrainCause::Unhealthy => CloseReason::EndpointUnhealthy,
+        DrainCause::Drained => CloseReason::EndpointDrained,
         DrainCause::Failback => CloseReason::Failback,
     }
 }

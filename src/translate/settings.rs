@@ -80,6 +80,7 @@ pub(super) fn endpoint_drain(spec: &TcpLoadBalancerSpec, path: &mut FieldPath) -
         terminating: case("endpointTerminating", declared.endpoint_terminating),
         removed: case("endpointRemoved", declared.endpoint_removed),
         unhealthy: case("endpointUnhealthy", declared.endpoint_unhealthy),
+        drained: case("endpointDrained", declared.endpoint_drained),
         failback: case("failback", declared.failback),
     }
 }

@@ -112,6 +112,7 @@ impl EndpointSet {
         let unusable = unusable.map(|entry| (entry.endpoint(), DrainCause::Unhealthy));
         let removed = self.removed.iter().map(|endpoint| {
             let cause = match unready.get(endpoint.key()) {
+                Some(Unready::Drained) => DrainCause::Drained,
                 Some(Unready::Terminating) => DrainCause::Terminating,
                 Some(Unready::NotReady) => DrainCause::Unhealthy,
                 None => DrainCause::Removed,

@@ -461,8 +461,9 @@ fn largest() -> Value {
             "tcpKeepalive": {"idle": DURATION, "interval": DURATION},
             "drain": {
                 "endpointTerminating": drained, "endpointRemoved": drained, "endpointUnhealthy": drained,
-                "failback": drained, "listenerRemoved": drained, "shutdown": drained,
+                "endpointDrained": drained, "failback": drained, "listenerRemoved": drained, "shutdown": drained,
             },
+            "drainedEndpoints": (0..64).map(subdomain).collect::<Vec<_>>(),
         },
     })
 }

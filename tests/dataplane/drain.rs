@@ -136,13 +136,21 @@ fn a_terminating_endpoint_drains_by_its_policy_then_by_that_of_removal() {
             EndpointDrain { unhealthy: at_once, ..Default::default() },
             CloseReason::EndpointUnhealthy,
         ),
+        (
+            Some(Unready::Drained),
+            EndpointDrain { drained: at_once, ..Default::default() },
+            CloseReason::EndpointDrained,
+        ),
         (None, EndpointDrain { removed: at_once, ..Default::default() }, CloseReason::EndpointRemoved),
     ] {
         let backend = Backend::echo();
         let mut rig = rig(backend, drain);
         let clients = clients(&rig, 2);
         let other = Backend::echo();
-        for unready in [Unready::NotReady, Unready::Terminating].into_iter().filter(|unready| Some(*unready) != why) {
+        for unready in [Unready::NotReady, Unready::Terminating, Unready::Drained]
+            .into_iter()
+            .filter(|unready| Some(*unready) != why)
+        {
             rig.change_upstream(|upstream| {
                 replaced_by(other)(upstream);
                 upstream.unready = [(endpoint(backend).key, unready)].into();

@@ -23,6 +23,9 @@ pub struct Drain {
     /// endpoint is usable. Absent: connections are kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint_unhealthy: Option<DrainPolicy>,
+    /// The policy for an endpoint in `drainedEndpoints`, while other endpoints serve. Absent: connections are kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint_drained: Option<DrainPolicy>,
     /// The policy for an endpoint that goes to standby because a lower `priority` number is active again. Absent:
     /// connections are kept.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -38,6 +38,7 @@ fn backend(name: &str, input: &StatusInput) -> BackendStatus {
         healthy: health.iter().map(|health| health.usable.saturating_sub(health.failing)).min().unwrap_or(0),
         failing: health.iter().map(|health| health.failing).max().filter(|failing| *failing > 0),
         standby: health.iter().map(|health| health.standby).max().filter(|standby| *standby > 0),
+        drained: health.iter().map(|health| health.drained).max().filter(|drained| *drained > 0),
         draining: Some(health.iter().map(|health| health.draining).sum()).filter(|draining| *draining > 0),
         last_failure: last_failure.map(failure_status),
     }

@@ -43,11 +43,8 @@ struct TranslatedBackend {
     endpoints: Vec<EndpointConfig>,
     unready: BTreeMap<EndpointKey, Unready>,
     retention: Retention,
-    /// True if no EndpointSlice matches its Service.
-    is_unlisted: bool,
-    /// Number of pods of its Service that are not ready, without terminating ones.
-    not_ready: usize,
-    /// True if it is unlisted and had no endpoints before.
+    absent: AbsentEndpoints,
+    /// True if no EndpointSlice matches its Service, and it had no endpoints before.
     is_pending: bool,
     errors: FieldErrors,
 }
@@ -91,11 +88,11 @@ pub(super) fn translate(
     let before = kept.as_ref().map_or(&[][..], |before| &before.endpoints);
     let (mut backends, mut groups, mut unready) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
     for (index, part) in parts.into_iter().enumerate() {
-        let TranslatedBackend { name, settings, weight, endpoints, is_unlisted, not_ready, mut errors, .. } = part;
+        let TranslatedBackend { name, settings, weight, endpoints, absent, mut errors, .. } = part;
         unready.extend(part.unready);
         retention.merge(part.retention);
         if endpoints.is_empty() && kept.is_none() {
-            warn_of_no_endpoints(index, is_unlisted, not_ready, declaration, &mut errors);
+            warn_of_no_endpoints(index, absent, declaration, &mut errors);
         }
         let fallback = match endpoints.is_empty() {
             _ if !errors.refuse() => String::new(),
@@ -132,7 +129,7 @@ fn part(
     let before = declaration.last_good.upstream.as_ref().and_then(|before| before.backends.get(backend.name()));
     let service = backend.service.as_ref().map(|service| service.name.0.as_str());
     let previous_endpoints = previous_endpoints(index, before, service, declaration);
-    let Endpoints { mut serving, mut unready, not_ready, last_resort, mut retention, is_pending } =
+    let Endpoints { mut serving, mut unready, absent, last_resort, mut retention } =
         endpoints(backend, &previous_endpoints, declaration, path);
     let own_check = backend.health_check.as_ref().and_then(|check| check.active.as_ref());
     let settings = Backend {
@@ -140,7 +137,8 @@ fn part(
             Some(own) => checks::active_check(own, declaration, &mut path.at("healthCheck").at("active")),
             None => active_check.cloned(),
         },
-        unready: if asks_for_shares(declaration.spec) { not_ready } else { 0 },
+        unready: if asks_for_shares(declaration.spec) { absent.not_ready } else { 0 },
+        drained: absent.drained,
         last_resort,
         ..settings(backend, declaration, before, certificates, path)
     };
@@ -162,9 +160,8 @@ fn part(
         endpoints: serving,
         unready,
         retention,
-        is_unlisted: is_pending,
-        not_ready,
-        is_pending: is_pending && previous_endpoints.is_empty(),
+        absent,
+        is_pending: absent.is_unlisted && previous_endpoints.is_empty(),
         errors,
     }
 }
@@ -252,6 +249,7 @@ fn settings(
             .and_then(|declared| tls::translate(declared, declaration, tls_before, certificates, &mut path.at("tls"))),
         priority: Priority(path.at("priority").number(backend.priority, 0..=15)),
         unready: 0,
+        drained: 0,
         service: backend.service.as_ref().map(|service| service.name.0.as_str().into()),
         last_resort: false,
         proxy_protocol: backend.proxy_protocol.map(|version| match version {
@@ -266,13 +264,20 @@ struct Endpoints {
     serving: Vec<EndpointConfig>,
     /// Unready endpoints that served before and are still listed.
     unready: BTreeMap<EndpointKey, Unready>,
-    /// Number of endpoints that are not ready, without terminating ones.
-    not_ready: usize,
+    absent: AbsentEndpoints,
     /// True if the serving endpoints are terminating.
     last_resort: bool,
     retention: Retention,
-    /// True if no EndpointSlice matches its Service.
-    is_pending: bool,
+}
+
+/// The endpoints of a backend that do not serve.
+#[derive(Clone, Copy)]
+struct AbsentEndpoints {
+    /// True if no EndpointSlice matches the Service.
+    is_unlisted: bool,
+    /// The number of endpoints that are not ready, without terminating ones.
+    not_ready: usize,
+    drained: u32,
 }
 
 fn endpoints(
@@ -306,10 +311,15 @@ fn endpoints(
     }
     let mut retention = Retention { report_due: report_due.filter(|due| *due > context.now), ..Retention::default() };
     let name: Arc<str> = backend.name().into();
-    let not_ready = members.iter().filter(|member| member.unready == Some(Unready::NotReady)).count();
+    let mut absent = AbsentEndpoints { is_unlisted: is_pending, not_ready: 0, drained: 0 };
     let last_resort = members.iter().any(|member| member.last_resort);
     let (mut serving, mut unready) = (Vec::new(), BTreeMap::new());
-    for BackendEndpoint { address, uid, stable_id, proximity, unready: why, until, .. } in members {
+    for BackendEndpoint { address, uid, pod, stable_id, proximity, unready: why, until, .. } in members {
+        let is_drained =
+            declaration.spec.drained_endpoints.iter().any(|drained| drained.matches(address, pod.as_deref()));
+        let why = if is_drained { Some(Unready::Drained) } else { why };
+        absent.drained += u32::from(is_drained);
+        absent.not_ready += usize::from(why == Some(Unready::NotReady));
         let key = EndpointKey { backend: name.clone(), address, uid };
         retention.expirations.extend(until.filter(|_| why.is_none()).map(|until| (key.clone(), until)));
         match why {
@@ -318,7 +328,7 @@ fn endpoints(
             Some(_) => {}
         }
     }
-    Endpoints { serving, unready, not_ready, last_resort, retention, is_pending }
+    Endpoints { serving, unready, absent, last_resort, retention }
 }
 
 /// Declared addresses, and all known addresses of each DNS name.
@@ -355,10 +365,11 @@ fn resolved(addresses: &[AddressPort], context: &TranslateContext, path: &mut Fi
         .into_iter()
         .map(|address| {
             let stable_id = StableId::Address(address);
-            let (uid, unready, until) = Default::default();
+            let (uid, pod, unready, until) = Default::default();
             BackendEndpoint {
                 address,
                 uid,
+                pod,
                 stable_id,
                 proximity: Proximity::Remote,
                 unready,
@@ -387,20 +398,15 @@ fn warn_of_lookup(host: &str, lookup: Option<&Lookup>, path: &mut FieldPath) {
 }
 
 /// Warns about a backend without endpoints, unless another problem explains it.
-fn warn_of_no_endpoints(
-    index: usize,
-    is_pending: bool,
-    not_ready: usize,
-    declaration: &Declaration,
-    errors: &mut FieldErrors,
-) {
+fn warn_of_no_endpoints(index: usize, absent: AbsentEndpoints, declaration: &Declaration, errors: &mut FieldErrors) {
     let mut path = FieldPath::new(Part::Backend(index), errors);
     if !path.is_clean() {
         return;
     }
     let namespace = &declaration.object.namespace;
+    let AbsentEndpoints { is_unlisted, not_ready, drained } = absent;
     let (reason, who) = match &declaration.spec.backends[index].service {
-        Some(service) if is_pending => {
+        Some(service) if is_unlisted => {
             let BackendService { name, port, .. } = service;
             let who = format!("Service {namespace}/{name} has no ready endpoint on port {port}");
             (Reason::EndpointsPending, format!("{who}, because no EndpointSlice has that port yet"))
@@ -415,6 +421,11 @@ fn warn_of_no_endpoints(
             }
         }
         None => (Reason::NoEndpoints, "it has no endpoint".into()),
+    };
+    let who = match drained {
+        0 => who,
+        1 => format!("{who}: 1 endpoint is in `drainedEndpoints`"),
+        some => format!("{who}: {some} endpoints are in `drainedEndpoints`"),
     };
     path.warn(reason, format!("{who}; connections are refused while no other backend has a ready endpoint"));
 }

@@ -307,3 +307,52 @@ fn slices_of_other_services_and_namespaces_are_not_taken() {
     }
     assert!(first(&world).0.upstreams[&upstream("pg")].endpoints.is_empty());
 }
+
+#[test]
+fn drained_endpoints_serve_no_new_connections() {
+    let listed = |drained: &str| {
+        let slice = "addressType: IPv4, ports: [{name: sql, port: 1}], endpoints: [\
+                     {addresses: [10.0.0.1], targetRef: {kind: Pod, name: pg-1, uid: u1}}, \
+                     {addresses: [10.0.0.2], targetRef: {kind: Pod, name: pg-2, uid: u2}}, \
+                     {addresses: [10.0.0.3], targetRef: {kind: Pod, name: pg-3, uid: u3}, conditions: {ready: false}}]";
+        let mut world = pg("sql", SERVICE, &[slice]);
+        let spec = Arc::make_mut(first_mut(&mut world.load_balancers).spec.as_mut().unwrap());
+        spec.drained_endpoints = serde_saphyr::from_str(drained).unwrap();
+        spec.backends[0].weight = 3;
+        world
+    };
+    let (before, _) = first(&listed("[]"));
+    for (drained, serving, unready, count) in [
+        ("[pg-1]", &["10.0.0.2:1"][..], &[("10.0.0.1:1", Unready::Drained)][..], 1),
+        ("['10.0.0.2:1', 'pg-2', '10.0.0.1:7']", &["10.0.0.1:1"], &[("10.0.0.2:1", Unready::Drained)], 1),
+        // An endpoint that never served has no connections, but counts.
+        ("['10.0.0.3']", &["10.0.0.1:1", "10.0.0.2:1"], &[], 1),
+        ("[pg-4, '10.0.0.4']", &["10.0.0.1:1", "10.0.0.2:1"], &[], 0),
+        ("[pg-1, pg-2]", &[], &[("10.0.0.1:1", Unready::Drained), ("10.0.0.2:1", Unready::Drained)], 2),
+    ] {
+        let (snapshot, verdicts) = then(&listed(drained), &before);
+        let upstream = &snapshot.upstreams[&upstream("pg")];
+        let addresses: Vec<_> = upstream.endpoints.iter().map(|endpoint| endpoint.key.address.to_string()).collect();
+        assert_eq!(addresses, serving, "{drained}");
+        let found: Vec<_> = upstream.unready.iter().map(|(key, why)| (key.address.to_string(), *why)).collect();
+        let expected: Vec<_> = unready.iter().map(|(address, why)| ((*address).to_owned(), *why)).collect();
+        assert_eq!(found, expected, "{drained}");
+        assert_eq!(upstream.backends["pg"].drained, count, "{drained}");
+        let problems = &verdicts.values().next().unwrap().problems;
+        let says = problems.iter().any(|problem| problem.to_string().contains("2 endpoints are in `drainedEndpoints`"));
+        assert_eq!(says, serving.is_empty(), "{problems:?}");
+        let (after, _) = then(&listed("[]"), &snapshot);
+        assert_eq!(after.upstreams[&super::upstream("pg")], before.upstreams[&super::upstream("pg")], "undrained");
+    }
+}
+
+#[test]
+fn declared_addresses_can_be_drained() {
+    let (snapshot, _) = first(&world(
+        "{kind: TcpLoadBalancer, apiVersion: tcplb.io/v1alpha1, metadata: {name: pg}, spec: {listeners: [{port: 5432}], \
+         backends: [{addresses: ['10.0.0.1:1', '10.0.0.1:2', '10.0.0.2:1']}], drainedEndpoints: ['10.0.0.1:1', '10.0.0.2']}}",
+    ));
+    let upstream = &snapshot.upstreams[&upstream("pg")];
+    let addresses: Vec<_> = upstream.endpoints.iter().map(|endpoint| endpoint.key.address.to_string()).collect();
+    assert_eq!((&*addresses, upstream.backends["default"].drained), (&["10.0.0.1:2".to_owned()][..], 2));
+}

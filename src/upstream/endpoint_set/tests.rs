@@ -229,8 +229,11 @@ fn cause(why: Option<Unready>, subsets: &[&[&str]], others: &str) -> Option<Drai
 
 #[test]
 fn unready_endpoints_keep_their_connections_without_an_alternative() {
-    for (why, expected) in [(Unready::NotReady, DrainCause::Unhealthy), (Unready::Terminating, DrainCause::Terminating)]
-    {
+    for (why, expected) in [
+        (Unready::NotReady, DrainCause::Unhealthy),
+        (Unready::Terminating, DrainCause::Terminating),
+        (Unready::Drained, DrainCause::Drained),
+    ] {
         assert_eq!(cause(Some(why), &[], "+"), Some(expected));
         assert_eq!(cause(Some(why), &[], "---"), None, "nothing is usable");
         assert_eq!(cause(Some(why), &[&["eu", "b"]], "+"), Some(expected));

@@ -10,6 +10,8 @@ use crate::model::{Proximity, StableId, Unready};
 pub struct BackendEndpoint {
     pub address: SocketAddr,
     pub uid: Option<Arc<str>>,
+    /// The name of the pod.
+    pub pod: Option<Arc<str>>,
     pub stable_id: StableId,
     pub proximity: Proximity,
     /// The reason why it does not serve. `None`: it serves.
@@ -33,6 +35,7 @@ impl BackendEndpoint {
         });
         Self {
             address,
+            pod: pod.and_then(|pod| pod.name.as_deref()).map(Into::into),
             uid: target.and_then(|target| target.uid.as_deref()).map(Into::into),
             stable_id: stable_id.unwrap_or(StableId::Address(address)),
             proximity: Proximity::Remote,

@@ -50,6 +50,7 @@ impl Retained<'_> {
         BackendEndpoint {
             address: *address,
             uid: uid.clone(),
+            pod: None,
             stable_id: self.endpoint.stable_id.clone(),
             proximity: self.endpoint.proximity,
             unready: (!serves).then(|| self.conditions.unready()),
