@@ -163,7 +163,7 @@ impl LoadBalancer {
         format!(
             "apiVersion: tcplb.io/v1alpha1\nkind: TcpLoadBalancer\nmetadata: {{name: {name}}}\nspec:\n  \
              listeners: [{{port: {}, address: {}{tls}}}]\n  backends: [{{addresses: [{}]}}]\n  \
-             loadBalancing: {{algorithm: {algorithm}}}\n{HEALTH_CHECK}{connect}",
+             loadBalancing: {{algorithm: {algorithm}}}\n{TIMEOUTS}{HEALTH_CHECK}{connect}",
             address.port(),
             address.ip(),
             addresses.join(", "),
@@ -185,6 +185,8 @@ impl LoadBalancer {
     }
 }
 
+/// On a busy machine, clients may need as long for a handshake as for any other step.
+const TIMEOUTS: &str = "  timeouts: {handshake: 30s}\n";
 const HEALTH_CHECK: &str =
     "  healthCheck: {active: {type: TCP, interval: 1s, unhealthyInterval: 500ms, timeout: 1s}}\n";
 const PRECONNECT: &str = "  connect: {preconnect: {perEndpoint: 2}}\n";
