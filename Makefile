@@ -82,7 +82,7 @@ e2e: image ## build the image, start a cluster (tests/cluster) and run the end-t
 	export E2E_IMAGE=$(IMAGE); \
 	$(CARGO) test --locked --test apiserver; \
 	$(CARGO) test --locked --test chart; \
-	$(CARGO) test --locked --test e2e -- --test-threads=4 --show-output
+	$(CARGO) test --locked --test e2e -- --test-threads=16 --show-output
 
 kind: image ## build the image, and install it with the chart in a running kind cluster
 	scripts/install kind $(IMAGE)

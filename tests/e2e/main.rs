@@ -2,7 +2,7 @@
 //!
 //! `make e2e` starts the cluster and runs this; without a cluster all tests are skipped. A scenario has its own
 //! namespace, and waits for conditions with a deadline. Most scenarios run concurrently; those that take nodes or the
-//! API server away run alone.
+//! API server away, or measure, run alone afterwards.
 
 #![expect(clippy::large_futures, reason = "a test runs a single scenario")]
 #![expect(clippy::print_stdout, reason = "the tests print their measurements")]
@@ -17,3 +17,4 @@ mod installation;
 mod load;
 mod scenario;
 mod scenarios;
+mod turns;

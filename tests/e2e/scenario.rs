@@ -1,6 +1,8 @@
 //! A scenario in its own namespace. If it fails, the information for a diagnosis is printed.
 
-use std::{fmt::Debug, net::SocketAddr, panic::AssertUnwindSafe, pin::pin, sync::Mutex, time::Duration};
+use std::{
+    collections::HashMap, fmt::Debug, net::SocketAddr, panic::AssertUnwindSafe, pin::pin, sync::Mutex, time::Duration,
+};
 
 use futures::{FutureExt, TryStreamExt};
 use k8s_openapi::{
@@ -16,51 +18,37 @@ use kube::{
     Api, Client, Resource,
     api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams},
     core::GroupVersionKind,
-    discovery::pinned_kind,
+    discovery::{Scope, pinned_kind},
     runtime::{WatchStreamExt, wait::await_condition, watcher},
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tcplb::api::{TcpLoadBalancer, TcpLoadBalancerStatus};
-use tokio::{
-    sync::RwLock,
-    time::{Instant, sleep, timeout_at},
-};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
     backends::load_balancer,
     cluster::{self, WAIT_LIMIT, connect, eventually},
     harness,
     installation::Installation,
+    turns::{Isolation, Turn},
 };
-
-/// The isolation of a scenario from others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Isolation {
-    /// Other scenarios run at the same time.
-    Shared,
-    /// The scenario takes nodes or the API server away, so no other scenario runs.
-    Exclusive,
-}
-
-static TURNS: RwLock<()> = RwLock::const_new(());
 
 /// Runs a scenario in a new namespace; skipped without a cluster.
 pub async fn scenario(name: &str, isolation: Isolation, story: impl AsyncFnOnce(&Scenario)) {
     if cluster::image().is_none() {
         return harness::skip(harness::NO_CLUSTER);
     }
-    let (_shared, _alone);
-    match isolation {
-        Isolation::Shared => _shared = TURNS.read().await,
-        Isolation::Exclusive => _alone = TURNS.write().await,
-    }
+    let waiting = Instant::now();
+    let _turn = Turn::begin(isolation).await;
+    let begun = Instant::now();
     let scenario = Scenario::begin(name).await;
     let outcome = AssertUnwindSafe(story(&scenario)).catch_unwind().await;
     if outcome.is_err() {
         println!("{}", scenario.diagnosis().await);
     }
     scenario.end().await;
+    println!("{name}: {:.0?}, after {:.0?} of waiting for other scenarios", begun.elapsed(), begun - waiting);
     if let Err(panic) = outcome {
         std::panic::resume_unwind(panic);
     }
@@ -76,6 +64,8 @@ pub struct Scenario {
     kept: Mutex<Vec<String>>,
     /// Services of the installation that a finalizer retains.
     held_services: Mutex<Vec<String>>,
+    /// The kinds that have been applied: each discovery is a request.
+    kinds: Mutex<HashMap<GroupVersionKind, (ApiResource, Scope)>>,
 }
 
 impl Scenario {
@@ -91,6 +81,7 @@ impl Scenario {
             further_namespaces: Mutex::default(),
             kept: Mutex::default(),
             held_services: Mutex::default(),
+            kinds: Mutex::default(),
         };
         scenario.create_namespace(&namespace).await;
         scenario
@@ -241,9 +232,8 @@ impl Scenario {
         }
         let mut object: DynamicObject = serde_json::from_value(manifest).unwrap();
         let types = object.types.clone().expect("a manifest has a kind");
-        let gvk = GroupVersionKind::try_from(&types).unwrap();
-        let (resource, capabilities): (ApiResource, _) = pinned_kind(&self.client, &gvk).await?;
-        let api: Api<DynamicObject> = if capabilities.scope == kube::discovery::Scope::Cluster {
+        let (resource, scope) = self.discover(&GroupVersionKind::try_from(&types).unwrap()).await?;
+        let api: Api<DynamicObject> = if scope == Scope::Cluster {
             Api::all_with(self.client.clone(), &resource)
         } else {
             let namespace = object.metadata.namespace.get_or_insert(self.namespace.clone());
@@ -251,6 +241,17 @@ impl Scenario {
         };
         let name = object.metadata.name.clone().expect("a manifest has a name");
         api.patch(&name, &PatchParams::apply("e2e").force(), &Patch::Apply(&object)).await.map(drop)
+    }
+
+    async fn discover(&self, kind: &GroupVersionKind) -> Result<(ApiResource, Scope), kube::Error> {
+        let known = self.kinds.lock().unwrap().get(kind).cloned();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let (resource, capabilities) = pinned_kind(&self.client, kind).await?;
+        let found = (resource, capabilities.scope);
+        self.kinds.lock().unwrap().insert(kind.clone(), found.clone());
+        Ok(found)
     }
 
     /// Waits until an object, or its absence, satisfies a condition.

@@ -12,7 +12,8 @@ use crate::{
     backends::{PORT, load_balancer_with, sealed_pod},
     clients::{Connection, Failure},
     cluster::{WAIT_LIMIT, eventually},
-    scenario::{Isolation, Scenario, is, scenario, sentence},
+    scenario::{Scenario, is, scenario, sentence},
+    turns::Isolation,
 };
 
 /// A self-signed certificate.

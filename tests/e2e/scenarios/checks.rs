@@ -11,7 +11,8 @@ use crate::{
     backends::{PORT, READY, load_balancer_with},
     clients::brief_dial,
     cluster, harness,
-    scenario::{Isolation, Scenario, is, is_not, scenario, sentence},
+    scenario::{Scenario, is, is_not, scenario, sentence},
+    turns::Isolation,
 };
 
 const REDIS: &str = "/usr/bin/redis-server";

@@ -9,8 +9,9 @@ use crate::{
     backends::load_balancer,
     cluster::WAIT_LIMIT,
     load::{Guests, Load},
-    scenario::{Isolation, Scenario, is, is_not, scenario},
+    scenario::{Scenario, is, is_not, scenario},
     scenarios::traffic::served,
+    turns::Isolation,
 };
 
 /// Runs a scenario while new connections use a load balancer of the same name in front of this many pods of the Service

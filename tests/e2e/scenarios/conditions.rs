@@ -11,8 +11,9 @@ use crate::{
     clients::brief_visit,
     cluster,
     load::Load,
-    scenario::{Isolation, Scenario, is, is_not, scenario, sentence},
+    scenario::{Scenario, is, is_not, scenario, sentence},
     scenarios::{certificates::Certificate, churn::under_load, traffic::served},
+    turns::Isolation,
 };
 
 impl Scenario {

@@ -12,8 +12,9 @@ use crate::{
     clients::{Failure, visit},
     cluster::{WAIT_LIMIT, eventually},
     load::{Guests, Load},
-    scenario::{Isolation, Scenario, condition, scenario, sentence},
+    scenario::{Scenario, condition, scenario, sentence},
     scenarios::traffic::served,
+    turns::Isolation,
 };
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,14 +12,17 @@ use crate::{
     cluster::{self, Away, WAIT_LIMIT, eventually},
     installation::kill_container,
     load::{Guests, Load},
-    scenario::{Isolation, is, scenario, until},
+    scenario::{is, scenario, until},
     scenarios::traffic::served,
+    turns::Isolation,
 };
 
+/// The duration of an outage of the API server: the leader's term ends after 10 s, and its Lease is free after 15 s.
+const OUTAGE: Duration = Duration::from_secs(20);
 /// The time after which Kubernetes considers a node lost.
 const LOST_AFTER: Duration = Duration::from_secs(90);
 
-fn is_ready(node: Option<&Node>) -> bool {
+pub fn is_node_ready(node: Option<&Node>) -> bool {
     let conditions = node.and_then(|node| node.status.as_ref()?.conditions.as_ref());
     conditions.is_some_and(|all| all.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True"))
 }
@@ -52,7 +55,7 @@ async fn a_lost_node_costs_what_ran_there_and_the_status_follows() {
         let away = Away::node(number).await;
         let stopped = Instant::now();
         until(nodes.clone(), "it is seen that the node is lost", &lost, LOST_AFTER, |node: Option<&Node>| {
-            !is_ready(node)
+            !is_node_ready(node)
         })
         .await;
         println!("measured: Kubernetes takes {:.1?} to see that a node is lost", stopped.elapsed());
@@ -77,7 +80,7 @@ async fn a_lost_node_costs_what_ran_there_and_the_status_follows() {
         guests.leave().await;
 
         away.comes_back();
-        until(nodes, "the node is back", &lost, WAIT_LIMIT, is_ready).await;
+        until(nodes, "the node is back", &lost, WAIT_LIMIT, is_node_ready).await;
         served(address).await;
     })
     .await;
@@ -103,7 +106,7 @@ async fn serving_continues_without_the_api_server_and_catches_up_later() {
         // A pod changes during the outage: it is killed, and its node restarts it.
         kill_container(&victim, "backend").await;
         let of_the_victim = guests.at.get(victim.metadata.name.as_deref().unwrap()).copied().unwrap_or(0);
-        sleep(Duration::from_secs(30).saturating_sub(stopped.elapsed())).await;
+        sleep(OUTAGE.saturating_sub(stopped.elapsed())).await;
         load.goes_on_for(200).await;
         away.comes_back();
 

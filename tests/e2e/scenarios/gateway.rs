@@ -16,8 +16,9 @@ use crate::{
     cluster::{self, WAIT_LIMIT, eventually},
     installation::kill_container,
     load::{Guests, Load},
-    scenario::{Isolation, Scenario, condition, is, is_not, programmed_in, scenario, sentence, until},
+    scenario::{Scenario, condition, is, is_not, programmed_in, scenario, sentence, until},
     scenarios::traffic::served,
+    turns::Isolation,
 };
 
 impl Scenario {

@@ -10,7 +10,8 @@ use crate::{
     backends::load_balancer_with,
     clients::visit,
     cluster::{WAIT_LIMIT, eventually, nodes},
-    scenario::{Isolation, is, is_not, scenario, sentence},
+    scenario::{is, is_not, scenario, sentence},
+    turns::Isolation,
 };
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,7 +16,8 @@ use crate::{
     backends::load_balancer_with,
     clients::{brief_visit, visit},
     cluster::{WAIT_LIMIT, eventually},
-    scenario::{Isolation, Scenario, scenario},
+    scenario::{Scenario, scenario},
+    turns::Isolation,
 };
 
 /// One pod on each node, and so in each zone: each node has its own zone.

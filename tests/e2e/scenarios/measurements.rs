@@ -19,8 +19,9 @@ use crate::{
     clients::brief_visit,
     cluster::{WAIT_LIMIT, eventually},
     installation::Installation,
-    scenario::{Isolation, Scenario, is, scenario},
+    scenario::{Scenario, is, scenario},
     scenarios::traffic::served,
+    turns::Isolation,
 };
 
 fn median(mut times: Vec<Duration>) -> Duration {

@@ -3,8 +3,9 @@
 use crate::{
     backends::{load_balancer, load_balancer_with},
     load::Guests,
-    scenario::{Isolation, is, scenario, sentence},
+    scenario::{is, scenario, sentence},
     scenarios::{churn::under_load, traffic::served},
+    turns::Isolation,
 };
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,8 +5,9 @@ use serde_json::json;
 use crate::{
     backends::PORT,
     clients::visit,
-    scenario::{Isolation, Scenario, is, is_not, scenario, sentence},
+    scenario::{Scenario, is, is_not, scenario, sentence},
     scenarios::traffic::served,
+    turns::Isolation,
 };
 
 impl Scenario {

@@ -17,8 +17,9 @@ use crate::{
     cluster::{self, WAIT_LIMIT, eventually},
     installation::Installation,
     load::Load,
-    scenario::{Isolation, Scenario, is, scenario},
+    scenario::{Scenario, is, scenario},
     scenarios::traffic::served,
+    turns::Isolation,
 };
 
 /// The managed Service of the only load balancer.

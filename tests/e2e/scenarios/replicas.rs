@@ -12,8 +12,9 @@ use crate::{
     cluster::{WAIT_LIMIT, eventually},
     installation::kill_container,
     load::{Guests, Load},
-    scenario::{Isolation, scenario, until},
+    scenario::{scenario, until},
     scenarios::traffic::served,
+    turns::Isolation,
 };
 
 #[tokio::test(flavor = "multi_thread")]

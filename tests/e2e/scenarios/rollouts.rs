@@ -12,14 +12,15 @@ use crate::{
     cluster::{WAIT_LIMIT, nodes},
     installation::Installation,
     load::{Guests, Load},
-    scenario::{Isolation, Scenario, is, scenario, until},
+    scenario::{Scenario, is, scenario, until},
     scenarios::traffic::served,
+    turns::Isolation,
 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rollout_refuses_no_client_and_drains_long_connections() {
     scenario("rollout", Isolation::Shared, async |scenario| {
-        let (delay, drain) = (10, 20);
+        let (delay, drain) = (10, 10);
         let own = scenario.install_own(json!({"shutdownDelaySeconds": delay, "maxDrainSeconds": drain})).await;
         scenario.backends("echo", 2).await;
         scenario.apply(&load_balancer("rollout", 5432, "echo")).await;
@@ -57,7 +58,7 @@ const ALL_TYPES: [&str; 3] = ["ClusterIP", "NodePort", "LoadBalancer"];
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rollout_behind_a_local_external_address_refuses_no_client() {
     scenario("local", Isolation::Shared, async |scenario| {
-        let (delay, drain) = (10, 20);
+        let (delay, drain) = (10, 10);
         let own = scenario
             .install_own(json!({
                 "shutdownDelaySeconds": delay,

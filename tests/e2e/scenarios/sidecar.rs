@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 use crate::{
     clients::visit,
     cluster,
-    scenario::{Isolation, condition, scenario},
+    scenario::{condition, scenario},
     scenarios::traffic::{reached, served},
+    turns::Isolation,
 };
 
 /// The objects of manifests/sidecar.yaml and manifests/echo.yaml. They are changed for a cluster that pulls no images:

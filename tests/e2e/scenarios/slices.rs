@@ -16,8 +16,9 @@ use crate::{
     backends::{PORT, load_balancer},
     clients::visit,
     cluster::{WAIT_LIMIT, eventually},
-    scenario::{Isolation, Scenario, condition, is, is_not, scenario},
+    scenario::{Scenario, condition, is, is_not, scenario},
     scenarios::{tenancy::nothing_comes_back, traffic::served},
+    turns::Isolation,
 };
 
 const BY_KUBERNETES: &str = "endpointslice-controller.k8s.io";

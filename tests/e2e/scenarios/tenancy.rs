@@ -19,12 +19,13 @@ use crate::{
     backends::{PORT, load_balancer, load_balancer_with},
     clients::{Failure, LIMIT, brief_dial},
     cluster::{self, WAIT_LIMIT, eventually},
-    scenario::{Isolation, Scenario, is_not, scenario, sentence, status_in},
+    scenario::{Scenario, is_not, scenario, sentence, status_in},
     scenarios::{
         certificates::Certificate,
         slices::{slices_lead_nowhere, theirs},
         traffic::served,
     },
+    turns::Isolation,
 };
 
 /// The request of a load balancer: its name, its listeners, further parts of its spec, and the expected message.

@@ -9,8 +9,9 @@ use crate::{
     backends::{PORT, load_balancer, load_balancer_with, sealed_pod},
     clients::{Connection, Failure, SOON, brief_visit, visit},
     cluster::{WAIT_LIMIT, eventually, nodes},
-    scenario::{Isolation, Scenario, is, scenario},
+    scenario::{Scenario, is, scenario},
     scenarios::certificates::Certificate,
+    turns::Isolation,
 };
 
 /// Waits until connections are served, which kube-proxy makes possible after a while.

@@ -13,8 +13,9 @@ use crate::{
     clients::brief_visit,
     cluster::{self, WAIT_LIMIT, eventually},
     installation::Installation,
-    scenario::{Isolation, Scenario, scenario},
+    scenario::{Scenario, scenario},
     scenarios::traffic::served,
+    turns::Isolation,
 };
 
 /// The objects in the release's namespace, without those that every namespace has.
