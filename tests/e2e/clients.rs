@@ -158,6 +158,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if answer == text { Ok(()) } else { Err(Failure::Strange(format!("`{answer}` came back for `{text}`"))) }
     }
 
+    /// Waits, and fails if the connection ends before that.
+    pub async fn idle(&mut self, pause: Duration) -> Result<(), Failure> {
+        match timeout(pause, self.stream.fill_buf()).await {
+            Err(_) => Ok(()),
+            Ok(Ok([])) => Err(Failure::EndedEarly),
+            Ok(Ok(bytes)) => Err(Failure::Strange(format!("{} bytes came unrequested", bytes.len()))),
+            Ok(Err(error)) => Err(error.into()),
+        }
+    }
+
     /// Ends the client's direction, and waits for the end from the peer.
     pub async fn finish(mut self) -> Result<(), Failure> {
         self.stream.shutdown().await?;

@@ -4,23 +4,16 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::SocketAddr,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    sync::watch,
-    time::{Instant, sleep, timeout},
-};
+use tokio::time::{Instant, sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     clients::{Connection, Failure, visit},
-    cluster::{WAIT_LIMIT, eventually},
+    cluster::eventually,
 };
 
 /// Repeated new connections from several concurrent clients.
@@ -71,7 +64,7 @@ impl Load {
     /// Waits until this many more connections have been served.
     pub async fn goes_on_for(&self, more: usize) {
         let aim = self.tally().total_served() + more;
-        eventually("the load goes on", WAIT_LIMIT, async || self.tally().total_served() >= aim).await;
+        eventually("the load goes on", super::cluster::WAIT_LIMIT, async || self.tally().total_served() >= aim).await;
     }
 
     /// Waits until the set of backends that serve new connections satisfies a condition.
@@ -179,20 +172,10 @@ impl fmt::Display for Tally {
 pub struct Guests {
     stop: CancellationToken,
     tasks: TaskTracker,
+    ended: Arc<Mutex<Vec<Ending>>>,
     count: usize,
-    progress: Arc<Progress>,
     /// The number of connections at each backend at the start.
     pub at: BTreeMap<String, usize>,
-}
-
-/// The results of connections that stay open, and a request to them.
-#[derive(Default)]
-struct Progress {
-    ended: Mutex<Vec<Ending>>,
-    /// Requests a message on each connection, before the end of its interval.
-    request: watch::Sender<()>,
-    /// The number of requested messages that were answered.
-    answered: AtomicUsize,
 }
 
 /// The end of a connection that was meant to stay.
@@ -204,48 +187,26 @@ pub struct Ending {
 }
 
 impl Guests {
-    pub fn none() -> Self {
-        Self {
-            stop: CancellationToken::new(),
-            tasks: TaskTracker::new(),
-            count: 0,
-            progress: Arc::default(),
-            at: BTreeMap::new(),
-        }
-    }
-
     /// All of them must be admitted.
     pub async fn arrive(address: SocketAddr, count: usize) -> Self {
-        let mut guests = Self::none();
+        let mut guests = Self {
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            ended: Arc::default(),
+            count,
+            at: BTreeMap::new(),
+        };
         for _ in 0..count {
             let connection = Connection::open(address).await.expect("a guest is let in");
-            guests.add(connection, Duration::from_millis(500));
+            *guests.at.entry(connection.backend.clone()).or_default() += 1;
+            let (stop, ended) = (guests.stop.clone(), guests.ended.clone());
+            guests.tasks.spawn(async move { stop.run_until_cancelled(stay(connection, &ended)).await });
         }
         guests
     }
 
-    /// Keeps a connection open, with a message in each interval.
-    pub fn add<S>(&mut self, connection: Connection<S>, interval: Duration)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        self.count += 1;
-        *self.at.entry(connection.backend.clone()).or_default() += 1;
-        let (stop, progress) = (self.stop.clone(), self.progress.clone());
-        self.tasks.spawn(async move { stop.run_until_cancelled(stay(connection, interval, &progress)).await });
-    }
-
-    /// Requests a message on each connection, once, and waits until each is answered or has ended.
-    pub async fn all_answer(&self) {
-        self.progress.request.send_replace(());
-        eventually("each connection has answered or ended", WAIT_LIMIT, async || {
-            self.progress.answered.load(Relaxed) + self.endings().len() >= self.count
-        })
-        .await;
-    }
-
     pub fn endings(&self) -> Vec<Ending> {
-        self.progress.ended.lock().unwrap().clone()
+        self.ended.lock().unwrap().clone()
     }
 
     pub fn still_here(&self) -> usize {
@@ -257,25 +218,20 @@ impl Guests {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-        let endings = self.endings();
+        let endings = self.ended.lock().unwrap().clone();
         let kinds: BTreeSet<&Failure> = endings.iter().map(|ending| &ending.failure).collect();
         println!("guests: {} of {} stayed; the others: {kinds:?}", self.count - endings.len(), self.count);
         endings
     }
 }
 
-async fn stay<S>(mut connection: Connection<S>, interval: Duration, progress: &Progress)
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let (mut request, mut is_requested) = (progress.request.subscribe(), false);
+async fn stay(mut connection: Connection, ended: &Mutex<Vec<Ending>>) {
     loop {
         if let Err(failure) = connection.echo("still here").await {
             let ending = Ending { at: Instant::now(), failure, backend: connection.backend };
-            progress.ended.lock().unwrap().push(ending);
+            ended.lock().unwrap().push(ending);
             return;
         }
-        progress.answered.fetch_add(usize::from(is_requested), Relaxed);
-        is_requested = timeout(interval, request.changed()).await.is_ok();
+        sleep(Duration::from_millis(500)).await;
     }
 }
