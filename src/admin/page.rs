@@ -2,8 +2,13 @@
 
 use std::fmt::Write;
 
-use super::snapshot::{self, DrainView, EndpointView, ListenerView, LoadBalancerView};
-use crate::{model::TlsVersion, printable::printable, proxy::Monitor, state::ReadinessState};
+use super::snapshot::{self, AppliedListener, AppliedLoadBalancer};
+use crate::{
+    model::{DrainView, EndpointView, TlsVersion},
+    printable::printable,
+    proxy::Monitor,
+    state::ReadinessState,
+};
 
 pub const STYLE: &str = "\
 :root { color-scheme: light dark }
@@ -39,7 +44,7 @@ pub fn render(monitor: &Monitor, state: &ReadinessState) -> String {
     page
 }
 
-fn write_load_balancer(page: &mut String, load_balancer: &LoadBalancerView) {
+fn write_load_balancer(page: &mut String, load_balancer: &AppliedLoadBalancer) {
     let _ = write!(page, "<h2>{}</h2><p>from {}", escape(&load_balancer.name), escape(&load_balancer.origin));
     if let Some(applied) = &load_balancer.applied {
         let _ = write!(page, " · {:?}", applied.balancing.algorithm);
@@ -77,7 +82,7 @@ fn write_draining(page: &mut String, all: &[DrainView]) {
     page.push_str("</table>");
 }
 
-fn write_port(page: &mut String, port: &ListenerView) {
+fn write_port(page: &mut String, port: &AppliedListener) {
     let address = match (&port.bound, &port.failure) {
         (Some(bound), _) => mark(true, bound, ""),
         (None, failure) => mark(false, "", failure.as_deref().unwrap_or("not bound")),
@@ -109,7 +114,7 @@ fn write_member(page: &mut String, member: &EndpointView) {
         "<tr><td>{}<td>{}<td>{state}<td>{}<td class=\"number\">{}<td class=\"number\">{}<td>{}</tr>",
         escape(&member.address),
         escape(&member.backend),
-        member.check.as_ref().map_or("none", |check| check.type_),
+        member.check.as_ref().map_or("none", |check| &check.type_),
         member.active,
         member.connections,
         escape(member.last_failure.as_deref().unwrap_or(""))

@@ -1,11 +1,12 @@
 //! The applied configuration as JSON. It contains no secrets.
 
-use std::{collections::BTreeMap, sync::Arc};
-
-use serde::Serialize;
+use std::{collections::BTreeMap, fs, sync::Arc};
 
 use crate::{
-    model::{self, BindState, ListenerKey, ObjectKey, UpstreamKey},
+    model::{
+        self, BindState, DrainView, EndpointView, HostLimits, ListenerKey, ListenerView, LoadBalancerView, ObjectKey,
+        Picture, ProbeCounts, ProblemView, UpstreamKey,
+    },
     printable::limited,
     proxy::{self, ListenerState, Monitor, View},
     state::ReadinessState,
@@ -13,102 +14,14 @@ use crate::{
     upstream::{Endpoint, Upstream},
 };
 
-/// The whole document.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Picture {
-    pub generation: u64,
-    pub load_balancers: Vec<LoadBalancerView>,
-    /// Problems that belong to no load balancer.
-    pub problems: Vec<String>,
-    /// Draining endpoints and listeners, including those of removed load balancers.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub draining: Vec<DrainView>,
-}
+/// The document with all settings.
+pub type AppliedPicture = Picture<Arc<model::Listener>, Arc<model::UpstreamConfig>>;
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct DrainView {
-    pub load_balancer: String,
-    /// The endpoint or the listener.
-    pub what: String,
-    pub reason: &'static str,
-    /// The number of open connections.
-    pub active: usize,
-}
-
-/// A load balancer: its verdict and its served configuration.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct LoadBalancerView {
-    pub name: String,
-    pub origin: String,
-    pub problems: Vec<ProblemView>,
-    pub listeners: Vec<ListenerView>,
-    /// The settings for balancing, checking and connecting to endpoints. Absent: nothing is served.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub applied: Option<Arc<model::UpstreamConfig>>,
-    pub endpoints: Vec<EndpointView>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ProblemView {
-    pub severity: &'static str,
-    pub sentence: String,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ListenerView {
-    pub port: u16,
-    /// The bound address. Absent: not bound.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub bound: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub failure: Option<String>,
-    pub active: u64,
-    pub accepted: u64,
-    pub applied: Arc<model::Listener>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct EndpointView {
-    pub backend: String,
-    pub address: String,
-    pub usable: bool,
-    /// False: on standby, because another priority is active.
-    pub in_service: bool,
-    /// The effective share of its weight, in percent. It is less than 100 during slow start.
-    pub share: u32,
-    /// True if locality prefers it as near this process.
-    pub near: bool,
-    pub healthy: bool,
-    /// The active check. Absent: no probes.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub check: Option<ProbeCounts>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ejected_until: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub last_failure: Option<String>,
-    pub active: u32,
-    pub connections: u64,
-    pub preconnected: usize,
-}
-
-/// The probes of an endpoint.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ProbeCounts {
-    #[serde(rename = "type")]
-    pub type_: &'static str,
-    pub passed: u64,
-    pub failed: u64,
-}
+pub type AppliedLoadBalancer = LoadBalancerView<Arc<model::Listener>, Arc<model::UpstreamConfig>>;
+pub type AppliedListener = ListenerView<Arc<model::Listener>>;
 
 /// The current document.
-pub fn of(monitor: &Monitor, state: &ReadinessState) -> Picture {
+pub fn of(monitor: &Monitor, state: &ReadinessState) -> AppliedPicture {
     let view = monitor.view();
     let configuration = state.configuration();
     // If several have the same key, the first one is served.
@@ -122,6 +35,7 @@ pub fn of(monitor: &Monitor, state: &ReadinessState) -> Picture {
             .collect(),
         problems: configuration.problems.iter().map(bounded).collect(),
         draining: monitor.draining().iter().map(draining).filter(|draining| draining.active > 0).collect(),
+        host: Some(host_limits(|path| fs::read_to_string(path).ok())),
     }
 }
 
@@ -130,20 +44,20 @@ fn draining(departing: &proxy::Draining) -> DrainView {
     DrainView {
         load_balancer: bounded(object),
         what: bounded(resource),
-        reason: reason.label(),
+        reason: reason.label().into(),
         active: resource.open(),
     }
 }
 
 type LiveListeners<'a> = BTreeMap<&'a ListenerKey, &'a Arc<ListenerState>>;
 
-fn load_balancer(object: &ObjectKey, verdict: &Verdict, view: &View, live: &LiveListeners) -> LoadBalancerView {
+fn load_balancer(object: &ObjectKey, verdict: &Verdict, view: &View, live: &LiveListeners) -> AppliedLoadBalancer {
     let key = UpstreamKey { object: object.clone() };
     // The upstreams are sorted.
     let upstream = view.upstreams.binary_search_by(|(other, _)| other.cmp(&key));
     let upstream = upstream.ok().map(|place| &view.upstreams[place].1);
     let left_out = view.report.left_out_of(object).into_iter();
-    let left_out = left_out.map(|sentence| ProblemView { severity: label(Severity::Refused), sentence });
+    let left_out = left_out.map(|sentence| ProblemView { severity: label(Severity::Refused).into(), sentence });
     LoadBalancerView {
         name: bounded(object),
         origin: bounded(&verdict.origin),
@@ -155,7 +69,7 @@ fn load_balancer(object: &ObjectKey, verdict: &Verdict, view: &View, live: &Live
 }
 
 fn problem(problem: &crate::translate::Problem) -> ProblemView {
-    ProblemView { severity: label(problem.severity), sentence: problem.to_string() }
+    ProblemView { severity: label(problem.severity).into(), sentence: problem.to_string() }
 }
 
 fn label(severity: Severity) -> &'static str {
@@ -165,7 +79,7 @@ fn label(severity: Severity) -> &'static str {
     }
 }
 
-fn port(key: &ListenerKey, listener: &Arc<model::Listener>, view: &View, live: &LiveListeners) -> ListenerView {
+fn port(key: &ListenerKey, listener: &Arc<model::Listener>, view: &View, live: &LiveListeners) -> AppliedListener {
     let (bound, failure) = match view.report.listeners.get(key) {
         Some(BindState::Bound(address)) => (Some(address.to_string()), None),
         Some(BindState::Failed(sentence)) => (None, Some(bounded(sentence))),
@@ -208,7 +122,24 @@ fn member(endpoint: &Endpoint) -> EndpointView {
 fn check(endpoint: &Endpoint) -> Option<ProbeCounts> {
     let check = endpoint.backend().active_check.clone()?;
     let (passed, failed) = (endpoint.probes_passed(), endpoint.probes_failed());
-    Some(ProbeCounts { type_: check.probe.name(), passed, failed })
+    Some(ProbeCounts { type_: check.probe.name().into(), passed, failed })
+}
+
+/// Reads the limits from files of the kernel. Pods of other network namespaces have other values.
+fn host_limits(read: impl Fn(&str) -> Option<String>) -> HostLimits {
+    let numbers = |path: &str| -> Vec<u64> {
+        let text = read(path).unwrap_or_default();
+        text.split_whitespace().filter_map(|number| number.parse().ok()).collect()
+    };
+    let local_ports = match numbers("/proc/sys/net/ipv4/ip_local_port_range")[..] {
+        [first, last] => u16::try_from(first).ok().zip(u16::try_from(last).ok()),
+        _ => None,
+    };
+    HostLimits {
+        local_ports,
+        conntrack_entries: numbers("/proc/sys/net/netfilter/nf_conntrack_count").first().copied(),
+        conntrack_max: numbers("/proc/sys/net/netfilter/nf_conntrack_max").first().copied(),
+    }
 }
 
 /// Limits a text from outside, which may have any length. Invisible characters are escaped when the document is
@@ -219,3 +150,22 @@ fn bounded(text: &(impl ToString + ?Sized)) -> String {
 
 /// The maximum length of a text.
 const MAX_TEXT: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_limits_are_read_and_optional() {
+        let file = |path: &str| match path.rsplit('/').next() {
+            Some("ip_local_port_range") => Some("32768\t60999\n".into()),
+            Some("nf_conntrack_count") => Some("17\n".into()),
+            _ => None,
+        };
+        let limits = host_limits(file);
+        assert_eq!(limits.local_ports, Some((32768, 60999)));
+        assert_eq!((limits.conntrack_entries, limits.conntrack_max), (Some(17), None));
+        assert_eq!(host_limits(|_| None), HostLimits::default());
+        assert_eq!(host_limits(|_| Some("1 2 3".into())).local_ports, None);
+    }
+}

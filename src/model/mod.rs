@@ -13,6 +13,7 @@ mod listener;
 mod loops;
 mod maglev;
 mod network;
+mod picture;
 mod replica;
 mod report;
 mod self_signed;
@@ -38,6 +39,9 @@ pub use listener::{
 pub use loops::{Loops, loops};
 pub use maglev::{MAX_MAGLEV_SLOTS, maglev_slots};
 pub use network::Networks;
+pub use picture::{
+    DrainView, EndpointView, HostLimits, ListenerView, LoadBalancerView, Picture, ProbeCounts, ProblemView,
+};
 pub use replica::{
     BackendHealth, EndpointFailure, FailedOver, ListenerOutcome, REPORT_CHANGES, ReplicaReport, ReportChanges, Served,
 };

@@ -1,0 +1,120 @@
+//! The document of the admin page `/snapshot`: the applied configuration and the live state of one process. It contains
+//! no secrets.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
+/// The whole document. `L` and `U` are the settings of listeners and upstreams. Readers that do not need them use
+/// [`serde::de::IgnoredAny`].
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Picture<L, U> {
+    pub generation: u64,
+    pub load_balancers: Vec<LoadBalancerView<L, U>>,
+    /// Problems that belong to no load balancer.
+    pub problems: Vec<String>,
+    /// Draining endpoints and listeners, including those of removed load balancers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub draining: Vec<DrainView>,
+    /// The limits of the process's host or pod. Absent: an older version wrote the document.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostLimits>,
+}
+
+/// Limits of the kernel in the network namespace of a process. Absent: unknown.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HostLimits {
+    /// The first and the last port of `net.ipv4.ip_local_port_range`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local_ports: Option<(u16, u16)>,
+    /// The number of tracked connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conntrack_entries: Option<u64>,
+    /// The maximum number of tracked connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conntrack_max: Option<u64>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DrainView {
+    pub load_balancer: String,
+    /// The address of the endpoint, or `NAMESPACE/NAME:PORT` of the listener.
+    pub what: String,
+    pub reason: Cow<'static, str>,
+    /// The number of open connections.
+    pub active: usize,
+}
+
+/// A load balancer: its verdict and its served configuration.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LoadBalancerView<L, U> {
+    /// `NAMESPACE/NAME`.
+    pub name: String,
+    pub origin: String,
+    pub problems: Vec<ProblemView>,
+    pub listeners: Vec<ListenerView<L>>,
+    /// The settings for balancing, checking and connecting to endpoints. Absent: nothing is served.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub applied: Option<U>,
+    pub endpoints: Vec<EndpointView>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProblemView {
+    pub severity: Cow<'static, str>,
+    pub sentence: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ListenerView<L> {
+    pub port: u16,
+    /// The bound address. Absent: not bound.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bound: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+    pub active: u64,
+    pub accepted: u64,
+    pub applied: L,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointView {
+    pub backend: String,
+    pub address: String,
+    pub usable: bool,
+    /// False: on standby, because another priority is active.
+    pub in_service: bool,
+    /// The effective share of its weight, in percent. It is less than 100 during slow start.
+    pub share: u32,
+    /// True if locality prefers it as near this process.
+    pub near: bool,
+    pub healthy: bool,
+    /// The active check. Absent: no probes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub check: Option<ProbeCounts>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ejected_until: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<String>,
+    pub active: u32,
+    pub connections: u64,
+    pub preconnected: usize,
+}
+
+/// The probes of an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProbeCounts {
+    #[serde(rename = "type")]
+    pub type_: Cow<'static, str>,
+    pub passed: u64,
+    pub failed: u64,
+}
