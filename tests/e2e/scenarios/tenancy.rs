@@ -216,7 +216,7 @@ fn narrow(first: &str, second: &str) -> serde_json::Value {
     tenancy["deniedBackendNetworks"] = json!(["198.51.100.128/25"]);
     json!({
         "watchNamespaces": [first, second],
-        "rbac": {"crd": false, "aggregate": false},
+        "rbac": {"crd": false, "aggregate": false, "cli": false},
         "secrets": {"access": "None"},
         "tenancy": tenancy,
         "host": {"enabled": true, "allowedPorts": ["15440"], "namespaces": [second], "adminPort": 19902},
