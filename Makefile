@@ -37,6 +37,7 @@ generate: ## rewrite generated files: the CRD and its copies, tables in the docs
 	UPDATE=1 $(CARGO) test --locked --test chart current
 	UPDATE=1 $(CARGO) test --locked --lib the_documented_table
 	GOLDEN=write $(CARGO) test --locked --lib translate::tests::golden
+	GOLDEN=write $(CARGO) test --locked --lib kubectl
 
 fuzz: ## run each fuzz target for SECONDS_EACH (1800) on all cores; TARGETS="pem proxy_header" selects targets
 	scripts/fuzz $(or $(SECONDS_EACH),1800) $(TARGETS)

@@ -2,6 +2,8 @@
 
 mod check;
 mod cluster;
+mod completion;
+mod kubectl;
 mod run;
 mod simple;
 mod values;
@@ -10,7 +12,13 @@ use std::path::PathBuf;
 
 pub use check::{CheckArgs, CheckMode, CheckOutput};
 use clap::{Args, Parser, Subcommand};
+pub use clap_complete::Shell;
 pub use cluster::{Controller, PlacementName, Sidecar};
+pub use completion::kubectl_completion;
+pub use kubectl::{
+    BundleFlags, ClusterFlags, DoctorFlags, DoctorOutput, Kubectl, KubectlCli, KubectlCommand, StatusFlags,
+    StatusOutput,
+};
 pub use run::{LogFormat, RunArgs};
 pub use simple::Simple;
 use values::admin_address;
@@ -49,6 +57,22 @@ pub enum Command {
     /// unknown reference. 2: the check could not run, because of wrong arguments, an invalid values file or an
     /// unreachable cluster.
     Check(CheckArgs),
+    /// Inspect the load balancers of a cluster and their replicas. Installed as kubectl-tcplb, this is `kubectl tcplb`.
+    Kubectl(Box<Kubectl>),
+    /// Print a completion script for a shell.
+    ///
+    /// For bash: source <(tcplb completion bash). `kubectl tcplb` is completed by kubectl, if this program is also
+    /// installed as kubectl_complete-tcplb.
+    Completion {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Write man pages of all commands.
+    Man {
+        /// The folder for the files. It must exist.
+        #[arg(long, value_name = "FOLDER", default_value = ".")]
+        out: PathBuf,
+    },
     /// Print the CustomResourceDefinition.
     Crd,
     /// Convert the configuration of another load balancer to a manifest.

@@ -24,6 +24,7 @@
 //! - [`metrics`] and [`admin`]: metrics and admin pages;
 //! - `shared`: shared values in persistent maps;
 //! - `printable`: makes text from outside safe for logs, pages and statuses;
+//! - [`kubectl`]: `kubectl tcplb`, which inspects the load balancers of a cluster;
 //! - [`tools`]: a test backend, self-signed certificates, conversions into manifests.
 
 #![deny(unsafe_code)]
@@ -38,6 +39,7 @@ pub mod controller;
 mod cost;
 mod descriptors;
 pub mod drain;
+pub mod kubectl;
 mod memory;
 pub mod metrics;
 pub mod model;

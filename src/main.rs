@@ -2,11 +2,10 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use tcplb::{app, cli::Cli};
+use tcplb::app;
 
 fn main() -> ExitCode {
-    match app::run(Cli::parse().command) {
+    match app::run_command_line() {
         Ok(code) => code,
         Err(error) => {
             app::print_error(&format!("tcplb: {error}"));

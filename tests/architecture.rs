@@ -39,6 +39,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("tools", &["api"]),
     ("cost", &[]),
     ("cli", &["api", "metrics", "model", "proxy"]),
+    ("kubectl", &["api", "cli", "model", "printable", "source", "world"]),
 ];
 
 /// The only module that may use all others.

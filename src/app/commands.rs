@@ -7,13 +7,14 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
+use clap::CommandFactory;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::{runtime::on_control_runtime, shutdown::Signals};
 use crate::{
     api,
-    cli::{Cert, ProbeArgs, TestBackend},
+    cli::{Cert, Cli, KubectlCli, ProbeArgs, Shell, TestBackend},
     printable::{printable, printable_lines},
     source::decoded,
     tools::{backend, cert, convert, probe},
@@ -37,6 +38,21 @@ pub fn convert_golb(file: &Path) -> anyhow::Result<ExitCode> {
         eprintln!("warning: {}", printable(warning, MAX_TEXT));
     }
     print(&converted.manifest)
+}
+
+/// `tcplb completion SHELL`
+pub fn completion(shell: Shell) -> anyhow::Result<ExitCode> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "tcplb", &mut script);
+    print(&String::from_utf8(script)?)
+}
+
+/// `tcplb man`
+pub fn man(folder: &Path) -> anyhow::Result<ExitCode> {
+    let write = |command| clap_mangen::generate_to(command, folder);
+    let written = write(Cli::command()).and_then(|()| write(KubectlCli::command().bin_name("kubectl-tcplb")));
+    written.with_context(|| format!("cannot write man pages to {}: create the folder", folder.display()))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// `tcplb cert NAME…`

@@ -12,13 +12,15 @@ mod serve;
 mod shutdown;
 mod source;
 
-use std::process::ExitCode;
+use std::{ffi::OsStr, path::Path, process::ExitCode};
 
 use anyhow::{Context, bail};
+use clap::Parser;
 use tracing::error;
 
 use crate::{
-    cli::{Command, Convert, LogFormat, Simple, Standalone},
+    cli::{Cli, Command, Convert, KubectlCli, LogFormat, Simple, Standalone, kubectl_completion},
+    kubectl,
     memory::share_arenas,
     printable::printable,
     proxy::socket::Sharing,
@@ -29,6 +31,28 @@ use log::log_to_stderr;
 use runtime::on_control_runtime;
 use serve::{Empty, Serving, serve};
 use source::Source;
+
+/// The program's name as a plugin of kubectl.
+const PLUGIN: &str = "kubectl-tcplb";
+/// The program's name when kubectl completes the words of the plugin.
+const PLUGIN_COMPLETION: &str = "kubectl_complete-tcplb";
+
+/// Runs the command line. The name of the program selects between `tcplb`, `kubectl-tcplb` and
+/// `kubectl_complete-tcplb`. A wrong command line ends the process.
+///
+/// # Errors
+/// A sentence for the user, safe for a terminal.
+pub fn run_command_line() -> Result<ExitCode, String> {
+    let name = std::env::args_os().next().unwrap_or_default();
+    match Path::new(&name).file_name().and_then(OsStr::to_str) {
+        Some(PLUGIN) => run(Command::Kubectl(Box::new(KubectlCli::parse().kubectl))),
+        Some(PLUGIN_COMPLETION) => {
+            let words: Vec<String> = std::env::args().skip(1).collect();
+            commands::print(&kubectl_completion(&words)).map_err(|error| error.to_string())
+        }
+        _ => run(Cli::parse().command),
+    }
+}
 
 /// Runs a command.
 ///
@@ -52,6 +76,9 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Check(arguments) => Ok(check::run(arguments)),
+        Command::Kubectl(arguments) => on_control_runtime(kubectl::run(*arguments)),
+        Command::Completion { shell } => commands::completion(shell),
+        Command::Man { out } => commands::man(&out),
         Command::Crd => commands::crd(),
         Command::Convert(Convert::Golb { file }) => commands::convert_golb(&file),
         Command::Cert(arguments) => commands::certificate(&arguments),

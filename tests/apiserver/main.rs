@@ -12,6 +12,7 @@ mod check;
 mod crd;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod kubectl;
 mod leader;
 mod owners;
 mod source;

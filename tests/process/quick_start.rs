@@ -213,7 +213,8 @@ fn the_custom_resource_definition_is_printed() {
 fn every_command_explains_itself_and_all_its_options() {
     let (code, output, _) = run(&["--help"]);
     assert_eq!(code, 0);
-    for command in ["standalone", "demo", "check", "crd", "convert", "cert", "backend"] {
+    for command in ["standalone", "demo", "check", "kubectl", "completion", "man", "crd", "convert", "cert", "backend"]
+    {
         assert!(output.contains(&format!("\n  {command} ")), "{command}: {output}");
         let (code, help, _) = run(&[command, "-h"]);
         assert_eq!(code, 0, "{command}");
@@ -228,6 +229,48 @@ fn every_command_explains_itself_and_all_its_options() {
     assert!(code == 2 && error.contains("--port"), "{code} {error}");
     let (code, _, error) = run(&["standalone", "--lisen", ":4000"]);
     assert!(code == 2 && error.contains("--listen"), "{code} {error}");
+}
+
+/// Man pages and completion scripts are generated from the same arguments as the help.
+#[test]
+fn completion_scripts_and_man_pages_have_every_command() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let (code, script, error) = run(&["completion", shell]);
+        assert_eq!((code, error.as_str()), (0, ""), "{shell}");
+        assert!(script.contains("standalone") && script.contains("doctor"), "{shell}: {script}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap();
+    assert_eq!(run(&["man", "--out", path]), (0, String::new(), String::new()));
+    for (page, part) in [("tcplb.1", "tcplb\\-standalone(1)"), ("kubectl-tcplb-status.1", "all\\-namespaces")] {
+        let text = fs::read_to_string(folder.path().join(page)).unwrap_or_default();
+        assert!(text.contains(part), "{page}: {text}");
+    }
+    let (code, _, error) = run(&["man", "--out", "/does/not/exist"]);
+    assert!(code == 1 && error.contains("create the folder"), "{code} {error}");
+}
+
+/// The name of the program selects the commands.
+#[test]
+fn as_a_plugin_of_kubectl_the_program_has_its_commands_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |name: &str, arguments: &[&str]| {
+        let path = folder.path().join(name);
+        if !path.exists() {
+            std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_tcplb"), &path).unwrap();
+        }
+        let output = std::process::Command::new(path).args(arguments).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let (code, help, _) = run("kubectl-tcplb", &["--help"]);
+    assert_eq!(code, Some(0));
+    assert!(help.contains("kubectl tcplb") && help.contains("status") && !help.contains("standalone"), "{help}");
+    assert_eq!(run("kubectl_complete-tcplb", &["status", "-o", "w"]).1, "wide\n:4\n");
+    let (code, _, error) = run("kubectl-tcplb", &["status", "--kubeconfig", "/does/not/exist"]);
+    assert!(code == Some(1) && error.contains("--kubeconfig /does/not/exist"), "{code:?} {error}");
+    let (code, _, error) = run("kubectl-tcplb", &["doctor", "--kubeconfig", "/does/not/exist"]);
+    assert!(code == Some(2) && error.contains("--kubeconfig /does/not/exist"), "{code:?} {error}");
 }
 
 #[test]

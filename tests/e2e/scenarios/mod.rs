@@ -6,6 +6,7 @@ mod failover;
 mod faults;
 mod gateway;
 mod host;
+mod kubectl;
 mod locality;
 mod measurements;
 mod mistakes;

@@ -1,0 +1,188 @@
+//! The arguments of `kubectl tcplb`, which is also `tcplb kubectl`.
+
+use std::{num::NonZeroU64, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::api;
+
+/// Inspect the TcpLoadBalancers of a cluster and their replicas.
+///
+/// Reads replicas through the API server, and changes nothing. Install the program as kubectl-tcplb in a folder of PATH
+/// to run it as `kubectl tcplb`.
+#[derive(Debug, Parser)]
+#[command(name = "kubectl-tcplb", bin_name = "kubectl tcplb", version, max_term_width = 120)]
+pub struct KubectlCli {
+    #[command(flatten)]
+    pub kubectl: Kubectl,
+}
+
+#[derive(Args, Debug)]
+pub struct Kubectl {
+    #[command(flatten)]
+    pub cluster: ClusterFlags,
+    #[command(subcommand)]
+    pub command: KubectlCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum KubectlCommand {
+    /// Show the state of load balancers: conditions, addresses, and endpoints and certificates as each replica sees
+    /// them.
+    ///
+    /// Exit code 0: the state is shown, whatever it is. 1: it cannot be read, or there is no such load balancer.
+    Status(StatusFlags),
+    /// Check the cluster, the installation and its load balancers, and print what to do about each problem.
+    ///
+    /// Exit code 0: no errors. 1: errors; with --strict also warnings. 2: the checks could not run, because of wrong
+    /// arguments or an unusable kubeconfig.
+    Doctor(DoctorFlags),
+    /// Write an archive for the analysis of a problem: objects, and the report, snapshot, metrics and log of each
+    /// replica.
+    ///
+    /// It contains no Secrets, private keys and passwords; values that may be secret are removed. Parts that cannot be
+    /// read are named. Exit code 0: the archive is written. 1: it is not.
+    Bundle(BundleFlags),
+}
+
+/// The flags of kubectl that select a cluster.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Cluster")]
+pub struct ClusterFlags {
+    /// The kubeconfig file. Default: the files in KUBECONFIG, then ~/.kube/config, then the pod's service account.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// The context of the kubeconfig. Default: its current context.
+    #[arg(long, global = true, value_name = "NAME")]
+    pub context: Option<String>,
+    /// The cluster of the kubeconfig. Default: that of the context.
+    #[arg(long, global = true, value_name = "NAME")]
+    pub cluster: Option<String>,
+    /// The user of the kubeconfig. Default: that of the context.
+    #[arg(long, global = true, value_name = "NAME")]
+    pub user: Option<String>,
+    /// The user name to impersonate.
+    #[arg(long = "as", global = true, value_name = "NAME")]
+    pub as_user: Option<String>,
+    /// A group to impersonate. May be repeated.
+    #[arg(long = "as-group", global = true, value_name = "NAME", requires = "as_user")]
+    pub as_groups: Vec<String>,
+    /// The namespace of the load balancers. Default: that of the context.
+    #[arg(short, long, global = true, value_name = "NAME")]
+    pub namespace: Option<String>,
+    /// The time limit of each request; 0: none.
+    #[arg(long, global = true, value_name = "DURATION", default_value = "30s", value_parser = request_timeout)]
+    pub request_timeout: api::Duration,
+    /// The namespace of the replicas. Default: all namespaces are searched.
+    #[arg(long, global = true, value_name = "NAME")]
+    pub install_namespace: Option<String>,
+    /// The label selector of the replica pods. They have a container port named `admin`.
+    #[arg(short = 'l', long, global = true, value_name = "SELECTOR", default_value = "app.kubernetes.io/name=tcplb")]
+    pub selector: String,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct StatusFlags {
+    /// The load balancer. Default: a list of all in the namespace.
+    pub name: Option<String>,
+    /// List the load balancers of all namespaces.
+    #[arg(short = 'A', long, conflicts_with_all = ["name", "namespace"])]
+    pub all_namespaces: bool,
+    /// The output format. Default: text.
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = StatusOutput::Text)]
+    pub output: StatusOutput,
+    /// Read the state again, and print it whenever it has changed.
+    #[arg(short, long)]
+    pub watch: bool,
+    /// The seconds between two readings with --watch.
+    #[arg(long, value_name = "SECONDS", default_value = "2", requires = "watch")]
+    pub interval: NonZeroU64,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct DoctorFlags {
+    /// Check whether the chart can be installed, instead of an installation.
+    #[arg(long)]
+    pub pre: bool,
+    /// The time for which to repeat the checks until there are no errors.
+    #[arg(long, value_name = "DURATION", default_value = "0s")]
+    pub wait: api::Duration,
+    /// Exit with code 1 also for warnings.
+    #[arg(long)]
+    pub strict: bool,
+    /// Do not connect to load balancers.
+    #[arg(long)]
+    pub skip_connections: bool,
+    /// The output format.
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = DoctorOutput::Text)]
+    pub output: DoctorOutput,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct BundleFlags {
+    /// The file to create; `-`: standard output. Default: tcplb-bundle-TIME.tar.gz in the current folder.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Replace the names of namespaces, load balancers, Services, pods, nodes and hosts by hashes. Replicas keep their
+    /// names, and IP addresses are not replaced.
+    #[arg(long)]
+    pub hash_names: bool,
+    /// The number of lines at the end of each log.
+    #[arg(long, value_name = "NUMBER", default_value_t = 10_000, value_parser = clap::value_parser!(i64).range(0..))]
+    pub log_lines: i64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DoctorOutput {
+    /// A line for each result.
+    Text,
+    Json,
+    Yaml,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum StatusOutput {
+    /// Tables for people.
+    Text,
+    /// Tables with more columns.
+    Wide,
+    Json,
+    Yaml,
+}
+
+/// A duration as in kubectl: `0` and plain seconds are allowed.
+fn request_timeout(text: &str) -> Result<api::Duration, String> {
+    match text.parse::<u64>() {
+        Ok(seconds) => Ok(api::Duration(std::time::Duration::from_secs(seconds))),
+        Err(_) => text.parse(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_of_kubectl_is_consistent() {
+        KubectlCli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_of_kubectl_may_follow_the_command() {
+        let line = "kubectl-tcplb status pg -n shop --context prod --request-timeout 5 -o wide";
+        let parsed = KubectlCli::try_parse_from(line.split(' ')).unwrap().kubectl;
+        assert_eq!(parsed.cluster.namespace.as_deref(), Some("shop"));
+        assert_eq!(parsed.cluster.context.as_deref(), Some("prod"));
+        assert_eq!(parsed.cluster.request_timeout.0, Duration::from_secs(5));
+        let KubectlCommand::Status(flags) = parsed.command else { panic!("{parsed:?}") };
+        assert_eq!((flags.name.as_deref(), flags.output), (Some("pg"), StatusOutput::Wide));
+        for wrong in ["status pg -A", "status -A -n shop", "status --interval 1", "status --as-group ops"] {
+            let line = format!("kubectl-tcplb {wrong}");
+            assert!(KubectlCli::try_parse_from(line.split(' ')).is_err(), "{wrong}");
+        }
+    }
+}

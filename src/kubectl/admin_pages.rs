@@ -1,0 +1,148 @@
+//! Reads the admin pages of replicas through the API server, by port forwarding: the admin port needs to be open on the
+//! loopback address only.
+
+use std::{fmt, time::Duration};
+
+use futures::{StreamExt, stream};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::{
+    Request, StatusCode,
+    body::Bytes,
+    client::conn::http1::handshake,
+    header::{DATE, HOST, HeaderValue},
+};
+use hyper_util::rt::TokioIo;
+use jiff::{Timestamp, fmt::rfc2822};
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{
+    connection::ClusterConnection,
+    replica::ReplicaPod,
+    right::{AccessError, Right},
+};
+use crate::{
+    model::{Picture, ReplicaReport},
+    printable::printable,
+};
+
+/// The maximum size of a page: that of several thousand load balancers.
+const MAX_PAGE: usize = 64 << 20;
+/// The number of replicas that are read at a time.
+const CONCURRENT: usize = 16;
+/// The maximum length of an error of a connection, in bytes.
+const MAX_ERROR: usize = 512;
+
+/// The document of `/snapshot`, without settings.
+pub type StatePicture = Picture<IgnoredAny, IgnoredAny>;
+
+/// An admin page.
+#[derive(Clone, Debug)]
+pub struct AdminPage {
+    pub body: Bytes,
+    /// The clock of the replica, in seconds.
+    pub date: Option<Timestamp>,
+}
+
+impl AdminPage {
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, PageError> {
+        serde_json::from_slice(&self.body).map_err(|error| PageError::Unreadable(error.to_string()))
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PageError {
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    #[error("cannot connect to its admin port: {0}")]
+    Connect(String),
+    #[error("no answer of its admin port within {0:?}")]
+    Silent(Duration),
+    #[error("its admin port answers {0}")]
+    Refused(StatusCode),
+    #[error("its answer cannot be read: {0}")]
+    Unreadable(String),
+}
+
+/// The pages that most commands read.
+#[derive(Debug)]
+pub struct ReplicaPages {
+    pub report: ReplicaReport,
+    pub picture: StatePicture,
+    /// The clock of the replica, in seconds.
+    pub date: Option<Timestamp>,
+}
+
+/// Reads the report and the snapshot of each replica, in their order.
+pub async fn read_all(connection: &ClusterConnection, replicas: &[ReplicaPod]) -> Vec<Result<ReplicaPages, PageError>> {
+    let reading = replicas.iter().map(async |replica| {
+        let report = page(connection, replica, "/report").await?;
+        let picture = page(connection, replica, "/snapshot").await?;
+        Ok(ReplicaPages { report: report.json()?, picture: picture.json()?, date: picture.date })
+    });
+    stream::iter(reading).buffered(CONCURRENT).collect().await
+}
+
+/// Reads one page of a replica.
+pub async fn page(connection: &ClusterConnection, replica: &ReplicaPod, path: &str) -> Result<AdminPage, PageError> {
+    let reading = read(connection, replica, path);
+    match connection.timeout {
+        Some(limit) => timeout(limit, reading).await.map_err(|_| PageError::Silent(limit))?,
+        None => reading.await,
+    }
+}
+
+async fn read(connection: &ClusterConnection, replica: &ReplicaPod, path: &str) -> Result<AdminPage, PageError> {
+    let pods: Api<Pod> = Api::namespaced(connection.client.clone(), &replica.key.namespace);
+    let port = replica.admin_port;
+    let forwarder = pods.portforward(&replica.key.name, &[port]).await;
+    let mut forwarder = forwarder.map_err(|error| port_forward(&replica.key.namespace).error(&error))?;
+    let failed = |error: &dyn fmt::Display| PageError::Connect(printable(&error.to_string(), MAX_ERROR).into_owned());
+    let stream = forwarder.take_stream(port).ok_or_else(|| failed(&"the port is not forwarded"))?;
+    let refusal = forwarder.take_error(port);
+    let exchange = async {
+        let (mut requests, driver) = handshake(TokioIo::new(stream)).await?;
+        let _driver = AbortOnDropHandle::new(tokio::spawn(driver));
+        let request = Request::get(path).header(HOST, "localhost").body(Empty::<Bytes>::new());
+        // The paths are constants.
+        let request = request.unwrap_or_default();
+        let response = requests.send_request(request).await?;
+        let (status, date) = (response.status(), response.headers().get(DATE).and_then(time));
+        Ok::<_, hyper::Error>((status, date, Limited::new(response.into_body(), MAX_PAGE).collect().await))
+    };
+    match exchange.await {
+        Ok((StatusCode::OK, date, Ok(body))) => Ok(AdminPage { body: body.to_bytes(), date }),
+        Ok((StatusCode::OK, _, Err(error))) => Err(PageError::Unreadable(error.to_string())),
+        Ok((status, ..)) => Err(PageError::Refused(status)),
+        // The kubelet has the cause; the stream only ends.
+        Err(error) => match refusal {
+            Some(refusal) => Err(refusal.await.map_or_else(|| failed(&error), |refusal| failed(&refusal))),
+            None => Err(failed(&error)),
+        },
+    }
+}
+
+/// The permission to forward ports. Kubernetes before 1.35 requires `get` instead.
+fn port_forward(namespace: &str) -> Right {
+    Right::new("create", "", "pods/portforward").in_namespace(Some(namespace))
+}
+
+/// The time of a `Date` header.
+pub fn time(header: &HeaderValue) -> Option<Timestamp> {
+    rfc2822::DateTimeParser::new().parse_timestamp(header.to_str().ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_date_of_an_answer_is_the_clock_of_the_replica() {
+        let header = HeaderValue::from_static("Tue, 01 Dec 2026 08:41:32 GMT");
+        assert_eq!(time(&header), Some("2026-12-01T08:41:32Z".parse().unwrap()));
+        assert_eq!(time(&HeaderValue::from_static("yesterday")), None);
+    }
+}

@@ -1,0 +1,135 @@
+//! One real connection through each address of a load balancer.
+
+use std::time::Duration;
+
+use futures::{StreamExt, stream};
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+use super::facts::{AttemptOutcome, ConnectionAttempt, InstallationFacts, key};
+use crate::{
+    api::{AddressType, Placement, ServiceType, TcpLoadBalancer},
+    kubectl::{connection::ClusterConnection, replica::ReplicaPod, right::Right},
+    model::{ListenerOutcome, ObjectKey},
+    printable::printable,
+    world::managed_service,
+};
+
+/// The time limit for establishing a connection.
+const CONNECT: Duration = Duration::from_secs(3);
+/// A connection that stays open for this long counts as served: the proxy closes those without an endpoint at once.
+const STAYS_OPEN: Duration = Duration::from_millis(500);
+/// The number of connections at a time.
+const CONCURRENT: usize = 32;
+/// The maximum length of an error, in bytes.
+const MAX_ERROR: usize = 256;
+
+/// An address that is connected to.
+struct AttemptTarget<'a> {
+    object: ObjectKey,
+    host: String,
+    port: u16,
+    is_internal: bool,
+    /// A replica that serves the load balancer, and its proxy port.
+    replica: Option<(&'a ReplicaPod, u16)>,
+}
+
+/// Connects to the first listener of each load balancer, at each of its addresses.
+pub async fn attempts(connection: &ClusterConnection, facts: &InstallationFacts) -> Vec<ConnectionAttempt> {
+    let targets = facts.load_balancers().iter().flat_map(|object| targets(object, facts));
+    let connecting = targets.map(async |target| attempt(connection, target).await);
+    stream::iter(connecting).buffered(CONCURRENT).collect().await
+}
+
+fn targets<'a>(object: &TcpLoadBalancer, facts: &'a InstallationFacts) -> Vec<AttemptTarget<'a>> {
+    let (Some(listener), Some(status)) = (object.spec.listeners.first(), &object.status) else { return Vec::new() };
+    let object_key = key(object);
+    let is_host = object.spec.placement == Some(Placement::Host);
+    let type_ = object.spec.service.as_ref().map_or(ServiceType::ClusterIp, |service| service.type_);
+    // The name of the managed Service resolves in the cluster only.
+    let own_name = managed_service::name(&object_key) + ".";
+    let uid = object.metadata.uid.as_deref().unwrap_or_default();
+    let replica = facts.readable().find_map(|(pod, pages)| {
+        let served = pages.report.load_balancers.get(uid)?;
+        match served.listeners.get(&listener.port)? {
+            ListenerOutcome::Bound(port) => Some((pod, *port)),
+            ListenerOutcome::Failed(_) => None,
+        }
+    });
+    let addresses = status.addresses.iter();
+    let addresses =
+        addresses.filter(|address| address.type_ != AddressType::Hostname || !address.value.starts_with(&own_name));
+    let target = |address: &crate::api::Address| AttemptTarget {
+        object: object_key.clone(),
+        host: address.value.clone(),
+        port: listener.port,
+        is_internal: !is_host && type_ != ServiceType::LoadBalancer,
+        replica,
+    };
+    addresses.map(target).collect()
+}
+
+async fn attempt(connection: &ClusterConnection, target: AttemptTarget<'_>) -> ConnectionAttempt {
+    let AttemptTarget { object, host, port, is_internal, replica } = target;
+    let direct = match timeout(CONNECT, TcpStream::connect((host.as_str(), port))).await {
+        Ok(Ok(stream)) => outcome(stream).await,
+        Ok(Err(error)) => AttemptOutcome::Failed(error.to_string()),
+        Err(_) => AttemptOutcome::Failed(format!("no answer within {} s", CONNECT.as_secs())),
+    };
+    let through_replica = match (&direct, replica) {
+        (AttemptOutcome::Failed(_), Some((pod, port))) => {
+            Some((pod.key.name.to_string(), through(connection, pod, port).await))
+        }
+        _ => None,
+    };
+    let address = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    ConnectionAttempt { object, address, is_internal, direct, through_replica }
+}
+
+/// Connects to a port of a replica by port forwarding.
+async fn through(connection: &ClusterConnection, pod: &ReplicaPod, port: u16) -> AttemptOutcome {
+    let pods: Api<Pod> = Api::namespaced(connection.client.clone(), &pod.key.namespace);
+    let failed = |error: String| AttemptOutcome::Failed(printable(&error, MAX_ERROR).into_owned());
+    let right = || Right::new("create", "", "pods/portforward").in_namespace(Some(&pod.key.namespace));
+    match timeout(CONNECT, pods.portforward(&pod.key.name, &[port])).await {
+        Err(_) => failed(format!("no answer within {} s", CONNECT.as_secs())),
+        Ok(Err(error)) => failed(right().error(&error).to_string()),
+        Ok(Ok(mut forwarder)) => match forwarder.take_stream(port) {
+            Some(stream) => outcome(stream).await,
+            None => failed("the port is not forwarded".into()),
+        },
+    }
+}
+
+/// The outcome of an established connection.
+async fn outcome(mut stream: impl AsyncRead + Unpin) -> AttemptOutcome {
+    match timeout(STAYS_OPEN, stream.read(&mut [0; 1])).await {
+        Ok(Ok(0) | Err(_)) => AttemptOutcome::Closed,
+        Ok(Ok(_)) | Err(_) => AttemptOutcome::Open,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncWriteExt, duplex};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_served_unless_it_is_closed_at_once() {
+        let (silent, _open) = duplex(16);
+        assert_eq!(outcome(silent).await, AttemptOutcome::Open);
+        let (greeted, mut server) = duplex(16);
+        server.write_all(b"hello").await.unwrap();
+        drop(server);
+        assert_eq!(outcome(greeted).await, AttemptOutcome::Open);
+        let (closed, server) = duplex(16);
+        drop(server);
+        assert_eq!(outcome(closed).await, AttemptOutcome::Closed);
+    }
+}

@@ -1,0 +1,159 @@
+//! The replicas: readiness, versions, leader and proxy ports.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::coordination::v1::Lease;
+
+use crate::{
+    api::Placement,
+    kubectl::doctor::{
+        document::{CheckName, CheckResult, count},
+        facts::{DoctorFacts, InstallationFacts, ReplicaFacts},
+    },
+    model::{ListenerOutcome, ObjectKey},
+    world::{Allocation, Allocations},
+};
+
+/// A Lease that was renewed longer ago than its duration has no leader.
+const DEFAULT_LEASE_SECONDS: i32 = 15;
+
+pub fn replicas(facts: &InstallationFacts, _: &DoctorFacts) -> Vec<CheckResult> {
+    let found = match &facts.replicas {
+        Err(error) => return vec![CheckResult::error(CheckName::Replicas, format!("no replicas are known: {error}"))],
+        Ok(found) if found.is_empty() => {
+            let text = "no replica was found: install the chart, or set --selector and --install-namespace";
+            return vec![CheckResult::error(CheckName::Replicas, text)];
+        }
+        Ok(found) => found,
+    };
+    let problems: Vec<_> = found.iter().filter_map(problem).collect();
+    if !problems.is_empty() {
+        return problems;
+    }
+    let nodes: BTreeSet<_> = found.iter().filter_map(|replica| replica.pod.node.as_deref()).collect();
+    let text = format!("ready: {} on {}", count(found.len(), "replica"), count(nodes.len(), "node"));
+    vec![CheckResult::ok(CheckName::Replicas, text)]
+}
+
+fn problem(replica: &ReplicaFacts) -> Option<CheckResult> {
+    let pod = &replica.pod;
+    let problem = match &replica.pages {
+        _ if pod.is_terminating => return Some(CheckResult::warning(CheckName::Replicas, "is ending").about(&pod.key)),
+        Err(error) => error.to_string(),
+        Ok(_) if !pod.ready => "the pod is not ready: see its events and log".into(),
+        Ok(_) => return None,
+    };
+    Some(CheckResult::error(CheckName::Replicas, problem).about(&pod.key))
+}
+
+pub fn versions(facts: &InstallationFacts, _: &DoctorFacts) -> Vec<CheckResult> {
+    let own = env!("CARGO_PKG_VERSION");
+    let of = |replica: &ReplicaFacts| replica.metrics.as_ref()?.version.clone();
+    let versions: BTreeSet<String> = facts.replicas().iter().filter_map(of).collect();
+    let list = versions.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+    vec![match versions.len() {
+        0 => return Vec::new(),
+        1 if versions.contains(own) => {
+            CheckResult::ok(CheckName::Versions, format!("all replicas and this program have version {own}"))
+        }
+        1 => {
+            let text = format!("the replicas have version {list}, and this program {own}: use the same version");
+            CheckResult::warning(CheckName::Versions, text)
+        }
+        _ => {
+            let text = format!("the replicas have versions {list}: wait for the end of the rollout");
+            CheckResult::warning(CheckName::Versions, text)
+        }
+    }]
+}
+
+pub fn lease(facts: &InstallationFacts, all: &DoctorFacts) -> Vec<CheckResult> {
+    let results = facts.leases.iter().map(|(key, lease)| {
+        let result = match lease {
+            Err(error) => CheckResult::warning(CheckName::Lease, format!("the Lease is not checked: {error}")),
+            Ok(None) => CheckResult::error(
+                CheckName::Lease,
+                "the Lease does not exist, so no replica writes statuses and ports: see the log of the replicas",
+            ),
+            Ok(Some(lease)) => of_lease(lease, key, facts, all),
+        };
+        result.about(key)
+    });
+    results.collect()
+}
+
+fn of_lease(lease: &Lease, key: &ObjectKey, facts: &InstallationFacts, all: &DoctorFacts) -> CheckResult {
+    let spec = lease.spec.clone().unwrap_or_default();
+    let holder = spec.holder_identity.unwrap_or_default();
+    let duration = i64::from(spec.lease_duration_seconds.unwrap_or(DEFAULT_LEASE_SECONDS));
+    let age = spec.renew_time.map(|renewed| all.now.duration_since(renewed.0).as_secs());
+    let is_replica = facts
+        .replicas()
+        .iter()
+        .any(|replica| *replica.pod.key.name == *holder && replica.pod.key.namespace == key.namespace);
+    match age {
+        _ if holder.is_empty() => CheckResult::error(CheckName::Lease, "no replica is the leader"),
+        // Twice, because the clocks of this machine and of the leader may differ.
+        Some(age) if age > 2 * duration => {
+            let text = format!("the leader {holder} renewed the Lease {age} s ago, and it is valid for {duration} s");
+            CheckResult::error(CheckName::Lease, text)
+        }
+        _ if !is_replica => {
+            CheckResult::warning(CheckName::Lease, format!("the leader {holder} is not one of the replicas"))
+        }
+        _ => CheckResult::ok(CheckName::Lease, format!("{holder} is the leader")),
+    }
+}
+
+/// Compares the allocated ports with the ports that each replica has open.
+pub fn proxy_ports(facts: &InstallationFacts, _: &DoctorFacts) -> Vec<CheckResult> {
+    let results = facts.allocations.iter().flat_map(|(key, allocations)| match allocations {
+        Err(error) => {
+            let text = format!("the allocated ports are not checked: {error}");
+            vec![CheckResult::warning(CheckName::ProxyPorts, text).about(key)]
+        }
+        Ok(None) => {
+            let text = "the ConfigMap of ports does not exist: the leader creates it with the first load balancer";
+            vec![CheckResult::ok(CheckName::ProxyPorts, text).about(key)]
+        }
+        Ok(Some(allocations)) => of_allocations(key, allocations, facts),
+    });
+    results.collect()
+}
+
+fn of_allocations(key: &ObjectKey, allocations: &Allocations, facts: &InstallationFacts) -> Vec<CheckResult> {
+    let known: BTreeMap<_, _> =
+        facts.load_balancers().iter().filter_map(|object| Some((object.metadata.uid.as_deref()?, object))).collect();
+    // The allocations of removed load balancers are released soon.
+    let used: Vec<(u16, &Allocation)> = allocations
+        .0
+        .iter()
+        .filter(|(_, allocation)| allocation.freed.is_none() && known.contains_key(&*allocation.uid))
+        .map(|(port, allocation)| (*port, allocation))
+        .collect();
+    let mut results = Vec::new();
+    let mut replicas = 0;
+    for (pod, pages) in facts.readable() {
+        if pod.settings.placement != Placement::Gateway || pod.key.sibling(&pod.settings.allocations) != *key {
+            continue;
+        }
+        replicas += 1;
+        for (port, allocation) in &used {
+            let served = pages.report.load_balancers.get(&allocation.uid);
+            let listener = served.and_then(|served| served.listeners.get(&allocation.port));
+            let problem = match listener {
+                Some(ListenerOutcome::Bound(bound)) if bound == port => continue,
+                Some(ListenerOutcome::Bound(bound)) => format!("port {bound} is open instead"),
+                Some(ListenerOutcome::Failed(sentence)) => sentence.clone(),
+                None => "the replica does not serve the listener".into(),
+            };
+            let text = format!("proxy port {port} of {}:{} is not open: {problem}", allocation.object, allocation.port);
+            results.push(CheckResult::error(CheckName::ProxyPorts, text).about(&pod.key));
+        }
+    }
+    if results.is_empty() {
+        let text = format!("open in {}: {}", count(replicas, "replica"), count(used.len(), "allocated port"));
+        results.push(CheckResult::ok(CheckName::ProxyPorts, text).about(key));
+    }
+    results
+}

@@ -1,0 +1,183 @@
+//! Reads the facts from the API server, the replicas and the addresses of load balancers.
+
+use std::{collections::BTreeSet, str};
+
+use futures::{StreamExt, future::join_all, stream};
+use hyper::{Request, header::DATE};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::{
+    api::{
+        authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec},
+        coordination::v1::Lease,
+        core::v1::{ConfigMap, Service},
+    },
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+    apimachinery::pkg::version::Info,
+};
+use kube::{Api, api::PostParams, client::Body};
+
+use super::{
+    attempts,
+    facts::{DoctorFacts, InstallationFacts, ReplicaFacts, ServerFacts},
+    metrics::ReplicaMetrics,
+    needed_rights,
+};
+use crate::{
+    api::{Placement, TcpLoadBalancer},
+    cli::DoctorFlags,
+    kubectl::{
+        admin_pages::{page, read_all, time},
+        connection::ClusterConnection,
+        replica::{ReplicaPod, replicas},
+        right::{AccessError, Right},
+    },
+    model::ObjectKey,
+    world::Allocations,
+};
+
+const CRD: &str = "tcploadbalancers.tcplb.io";
+/// The number of requests at a time.
+const CONCURRENT: usize = 16;
+
+/// Facts that cannot be read are errors in their place.
+pub async fn facts(connection: &ClusterConnection, flags: &DoctorFlags) -> DoctorFacts {
+    let server = server(connection).await;
+    if server.is_err() {
+        let nothing = || AccessError::Failed { request: version(), answer: "no answer".into() };
+        return DoctorFacts {
+            now: Timestamp::now(),
+            server,
+            crd: Err(nothing()),
+            rights: Vec::new(),
+            installation: None,
+        };
+    }
+    let crd = connection.get_cluster_wide::<CustomResourceDefinition>(CRD).await;
+    let found = if flags.pre { Ok(Vec::new()) } else { replicas(connection).await };
+    let wanted = match flags.pre {
+        true => needed_rights::for_installation(connection.install_namespace.as_deref().unwrap_or("tcplb-system")),
+        false => {
+            let (search, objects) = (connection.install_namespace.as_deref(), connection.namespace_flag.as_deref());
+            needed_rights::of_commands(search, found.as_deref().unwrap_or_default(), objects)
+        }
+    };
+    let rights = reviewed(connection, wanted).await;
+    let installation = match flags.pre {
+        true => None,
+        false => Some(installation(connection, flags, found).await),
+    };
+    DoctorFacts { now: Timestamp::now(), server, crd, rights, installation }
+}
+
+fn version() -> Right {
+    Right::new("get", "", "/version")
+}
+
+async fn server(connection: &ClusterConnection) -> Result<ServerFacts, AccessError> {
+    let failed = |error: kube::Error| version().error(&error);
+    let unreadable = |answer: String| AccessError::Failed { request: version(), answer };
+    let request = Request::get("/version").body(Body::empty()).map_err(|error| unreadable(error.to_string()))?;
+    let answer = connection.client.send(request).await.map_err(failed)?;
+    let clock_offset = answer.headers().get(DATE).and_then(time).map(offset);
+    let status = answer.status();
+    let body = answer.into_body().collect_bytes().await.map_err(failed)?;
+    let info: Info = serde_json::from_slice(&body).map_err(|error| unreadable(format!("{status}, {error}")))?;
+    // Clouds write `33+`.
+    let number = |text: &str| text.trim_end_matches(|c: char| !c.is_ascii_digit()).parse().unwrap_or(0);
+    Ok(ServerFacts { version: (number(&info.major), number(&info.minor)), git_version: info.git_version, clock_offset })
+}
+
+/// The time by which another clock is ahead, if it shows `time` now. The header has no fractions of a second.
+fn offset(time: Timestamp) -> SignedDuration {
+    time.duration_since(Timestamp::now())
+}
+
+async fn reviewed(connection: &ClusterConnection, rights: Vec<Right>) -> Vec<(Right, Result<bool, AccessError>)> {
+    let reviewing = rights.into_iter().map(async |right| {
+        let allowed = review(connection, &right).await;
+        (right, allowed)
+    });
+    stream::iter(reviewing).buffered(CONCURRENT).collect().await
+}
+
+async fn review(connection: &ClusterConnection, right: &Right) -> Result<bool, AccessError> {
+    let (resource, subresource) = right.resource.split_once('/').unwrap_or((right.resource, ""));
+    let attributes = ResourceAttributes {
+        verb: Some(right.verb.into()),
+        group: Some(right.group.into()),
+        resource: Some(resource.into()),
+        subresource: Some(subresource.into()).filter(|name: &String| !name.is_empty()),
+        namespace: right.namespace.clone(),
+        name: right.name.clone(),
+        ..ResourceAttributes::default()
+    };
+    let spec = SelfSubjectAccessReviewSpec { resource_attributes: Some(attributes), non_resource_attributes: None };
+    let review = SelfSubjectAccessReview { spec, ..SelfSubjectAccessReview::default() };
+    let reviews: Api<SelfSubjectAccessReview> = Api::all(connection.client.clone());
+    let created = reviews.create(&PostParams::default(), &review).await;
+    let created = created
+        .map_err(|error| Right::new("create", "authorization.k8s.io", "selfsubjectaccessreviews").error(&error))?;
+    Ok(created.status.is_some_and(|status| status.allowed))
+}
+
+async fn installation(
+    connection: &ClusterConnection,
+    flags: &DoctorFlags,
+    found: Result<Vec<ReplicaPod>, AccessError>,
+) -> InstallationFacts {
+    let pods = found.as_deref().unwrap_or_default();
+    let leases = distinct(pods, |pod| Some(&pod.settings.lease));
+    let of_gateways = |pod: &ReplicaPod| pod.settings.placement == Placement::Gateway;
+    let maps = distinct(pods, |pod| of_gateways(pod).then_some(&pod.settings.allocations));
+    let namespaces: BTreeSet<&str> = pods.iter().map(|pod| &*pod.key.namespace).collect();
+    let load_balancers: Result<Vec<TcpLoadBalancer>, _> =
+        connection.list(connection.namespace_flag.as_deref(), "").await;
+    let mut facts = InstallationFacts {
+        leases: join_all(leases.into_iter().map(async |key| {
+            let lease = connection.get::<Lease>(&key.namespace, &key.name).await;
+            (key, lease)
+        }))
+        .await,
+        allocations: join_all(maps.into_iter().map(async |key| {
+            let map = connection.get::<ConfigMap>(&key.namespace, &key.name).await;
+            let read = |map: ConfigMap| Allocations::read(&map.data.unwrap_or_default()).0;
+            (key, map.map(|map| map.map(read)))
+        }))
+        .await,
+        services: services(connection, &namespaces).await,
+        replicas: match found {
+            Ok(pods) => Ok(replica_facts(connection, pods).await),
+            Err(error) => Err(error),
+        },
+        load_balancers,
+        attempts: Vec::new(),
+    };
+    if !flags.skip_connections {
+        facts.attempts = attempts::attempts(connection, &facts).await;
+    }
+    facts
+}
+
+fn distinct<'a>(pods: &'a [ReplicaPod], name: impl Fn(&'a ReplicaPod) -> Option<&'a String>) -> BTreeSet<ObjectKey> {
+    pods.iter().filter_map(|pod| Some(pod.key.sibling(name(pod)?))).collect()
+}
+
+async fn services(connection: &ClusterConnection, namespaces: &BTreeSet<&str>) -> Result<Vec<Service>, AccessError> {
+    let mut services = Vec::new();
+    for namespace in namespaces {
+        services.extend(connection.list::<Service>(Some(namespace), "").await?);
+    }
+    Ok(services)
+}
+
+async fn replica_facts(connection: &ClusterConnection, pods: Vec<ReplicaPod>) -> Vec<ReplicaFacts> {
+    let pages = read_all(connection, &pods).await;
+    let reading = pods.into_iter().zip(pages).map(async |(pod, pages)| {
+        // Metrics have another answer time than the pages, so its date is compared with the present.
+        let metrics = page(connection, &pod, "/metrics").await.ok();
+        let clock_offset = metrics.as_ref().and_then(|page| page.date).map(offset);
+        let metrics = metrics.and_then(|page| Some(ReplicaMetrics::read(str::from_utf8(&page.body).ok()?)));
+        ReplicaFacts { pod, pages, metrics, clock_offset }
+    });
+    stream::iter(reading).buffered(CONCURRENT).collect().await
+}

@@ -1,0 +1,344 @@
+//! Facts of a healthy installation, and what each fault changes in the results.
+
+use std::{collections::BTreeMap, path::Path};
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+
+use super::{
+    checks::results,
+    document::{CheckName, CheckResult, CheckState, DoctorDocument},
+    facts::{AttemptOutcome, ConnectionAttempt, DoctorFacts, InstallationFacts, ReplicaFacts, ServerFacts, key},
+    metrics::ReplicaMetrics,
+    needed_rights,
+};
+use crate::{
+    api::TcpLoadBalancer,
+    kubectl::{
+        admin_pages::{PageError, ReplicaPages},
+        golden::assert_golden,
+        output::plain,
+        replica::{ReplicaPod, tests::pod},
+        right::{AccessError, Right},
+    },
+    model::ObjectKey,
+    world::{Allocations, managed_service},
+};
+
+const NOW: &str = "2026-07-01T12:00:00Z";
+
+fn now() -> Timestamp {
+    NOW.parse().unwrap()
+}
+
+fn object() -> TcpLoadBalancer {
+    let condition = json!({
+        "type": "Ready", "status": "True", "reason": "Ready", "message": "connections are served as declared",
+        "lastTransitionTime": NOW,
+    });
+    serde_json::from_value(json!({
+        "apiVersion": "tcplb.io/v1alpha1",
+        "kind": "TcpLoadBalancer",
+        "metadata": {"namespace": "shop", "name": "pg", "uid": "u-1", "generation": 1},
+        "spec": {"listeners": [{"port": 5432}], "backends": [{"service": {"name": "db", "port": 5432}}]},
+        "status": {
+            "addresses": [{"type": "IPAddress", "value": "10.96.0.7"}],
+            "listeners": [{"port": 5432, "boundPort": 20000}],
+            "conditions": [condition],
+        },
+    }))
+    .unwrap()
+}
+
+fn pages() -> ReplicaPages {
+    let report = json!({"loadBalancers": {"u-1": {
+        "generation": 1, "whole": 1, "listeners": {"5432": {"bound": 20000}}, "backends": {},
+        "certificates": {"Secret shop/tls": "2027-07-01T12:00:00Z"},
+    }}});
+    let host = json!({"localPorts": [32768, 60999], "conntrackEntries": 10, "conntrackMax": 1000});
+    let picture = json!({"generation": 1, "loadBalancers": [], "problems": [], "host": host});
+    ReplicaPages {
+        report: serde_json::from_value(report).unwrap(),
+        picture: serde_json::from_value(picture).unwrap(),
+        date: Some(now()),
+    }
+}
+
+fn replica(name: &str) -> ReplicaFacts {
+    ReplicaFacts {
+        pod: ReplicaPod::read(&pod(name, &[])).unwrap(),
+        pages: Ok(pages()),
+        metrics: Some(ReplicaMetrics {
+            version: Some(env!("CARGO_PKG_VERSION").into()),
+            connections_limit: Some(1000),
+            connections_active: 10,
+        }),
+        clock_offset: Some(SignedDuration::from_secs(1)),
+    }
+}
+
+fn installation() -> InstallationFacts {
+    let allocation = json!({"uid": "u-1", "port": 5432, "object": "shop/pg"}).to_string();
+    let (allocations, _) = Allocations::read(&BTreeMap::from([("20000".to_owned(), allocation)]));
+    let lease = json!({"spec": {
+        "holderIdentity": "tcplb-1", "leaseDurationSeconds": 15, "renewTime": "2026-07-01T11:59:55.000000Z",
+    }});
+    let home = |name: &str| ObjectKey::new("tcplb-system", name);
+    let service = json!({
+        "metadata": {"namespace": "tcplb-system", "name": managed_service::name(&key(&object()))},
+        "spec": {"clusterIPs": ["10.96.0.7"], "ports": [{"port": 5432, "targetPort": 20000}]},
+    });
+    InstallationFacts {
+        replicas: Ok(vec![replica("tcplb-1"), replica("tcplb-2")]),
+        leases: vec![(home("tcplb"), Ok(Some(serde_json::from_value(lease).unwrap())))],
+        allocations: vec![(home("tcplb-ports"), Ok(Some(allocations)))],
+        load_balancers: Ok(vec![object()]),
+        services: Ok(vec![serde_json::from_value(service).unwrap()]),
+        attempts: vec![ConnectionAttempt {
+            object: key(&object()),
+            address: "10.96.0.7:5432".into(),
+            is_internal: true,
+            direct: AttemptOutcome::Failed("no answer within 3 s".into()),
+            through_replica: Some(("tcplb-1".into(), AttemptOutcome::Open)),
+        }],
+    }
+}
+
+fn facts() -> DoctorFacts {
+    let mut crd = crate::api::crd();
+    crd.status = None;
+    let rights = needed_rights::of_commands(None, &[replica("tcplb-1").pod], None);
+    DoctorFacts {
+        now: now(),
+        server: Ok(ServerFacts {
+            version: (1, 34),
+            git_version: "v1.34.1".into(),
+            clock_offset: Some(SignedDuration::from_secs(1)),
+        }),
+        crd: Ok(Some(serde_json::from_value(serde_json::to_value(crd).unwrap()).unwrap())),
+        rights: rights.into_iter().map(|right| (right, Ok(true))).collect(),
+        installation: Some(installation()),
+    }
+}
+
+fn home(facts: &mut DoctorFacts) -> &mut InstallationFacts {
+    facts.installation.as_mut().unwrap()
+}
+
+fn first(facts: &mut DoctorFacts) -> &mut ReplicaFacts {
+    &mut home(facts).replicas.as_mut().unwrap()[0]
+}
+
+fn first_object(facts: &mut DoctorFacts) -> &mut TcpLoadBalancer {
+    &mut home(facts).load_balancers.as_mut().unwrap()[0]
+}
+
+/// The page of the first replica, changed at a JSON pointer.
+fn report(facts: &mut DoctorFacts, change: impl Fn(&mut Value)) {
+    let pages = first(facts).pages.as_mut().unwrap();
+    let mut value = serde_json::to_value(&pages.report).unwrap();
+    change(&mut value);
+    pages.report = serde_json::from_value(value).unwrap();
+}
+
+fn problems(facts: &DoctorFacts) -> Vec<(CheckName, CheckState)> {
+    let problems = results(facts).into_iter().filter(|result| result.state != CheckState::Ok);
+    problems.map(|result| (result.check, result.state)).collect()
+}
+
+/// Asserts that a fault causes exactly one problem, and returns its message.
+fn one_problem(expected: (CheckName, CheckState), fault: impl FnOnce(&mut DoctorFacts)) -> String {
+    let mut facts = facts();
+    fault(&mut facts);
+    let found: Vec<CheckResult> = results(&facts).into_iter().filter(|result| result.state != CheckState::Ok).collect();
+    assert_eq!(found.iter().map(|result| (result.check, result.state)).collect::<Vec<_>>(), [expected], "{found:#?}");
+    assert!(found[0].runbook.is_some());
+    found[0].message.clone()
+}
+
+#[test]
+fn a_healthy_installation_passes_every_check() {
+    let results = results(&facts());
+    for name in CheckName::ALL {
+        assert!(results.iter().any(|result| result.check == name), "{name:?} has a result");
+    }
+    assert_eq!(problems(&facts()), []);
+}
+
+#[test]
+fn the_results_as_text_and_json() {
+    let mut facts = facts();
+    first(&mut facts).pages = Err(PageError::Connect("connection refused".into()));
+    home(&mut facts).services = Err(denied());
+    let document = DoctorDocument::new(results(&facts));
+    let text = plain(&document.text()).replace(env!("CARGO_PKG_VERSION"), "VERSION");
+    assert_golden("doctor.text", &text);
+    let json = crate::kubectl::output::json(&document).replace(env!("CARGO_PKG_VERSION"), "VERSION");
+    assert_golden("doctor.json", &json);
+}
+
+fn denied() -> AccessError {
+    AccessError::Denied(Right::new("list", "", "services").in_namespace(Some("tcplb-system")))
+}
+
+#[test]
+fn faults_of_the_cluster_are_found() {
+    use CheckName::{Api, Crd, Rights};
+    use CheckState::{Error, Warning};
+    let unreachable = || AccessError::Failed { request: Right::new("get", "", "/version"), answer: "refused".into() };
+    one_problem((Api, Error), |facts| facts.server = Err(unreachable()));
+    one_problem((Api, Error), |facts| facts.server.as_mut().unwrap().version = (1, 32));
+    one_problem((Crd, Error), |facts| facts.crd = Ok(None));
+    one_problem((Crd, Warning), |facts| {
+        facts.crd.as_mut().unwrap().as_mut().unwrap().metadata.annotations = None;
+    });
+    one_problem((Crd, Error), |facts| {
+        let crd = facts.crd.as_mut().unwrap().as_mut().unwrap();
+        let conditions = json!({"conditions": [{"type": "NamesAccepted", "status": "False", "message": "taken"}]});
+        crd.status = Some(serde_json::from_value(conditions).unwrap());
+    });
+    let message = one_problem((Rights, Warning), |facts| facts.rights[2].1 = Ok(false));
+    assert!(message.starts_with("this user may not list pods in all namespaces: "), "{message}");
+}
+
+#[test]
+fn faults_of_replicas_are_found() {
+    use CheckName::{Lease, ProxyPorts, Replicas, Versions};
+    use CheckState::{Error, Warning};
+    one_problem((Replicas, Error), |facts| first(facts).pod.ready = false);
+    one_problem((Replicas, Warning), |facts| first(facts).pod.is_terminating = true);
+    one_problem((Versions, Warning), |facts| {
+        first(facts).metrics.as_mut().unwrap().version = Some("0.0.1".into());
+    });
+    one_problem((Lease, Error), |facts| home(facts).leases[0].1 = Ok(None));
+    one_problem((Lease, Error), |facts| {
+        facts.now = "2026-07-01T12:01:00Z".parse().unwrap();
+    });
+    let message = one_problem((Lease, Warning), |facts| {
+        let lease = home(facts).leases[0].1.as_mut().unwrap().as_mut().unwrap();
+        lease.spec.as_mut().unwrap().holder_identity = Some("gone".into());
+    });
+    assert_eq!(message, "the leader gone is not one of the replicas");
+    for (outcome, part) in [
+        (json!({"bound": 20001}), "port 20001 is open instead"),
+        (json!({"failed": "port 20000 is in use"}), "is not open: port 20000 is in use"),
+    ] {
+        let message = one_problem((ProxyPorts, Error), |facts| {
+            report(facts, |report| report["loadBalancers"]["u-1"]["listeners"]["5432"] = outcome.clone());
+        });
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+#[test]
+fn no_replica_is_one_error() {
+    let mut facts = facts();
+    home(&mut facts).replicas = Ok(Vec::new());
+    home(&mut facts).leases.clear();
+    home(&mut facts).allocations.clear();
+    home(&mut facts).attempts.clear();
+    assert_eq!(problems(&facts), [(CheckName::Replicas, CheckState::Error)]);
+}
+
+#[test]
+fn scarce_resources_of_hosts_are_found() {
+    use CheckName::{Clock, Connections, Conntrack, LocalPorts};
+    use CheckState::{Error, Warning};
+    let host = |facts: &mut DoctorFacts, entries, local_ports| {
+        let host = first(facts).pages.as_mut().unwrap().picture.host.as_mut().unwrap();
+        (host.conntrack_entries, host.local_ports) = (Some(entries), Some(local_ports));
+    };
+    one_problem((Conntrack, Warning), |facts| host(facts, 800, (32768, 60999)));
+    one_problem((Conntrack, Error), |facts| host(facts, 950, (32768, 60999)));
+    let message = one_problem((LocalPorts, Warning), |facts| host(facts, 0, (24999, 60999)));
+    assert!(message.starts_with("the proxy ports 20000-24999 can be taken"), "{message}");
+    let active =
+        |active| move |facts: &mut DoctorFacts| first(facts).metrics.as_mut().unwrap().connections_active = active;
+    one_problem((Connections, Warning), active(800));
+    one_problem((Connections, Error), active(1000));
+    let ahead =
+        |seconds| move |facts: &mut DoctorFacts| first(facts).clock_offset = Some(SignedDuration::from_secs(seconds));
+    assert!(one_problem((Clock, Warning), ahead(7)).contains("6 s ahead of"));
+    assert!(one_problem((Clock, Error), ahead(-90)).contains("91 s behind"));
+}
+
+#[test]
+fn problems_of_load_balancers_are_found_in_the_words_of_the_status() {
+    use CheckName::{Certificates, LoadBalancers, Services};
+    use CheckState::{Error, Warning};
+    let ready = |status: &'static str, reason: &'static str| {
+        move |facts: &mut DoctorFacts| {
+            let condition = &mut first_object(facts).status.as_mut().unwrap().conditions[0];
+            (condition.status, condition.reason, condition.message) = (status.into(), reason.into(), "because".into());
+        }
+    };
+    assert_eq!(one_problem((LoadBalancers, Error), ready("False", "Unhealthy")), "Unhealthy: because");
+    one_problem((LoadBalancers, Warning), ready("False", "Pending"));
+    one_problem((LoadBalancers, Warning), ready("Unknown", "ReplicasUnknown"));
+    let expires = |time: &'static str| {
+        move |facts: &mut DoctorFacts| {
+            report(facts, |report| report["loadBalancers"]["u-1"]["certificates"]["Secret shop/tls"] = time.into());
+        }
+    };
+    one_problem((Certificates, Error), expires("2026-07-01T11:59:59Z"));
+    one_problem((Certificates, Warning), expires("2026-07-15T11:59:59Z"));
+    // Its own clock decides.
+    one_problem((Certificates, Error), |facts| {
+        first(facts).pages.as_mut().unwrap().date = Some("2027-07-01T12:00:01Z".parse().unwrap());
+    });
+    one_problem((Services, Error), |facts| home(facts).services.as_mut().unwrap().clear());
+    one_problem((Services, Error), |facts| {
+        let service = &mut home(facts).services.as_mut().unwrap()[0];
+        service.spec.as_mut().unwrap().cluster_ips = Some(vec!["10.96.0.8".into()]);
+    });
+    let message = one_problem((Services, Error), |facts| {
+        let service = &mut home(facts).services.as_mut().unwrap()[0];
+        service.spec.as_mut().unwrap().ports.as_mut().unwrap()[0].port = 1;
+    });
+    assert!(message.contains("port 5432 of Service") && message.contains("is missing"), "{message}");
+}
+
+#[test]
+fn connections_are_judged_by_address_and_replica() {
+    use AttemptOutcome::{Closed, Open};
+    use CheckState::{Error, Warning};
+    let failed = || AttemptOutcome::Failed("refused".into());
+    let through = |outcome| Some(("tcplb-1".to_owned(), outcome));
+    for (is_internal, direct, through_replica, expected) in [
+        (false, Open, None, None),
+        (false, Closed, None, Some(Error)),
+        (true, failed(), through(Open), None),
+        (false, failed(), through(Open), Some(Warning)),
+        (true, failed(), through(Closed), Some(Error)),
+        (true, failed(), through(failed()), Some(Error)),
+        (true, failed(), None, Some(Error)),
+    ] {
+        let mut facts = facts();
+        let attempt = &mut home(&mut facts).attempts[0];
+        let described = format!("{is_internal} {direct:?} {through_replica:?}");
+        (attempt.is_internal, attempt.direct, attempt.through_replica) = (is_internal, direct, through_replica);
+        let found: Vec<_> = problems(&facts);
+        let expected: Vec<_> = expected.into_iter().map(|state| (CheckName::Reachability, state)).collect();
+        assert_eq!(found, expected, "{described}");
+    }
+}
+
+#[test]
+fn before_installation_only_the_cluster_is_checked() {
+    let mut facts = DoctorFacts { installation: None, crd: Ok(None), ..facts() };
+    facts.rights = needed_rights::for_installation("tcplb-system").into_iter().map(|right| (right, Ok(true))).collect();
+    assert_eq!(problems(&facts), []);
+    assert_eq!(results(&facts).len(), 3);
+    facts.rights[0].1 = Ok(false);
+    assert_eq!(problems(&facts), [(CheckName::Rights, CheckState::Error)]);
+}
+
+/// Each check has a section of this name in the runbook.
+#[test]
+fn every_check_has_a_runbook() {
+    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/kubectl.md")).unwrap();
+    let sections: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("### ")).collect();
+    let names: Vec<&str> = CheckName::ALL.iter().map(|name| name.as_str()).collect();
+    let of_checks: Vec<&str> = sections.into_iter().filter(|section| names.contains(section)).collect();
+    assert_eq!(of_checks, names);
+}

@@ -1,0 +1,37 @@
+//! `kubectl tcplb`: inspects the load balancers of a cluster. It changes nothing.
+//!
+//! Each command gathers facts, derives a document, and renders it. Documents and renderings are pure.
+
+mod admin_pages;
+mod bundle;
+mod connection;
+mod doctor;
+#[cfg(test)]
+mod golden;
+mod output;
+mod replica;
+mod right;
+mod status;
+
+use std::process::ExitCode;
+
+use crate::cli::{Kubectl, KubectlCommand};
+use connection::ClusterConnection;
+
+/// Runs a command.
+///
+/// # Errors
+/// A sentence for the user.
+pub async fn run(arguments: Kubectl) -> anyhow::Result<ExitCode> {
+    let Kubectl { cluster, command } = arguments;
+    let connection = match ClusterConnection::open(&cluster).await {
+        Ok(connection) => connection,
+        Err(error) if matches!(command, KubectlCommand::Doctor(_)) => return doctor::not_run(&error),
+        Err(error) => return Err(error),
+    };
+    match command {
+        KubectlCommand::Status(flags) => status::run(&connection, &flags).await,
+        KubectlCommand::Bundle(flags) => bundle::run(&connection, &flags).await,
+        KubectlCommand::Doctor(flags) => doctor::run(&connection, &flags).await,
+    }
+}

@@ -1,0 +1,191 @@
+//! The replicas of installations: pods with an admin port.
+
+use std::{collections::BTreeMap, ops::RangeInclusive};
+
+use k8s_openapi::api::core::v1::{Container, Pod};
+
+use super::{connection::ClusterConnection, right::AccessError};
+use crate::{
+    api::{DEFAULT_CLASS, Placement, TcpLoadBalancer},
+    cli::port_range,
+    model::ObjectKey,
+};
+
+/// The name of the container port of the admin pages.
+const ADMIN: &str = "admin";
+/// The default of `tcplb controller --ports`.
+const DEFAULT_PORTS: RangeInclusive<u16> = 20000..=24999;
+
+/// A pod that runs `tcplb controller`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaPod {
+    pub key: ObjectKey,
+    pub node: Option<String>,
+    /// The condition `Ready` of the pod.
+    pub ready: bool,
+    pub is_terminating: bool,
+    /// The number of restarts of its container.
+    pub restarts: i32,
+    pub container: String,
+    pub image: String,
+    pub admin_port: u16,
+    /// The labels of the pod.
+    pub labels: BTreeMap<String, String>,
+    pub settings: ReplicaSettings,
+}
+
+/// The arguments of a replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaSettings {
+    pub class: String,
+    pub placement: Placement,
+    pub lease: String,
+    /// The ConfigMap of allocated ports.
+    pub allocations: String,
+    pub ports: RangeInclusive<u16>,
+    /// The namespaces whose objects are served. Empty: all.
+    pub watch_namespaces: Vec<String>,
+}
+
+impl ReplicaPod {
+    /// `None`: the pod has no admin port, or it has ended.
+    pub fn read(pod: &Pod) -> Option<Self> {
+        let (metadata, spec, status) = (&pod.metadata, pod.spec.as_ref()?, pod.status.clone().unwrap_or_default());
+        if status.phase.as_deref().is_some_and(|phase| ["Succeeded", "Failed"].contains(&phase)) {
+            return None;
+        }
+        let (container, admin_port) = spec.containers.iter().find_map(|container| {
+            let mut ports = container.ports.iter().flatten();
+            let port = ports.find(|port| port.name.as_deref() == Some(ADMIN))?;
+            Some((container, port.container_port.try_into().ok()?))
+        })?;
+        let ready = status.conditions.iter().flatten().any(|found| found.type_ == "Ready" && found.status == "True");
+        let of_container = status.container_statuses.iter().flatten().find(|status| status.name == container.name);
+        Some(Self {
+            key: ObjectKey::new(metadata.namespace.as_deref()?, metadata.name.as_deref()?),
+            node: spec.node_name.clone(),
+            ready,
+            is_terminating: metadata.deletion_timestamp.is_some(),
+            restarts: of_container.map_or(0, |status| status.restart_count),
+            container: container.name.clone(),
+            image: container.image.clone().unwrap_or_default(),
+            admin_port,
+            labels: metadata.labels.clone().unwrap_or_default(),
+            settings: ReplicaSettings::read(container),
+        })
+    }
+
+    /// True if a load balancer is served by this replica, according to its class, placement and namespace.
+    pub fn serves(&self, object: &TcpLoadBalancer) -> bool {
+        let ReplicaSettings { class, placement, watch_namespaces, .. } = &self.settings;
+        let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
+        object.spec.class() == class
+            && object.spec.placement.unwrap_or_default() == *placement
+            && (watch_namespaces.is_empty() || watch_namespaces.iter().any(|watched| watched == namespace))
+    }
+}
+
+impl ReplicaSettings {
+    fn read(container: &Container) -> Self {
+        let arguments: Vec<&str> =
+            container.command.iter().chain(&container.args).flatten().map(String::as_str).collect();
+        let value = |flag: &str| {
+            let inline = arguments.iter().find_map(|argument| argument.strip_prefix(flag)?.strip_prefix('='));
+            let place = || arguments.iter().position(|argument| *argument == flag);
+            inline.or_else(|| arguments.get(place()? + 1).copied())
+        };
+        let name = |flag: &str, default: &str| value(flag).unwrap_or(default).to_owned();
+        let watched = value("--watch-namespace").into_iter().flat_map(|names| names.split(','));
+        Self {
+            class: name("--class", DEFAULT_CLASS),
+            placement: match value("--placement") {
+                Some("host") => Placement::Host,
+                _ => Placement::Gateway,
+            },
+            lease: name("--lease", "tcplb"),
+            allocations: name("--allocations", "tcplb-ports"),
+            ports: value("--ports").and_then(|text| port_range(text).ok()).unwrap_or(DEFAULT_PORTS),
+            watch_namespaces: watched.map(str::to_owned).collect(),
+        }
+    }
+}
+
+/// The replicas of all installations that the flags select, by name.
+pub async fn replicas(connection: &ClusterConnection) -> Result<Vec<ReplicaPod>, AccessError> {
+    let pods: Vec<Pod> = connection.list(connection.install_namespace.as_deref(), &connection.selector).await?;
+    let mut replicas: Vec<ReplicaPod> = pods.iter().filter_map(ReplicaPod::read).collect();
+    replicas.sort_by(|a, b| a.key.cmp(&b.key));
+    Ok(replicas)
+}
+
+#[cfg(test)]
+pub mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// A ready replica of class `tcplb` in namespace `tcplb-system`.
+    pub fn pod(name: &str, arguments: &[&str]) -> Pod {
+        let value = json!({
+            "metadata": {
+                "name": name,
+                "namespace": "tcplb-system",
+                "labels": {"app.kubernetes.io/name": "tcplb", "app.kubernetes.io/instance": "tcplb"},
+            },
+            "spec": {"nodeName": "node-1", "containers": [
+                {"name": "proxy", "image": "mesh:1"},
+                {
+                    "name": "tcplb",
+                    "image": "tcplb:0.1.0",
+                    "args": arguments,
+                    "ports": [{"name": "admin", "containerPort": 9900}],
+                },
+            ]},
+            "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]},
+        });
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn load_balancer(spec: Value) -> TcpLoadBalancer {
+        serde_json::from_value(json!({
+            "apiVersion": "tcplb.io/v1alpha1",
+            "kind": "TcpLoadBalancer",
+            "metadata": {"name": "pg", "namespace": "shop"},
+            "spec": spec,
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_replica_is_a_pod_with_an_admin_port() {
+        let arguments = ["controller", "--class=fast", "--ports", "20100-20199", "--watch-namespace=shop,bank"];
+        let replica = ReplicaPod::read(&pod("a", &arguments)).unwrap();
+        assert_eq!((replica.admin_port, replica.container.as_str(), replica.ready), (9900, "tcplb", true));
+        assert_eq!(replica.settings.class, "fast");
+        assert_eq!(replica.settings.ports, 20100..=20199);
+        assert_eq!(replica.settings.watch_namespaces, ["shop", "bank"]);
+
+        let mut without = pod("b", &[]);
+        without.spec.as_mut().unwrap().containers.pop();
+        assert_eq!(ReplicaPod::read(&without), None);
+        let mut ended = pod("c", &[]);
+        ended.status.as_mut().unwrap().phase = Some("Succeeded".into());
+        assert_eq!(ReplicaPod::read(&ended), None);
+    }
+
+    #[test]
+    fn class_placement_and_namespace_decide_which_replicas_serve() {
+        let serves = |arguments: &[&str], spec: Value| {
+            let listeners = json!({"listeners": [{"port": 1}], "backends": [{"addresses": ["10.0.0.1:1"]}]});
+            let mut spec = spec;
+            spec.as_object_mut().unwrap().extend(listeners.as_object().unwrap().clone());
+            ReplicaPod::read(&pod("a", arguments)).unwrap().serves(&load_balancer(spec))
+        };
+        assert!(serves(&[], json!({})));
+        assert!(serves(&["--placement=gateway", "--watch-namespace=bank,shop"], json!({"className": "tcplb"})));
+        assert!(serves(&["--placement=host"], json!({"placement": "Host"})));
+        assert!(!serves(&["--placement=host"], json!({})));
+        assert!(!serves(&["--class=fast"], json!({})));
+        assert!(!serves(&["--watch-namespace=bank"], json!({})));
+    }
+}

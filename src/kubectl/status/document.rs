@@ -1,0 +1,280 @@
+//! The document of `kubectl tcplb status -o json|yaml`.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use serde::Serialize;
+
+use super::gather::StatusFacts;
+use crate::{
+    api::{Address, BackendStatus, ListenerStatus, Placement, Summary, TcpLoadBalancer},
+    kubectl::admin_pages::{PageError, ReplicaPages, StatePicture},
+    model::{EndpointView, ListenerOutcome, Served},
+};
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StatusDocument {
+    /// In the order of their namespaces and names.
+    pub load_balancers: Vec<LoadBalancerDetails>,
+    /// Missing facts, as sentences.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
+
+/// A load balancer: its status, and its state in each replica.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LoadBalancerDetails {
+    pub namespace: String,
+    pub name: String,
+    pub class: String,
+    pub placement: Placement,
+    pub generation: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub summary: Option<Summary>,
+    pub addresses: Vec<Address>,
+    pub listeners: Vec<ListenerStatus>,
+    pub backends: Vec<BackendStatus>,
+    pub conditions: Vec<Condition>,
+    /// The replicas that serve its class, placement and namespace.
+    pub replicas: Vec<ReplicaDetails>,
+    /// The certificates that replicas present, with their earliest expiry.
+    pub certificates: Vec<CertificateDetails>,
+}
+
+/// The state of a load balancer in a replica.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplicaDetails {
+    pub namespace: String,
+    pub pod: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    pub ready: bool,
+    /// True if it serves the latest generation completely.
+    pub current: bool,
+    /// The generation that it has processed. Absent: it does not know the load balancer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<i64>,
+    /// Problems of this replica, as sentences.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
+    pub endpoints: Vec<EndpointDetails>,
+}
+
+/// An endpoint as a replica sees it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointDetails {
+    pub backend: String,
+    pub address: String,
+    pub state: EndpointCondition,
+    /// The reason why it is unusable, or the latest failure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The effective share of its weight, in percent.
+    pub share: u32,
+    /// Open connections.
+    pub connections: u32,
+    /// Connections since the replica knows the endpoint.
+    pub total_connections: u64,
+    pub preconnected: usize,
+    /// True if locality prefers it.
+    pub near: bool,
+    /// Passed and failed probes. Absent: no active check.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub probes: Option<(u64, u64)>,
+    /// The reason for which its open connections are being drained.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub draining: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum EndpointCondition {
+    Usable,
+    /// Usable, but another priority is active.
+    Standby,
+    /// Unhealthy, ejected, or before its first check.
+    Unusable,
+    /// No longer an endpoint of the load balancer, with open connections.
+    Removed,
+}
+
+/// A certificate that replicas present.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CertificateDetails {
+    pub source: String,
+    /// `clients` or `backends`: the peers that it is presented to.
+    pub presented_to: &'static str,
+    pub expires: Timestamp,
+    /// The full days until it expires. Negative: it has expired.
+    pub remaining_days: i64,
+}
+
+impl StatusDocument {
+    pub fn new(facts: &StatusFacts, now: Timestamp) -> Self {
+        let mut load_balancers: Vec<_> =
+            facts.load_balancers.iter().map(|object| LoadBalancerDetails::new(object, facts, now)).collect();
+        load_balancers.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        Self { load_balancers, notes: facts.notes.clone() }
+    }
+}
+
+impl LoadBalancerDetails {
+    fn new(object: &TcpLoadBalancer, facts: &StatusFacts, now: Timestamp) -> Self {
+        let status = object.status.clone().unwrap_or_default();
+        let serving = facts.replicas.iter().filter(|(replica, _)| replica.serves(object));
+        let replicas = serving.clone().map(|(replica, pages)| ReplicaDetails {
+            namespace: replica.key.namespace.to_string(),
+            pod: replica.key.name.to_string(),
+            node: replica.node.clone(),
+            ready: replica.ready,
+            ..ReplicaDetails::new(object, pages)
+        });
+        let replicas = replicas.collect();
+        let served = serving.filter_map(|(_, pages)| served(object, pages.as_ref().ok()?));
+        Self {
+            namespace: object.metadata.namespace.clone().unwrap_or_default(),
+            name: object.metadata.name.clone().unwrap_or_default(),
+            class: object.spec.class().to_owned(),
+            placement: object.spec.placement.unwrap_or_default(),
+            generation: object.metadata.generation.unwrap_or_default(),
+            observed_generation: status.observed_generation,
+            summary: status.summary,
+            addresses: status.addresses,
+            listeners: status.listeners,
+            backends: status.backends,
+            conditions: status.conditions,
+            replicas,
+            certificates: certificates(served, now),
+        }
+    }
+
+    pub fn condition(&self, type_: &str) -> Option<&Condition> {
+        self.conditions.iter().find(|condition| condition.type_ == type_)
+    }
+
+    /// The number of replicas that serve the latest generation completely.
+    pub fn current_replicas(&self) -> usize {
+        self.replicas.iter().filter(|replica| replica.current).count()
+    }
+}
+
+fn served<'a>(object: &TcpLoadBalancer, pages: &'a ReplicaPages) -> Option<&'a Served> {
+    pages.report.load_balancers.get(object.metadata.uid.as_deref()?).map(|served| &**served)
+}
+
+impl ReplicaDetails {
+    /// The state that its pages show.
+    fn new(object: &TcpLoadBalancer, pages: &Result<ReplicaPages, PageError>) -> Self {
+        let pages = match pages {
+            Ok(pages) => pages,
+            Err(error) => return Self { problems: vec![error.to_string()], ..Self::default() },
+        };
+        let Some(served) = served(object, pages) else {
+            return Self { problems: vec!["it does not know this load balancer".into()], ..Self::default() };
+        };
+        let failed = served.listeners.iter().filter_map(|(port, outcome)| match outcome {
+            ListenerOutcome::Bound(_) => None,
+            ListenerOutcome::Failed(sentence) => Some(format!("listener {port}: {sentence}")),
+        });
+        let problems: Vec<String> = failed.chain(served.here.iter().cloned()).collect();
+        Self {
+            current: problems.is_empty() && served.whole == object.metadata.generation,
+            generation: Some(served.generation),
+            problems,
+            endpoints: endpoints(object, &pages.picture),
+            ..Self::default()
+        }
+    }
+}
+
+/// The endpoints of a load balancer, and removed ones that still have connections.
+fn endpoints(object: &TcpLoadBalancer, picture: &StatePicture) -> Vec<EndpointDetails> {
+    let (namespace, name) = (&object.metadata.namespace, &object.metadata.name);
+    let key = format!("{}/{}", namespace.as_deref().unwrap_or_default(), name.as_deref().unwrap_or_default());
+    let of_object = picture.draining.iter().filter(|draining| draining.load_balancer == key);
+    // Listeners are named NAMESPACE/NAME:PORT.
+    let of_endpoints = of_object.filter(|draining| !draining.what.contains('/'));
+    let mut draining: BTreeMap<&str, (&str, usize)> =
+        of_endpoints.map(|draining| (&*draining.what, (&*draining.reason, draining.active))).collect();
+    let shown = picture.load_balancers.iter().filter(|shown| shown.name == key);
+    let mut endpoints: Vec<EndpointDetails> = shown
+        .flat_map(|shown| &shown.endpoints)
+        .map(|view| {
+            let draining = draining.remove(&*view.address).map(|(reason, _)| reason.to_owned());
+            EndpointDetails { draining, ..EndpointDetails::from(view) }
+        })
+        .collect();
+    endpoints.extend(draining.into_iter().map(|(address, (reason, active))| EndpointDetails {
+        backend: String::new(),
+        address: address.to_owned(),
+        state: EndpointCondition::Removed,
+        reason: None,
+        share: 0,
+        connections: u32::try_from(active).unwrap_or(u32::MAX),
+        total_connections: 0,
+        preconnected: 0,
+        near: false,
+        probes: None,
+        draining: Some(reason.to_owned()),
+    }));
+    endpoints
+}
+
+impl From<&EndpointView> for EndpointDetails {
+    fn from(view: &EndpointView) -> Self {
+        let state = match (view.usable, view.in_service) {
+            (true, true) => EndpointCondition::Usable,
+            (true, false) => EndpointCondition::Standby,
+            (false, _) => EndpointCondition::Unusable,
+        };
+        let probes = view.check.as_ref().map(|check| (check.passed, check.failed));
+        let failure = view.last_failure.clone();
+        let ejected = view.ejected_until.as_ref().map(|until| format!("ejected until {until}"));
+        let reason = match (ejected, failure) {
+            (Some(ejected), Some(failure)) => Some(format!("{ejected}: {failure}")),
+            (Some(ejected), None) => Some(ejected),
+            (None, None) if !view.healthy && probes == Some((0, 0)) => Some("its first check is pending".into()),
+            (None, failure) => failure,
+        };
+        Self {
+            backend: view.backend.clone(),
+            address: view.address.clone(),
+            state,
+            reason,
+            share: view.share,
+            connections: view.active,
+            total_connections: view.connections,
+            preconnected: view.preconnected,
+            near: view.near,
+            probes,
+            draining: None,
+        }
+    }
+}
+
+fn certificates<'a>(served: impl Iterator<Item = &'a Served>, now: Timestamp) -> Vec<CertificateDetails> {
+    let mut earliest: BTreeMap<(&str, &'static str), Timestamp> = BTreeMap::new();
+    for served in served {
+        let of_clients = served.certificates.iter().map(|found| (found, "clients"));
+        let of_backends = served.certificates_for_backends.iter().map(|found| (found, "backends"));
+        for ((source, expires), presented_to) in of_clients.chain(of_backends) {
+            let entry = earliest.entry((source, presented_to)).or_insert(*expires);
+            *entry = (*entry).min(*expires);
+        }
+    }
+    let details = earliest.into_iter().map(|((source, presented_to), expires)| CertificateDetails {
+        source: source.to_owned(),
+        presented_to,
+        expires,
+        remaining_days: expires.duration_since(now).as_secs().div_euclid(24 * 3600),
+    });
+    details.collect()
+}

@@ -1,0 +1,61 @@
+//! Reads the objects and the admin pages for the status.
+
+use anyhow::bail;
+
+use crate::{
+    api::{Placement, TcpLoadBalancer},
+    cli::StatusFlags,
+    kubectl::{
+        admin_pages::{PageError, ReplicaPages, read_all},
+        connection::ClusterConnection,
+        replica::{ReplicaPod, replicas},
+    },
+};
+
+/// The facts that a status shows.
+pub struct StatusFacts {
+    pub load_balancers: Vec<TcpLoadBalancer>,
+    pub replicas: Vec<(ReplicaPod, Result<ReplicaPages, PageError>)>,
+    /// Missing facts, as sentences.
+    pub notes: Vec<String>,
+}
+
+impl StatusFacts {
+    /// # Errors
+    /// If the load balancers cannot be read, or the named one does not exist. Everything else is a note.
+    pub async fn gather(connection: &ClusterConnection, flags: &StatusFlags) -> anyhow::Result<Self> {
+        let namespace = &connection.namespace;
+        let load_balancers: Vec<TcpLoadBalancer> = match &flags.name {
+            Some(name) => match connection.get(namespace, name).await? {
+                Some(object) => vec![object],
+                None => bail!("TcpLoadBalancer {namespace}/{name} does not exist: see `kubectl tcplb status -A`"),
+            },
+            None => connection.list(Some(namespace).filter(|_| !flags.all_namespaces).map(String::as_str), "").await?,
+        };
+        if load_balancers.is_empty() {
+            return Ok(Self { load_balancers, replicas: Vec::new(), notes: Vec::new() });
+        }
+        let mut notes = Vec::new();
+        let found = replicas(connection).await.unwrap_or_else(|error| {
+            notes.push(format!("replicas are not shown: {error}"));
+            Vec::new()
+        });
+        if found.is_empty() && notes.is_empty() {
+            let place = connection.install_namespace.as_deref().unwrap_or("any namespace");
+            notes.push(format!(
+                "no replica was found: no pod in {place} has the labels {} and a port named admin: set --selector and \
+                 --install-namespace",
+                connection.selector
+            ));
+        }
+        if flags.name.is_some() && load_balancers[0].spec.placement == Some(Placement::Sidecar) {
+            notes.push(
+                "the endpoints of placement Sidecar are not shown: each pod has its own; see /snapshot on the \
+                        admin port of its container"
+                    .into(),
+            );
+        }
+        let pages = read_all(connection, &found).await;
+        Ok(Self { load_balancers, replicas: found.into_iter().zip(pages).collect(), notes })
+    }
+}

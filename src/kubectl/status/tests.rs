@@ -1,0 +1,201 @@
+//! Golden tests: facts in, all formats out.
+
+use clap::Parser;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    cli::{KubectlCli, KubectlCommand},
+    kubectl::{
+        admin_pages::{PageError, ReplicaPages},
+        golden::assert_golden,
+        output::plain,
+        replica::{ReplicaPod, tests::pod},
+        right::Right,
+    },
+};
+
+const NOW: &str = "2026-07-01T12:00:00Z";
+
+fn flags(line: &str) -> StatusFlags {
+    match KubectlCli::parse_from(line.split(' ')).kubectl.command {
+        KubectlCommand::Status(flags) => flags,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn object(name: &str, uid: &str, status: Value) -> Value {
+    json!({
+        "apiVersion": "tcplb.io/v1alpha1",
+        "kind": "TcpLoadBalancer",
+        "metadata": {"namespace": "shop", "name": name, "uid": uid, "generation": 3},
+        "spec": {
+            "listeners": [{"port": 5432}],
+            "backends": [{"name": "db", "service": {"name": "db", "port": 5432}}],
+        },
+        "status": status,
+    })
+}
+
+fn condition(type_: &str, status: &str, reason: &str, message: &str) -> Value {
+    json!({
+        "type": type_, "status": status, "reason": reason, "message": message,
+        "lastTransitionTime": "2026-07-01T11:00:00Z", "observedGeneration": 3,
+    })
+}
+
+/// A load balancer with a problem, and one without a status.
+fn load_balancers() -> Value {
+    let unhealthy = "backend db: 1 of 2 endpoints is unhealthy";
+    json!([
+        object(
+            "postgres",
+            "u-1",
+            json!({
+                "observedGeneration": 3,
+                "summary": {"ports": "5432", "address": "10.96.34.18", "ready": "1/2", "status": "Unhealthy"},
+                "addresses": [{"type": "IPAddress", "value": "10.96.34.18"}],
+                "listeners": [{"port": 5432, "name": "pg", "boundPort": 20000, "conditions": []}],
+                "backends": [{"name": "db", "endpoints": 2, "healthy": 1}],
+                "conditions": [
+                    condition("Ready", "False", "Unhealthy", unhealthy),
+                    condition("Accepted", "True", "Accepted", "the declaration is valid"),
+                    condition("BackendsHealthy", "False", "Unhealthy", unhealthy),
+                    condition("CertificatesValid", "True", "ExpiresSoon", "the certificate of Secret shop/tls is valid until \
+                        2026-07-11T12:00:00Z: replace it before"),
+                ],
+            })
+        ),
+        object("new", "u-2", json!({})),
+    ])
+}
+
+fn endpoint(address: &str, more: Value) -> Value {
+    let mut value = json!({
+        "backend": "db", "address": address, "usable": true, "inService": true, "share": 100, "near": false,
+        "healthy": true, "active": 12, "connections": 345, "preconnected": 2,
+    });
+    value.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    value
+}
+
+fn pages() -> ReplicaPages {
+    let report = json!({"loadBalancers": {"u-1": {
+        "generation": 3,
+        "whole": 3,
+        "listeners": {"5432": {"bound": 20000}},
+        "backends": {"db": {"endpoints": 2, "usable": 1}},
+        "certificates": {"Secret shop/tls": "2026-07-11T12:00:00Z", "Secret shop/old": "2026-06-30T12:00:01Z"},
+        "certificatesForBackends": {"Secret shop/client": "2027-07-01T12:00:00Z"},
+    }}});
+    let picture = json!({
+        "generation": 7,
+        "problems": [],
+        "loadBalancers": [{
+            "name": "shop/postgres",
+            "origin": "cluster",
+            "problems": [],
+            "listeners": [{"port": 5432, "bound": "[::]:20000", "active": 15, "accepted": 400, "applied": {}}],
+            "endpoints": [
+                endpoint("10.0.0.1:5432", json!({"check": {"type": "TCP", "passed": 40, "failed": 0}, "near": true})),
+                endpoint("10.0.0.2:5432", json!({
+                    "usable": false,
+                    "healthy": false,
+                    "check": {"type": "TCP", "passed": 30, "failed": 3},
+                    "lastFailure": "2026-07-01T11:59:58Z: connection refused",
+                    "active": 1,
+                })),
+                endpoint("10.0.0.3:5432", json!({"inService": false, "share": 40, "active": 0})),
+                endpoint("10.0.0.4:5432", json!({
+                    "usable": false,
+                    "ejectedUntil": "2026-07-01T12:00:20Z",
+                    "lastFailure": "2026-07-01T11:59:50Z: timed out",
+                })),
+                endpoint("10.0.0.5:5432", json!({
+                    "usable": false, "healthy": false, "check": {"type": "TCP", "passed": 0, "failed": 0},
+                })),
+            ],
+        }],
+        "draining": [
+            {"loadBalancer": "shop/postgres", "what": "10.0.0.2:5432", "reason": "endpoint_unhealthy", "active": 1},
+            {"loadBalancer": "shop/postgres", "what": "10.0.0.9:5432", "reason": "endpoint_removed", "active": 4},
+            {"loadBalancer": "shop/postgres", "what": "shop/postgres:5433", "reason": "listener_removed", "active": 2},
+            {"loadBalancer": "shop/other", "what": "10.0.0.8:5432", "reason": "endpoint_removed", "active": 8},
+        ],
+    });
+    ReplicaPages {
+        report: serde_json::from_value(report).unwrap(),
+        picture: serde_json::from_value(picture).unwrap(),
+        date: None,
+    }
+}
+
+fn facts() -> StatusFacts {
+    let replica = |name: &str| ReplicaPod::read(&pod(name, &[])).unwrap();
+    let denied = Right::new("create", "", "pods/portforward").in_namespace(Some("tcplb-system"));
+    let denied = PageError::from(crate::kubectl::right::AccessError::Denied(denied));
+    let other_class = ReplicaPod::read(&pod("fast-1", &["--class=fast"])).unwrap();
+    StatusFacts {
+        load_balancers: serde_json::from_value(load_balancers()).unwrap(),
+        replicas: vec![
+            (replica("tcplb-1"), Ok(pages())),
+            (replica("tcplb-2"), Err(denied)),
+            (other_class, Ok(pages())),
+        ],
+        notes: Vec::new(),
+    }
+}
+
+fn rendered(line: &str, facts: &StatusFacts) -> String {
+    render(&StatusDocument::new(facts, NOW.parse().unwrap()), &flags(line)).unwrap()
+}
+
+#[test]
+fn the_status_of_a_load_balancer_in_all_formats() {
+    let mut facts = facts();
+    facts.load_balancers.pop();
+    for output in ["text", "wide", "json", "yaml"] {
+        let text = rendered(&format!("kubectl-tcplb status postgres -o {output}"), &facts);
+        assert_golden(&format!("status.{output}"), &plain(&text));
+    }
+}
+
+#[test]
+fn the_list_of_load_balancers_in_both_widths() {
+    let facts = facts();
+    assert_golden("statuses.text", &plain(&rendered("kubectl-tcplb status", &facts)));
+    assert_golden("statuses.wide", &plain(&rendered("kubectl-tcplb status -A -o wide", &facts)));
+}
+
+#[test]
+fn problems_are_coloured() {
+    let mut facts = facts();
+    facts.load_balancers.pop();
+    let text = rendered("kubectl-tcplb status postgres", &facts);
+    assert!(text.contains("\u{1b}[1m\u{1b}[31m✘ Ready\u{1b}[0m"), "{text:?}");
+    assert!(text.contains("\u{1b}[32m✔ Accepted\u{1b}[0m"), "{text:?}");
+}
+
+#[test]
+fn names_and_messages_cannot_control_the_terminal() {
+    let mut facts = facts();
+    let conditions = &mut facts.load_balancers[0].status.as_mut().unwrap().conditions;
+    conditions[0].message = "a\u{1b}[2Jb\u{202e}c".into();
+    for output in ["text", "wide", "json", "yaml"] {
+        for name in ["", " postgres"] {
+            let text = plain(&rendered(&format!("kubectl-tcplb status{name} -o {output}"), &facts));
+            let hidden = text.chars().find(|c| *c != '\n' && !crate::printable::is_visible(*c));
+            assert_eq!(hidden, None, "{output}{name}: {text}");
+        }
+    }
+}
+
+#[test]
+fn without_replicas_and_load_balancers_the_status_explains_itself() {
+    let facts = StatusFacts { load_balancers: Vec::new(), replicas: Vec::new(), notes: Vec::new() };
+    assert_eq!(rendered("kubectl-tcplb status", &facts), "no TcpLoadBalancer was found\n");
+    let facts =
+        StatusFacts { notes: vec!["replicas are not shown: why".into()], replicas: Vec::new(), ..self::facts() };
+    let text = plain(&rendered("kubectl-tcplb status", &facts));
+    assert!(text.ends_with("\nreplicas are not shown: why\n"), "{text}");
+}

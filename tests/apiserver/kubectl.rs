@@ -1,0 +1,184 @@
+//! `kubectl tcplb` with an API server, without pods.
+
+use std::{fs, path::Path, process::Command, time::Instant};
+
+use k8s_openapi::{
+    api::{
+        core::v1::{Namespace, Secret},
+        rbac::v1::{ClusterRole, ClusterRoleBinding},
+    },
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{DynamicObject, Patch, PatchParams},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+
+use crate::{
+    harness,
+    source::alone::{ADMINISTRATOR, Alone, RESTRICTED_USER},
+};
+
+/// A text that no output may contain.
+const PASSWORD: &str = "hunter2-never-show-this";
+
+#[tokio::test]
+async fn commands_read_the_cluster_name_missing_rights_and_show_no_secrets() {
+    let Some(alone) = Alone::start() else { return };
+    let api = alone.api();
+    api.ready().await;
+    let client = api.client(ADMINISTRATOR);
+    let kubeconfig = api.kubeconfig(ADMINISTRATOR);
+
+    let (code, told, _) = kubectl(&kubeconfig, &["doctor", "--pre", "-o", "json"]);
+    let results: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!((code, &results["errors"]), (0, &json!(0)), "{told}");
+    assert_eq!(results["results"].as_array().unwrap().len(), 3, "{told}");
+    let (code, _, error) = kubectl(&kubeconfig, &["status", "-n", "shop"]);
+    assert!(code == 1 && error.contains("cannot list tcploadbalancers.tcplb.io in namespace shop"), "{error}");
+
+    declare(&client).await;
+    until(|| kubectl(&kubeconfig, &["status", "-n", "shop"]).1.contains("pg"));
+    let (code, told, _) = kubectl(&kubeconfig, &["status", "pg", "-n", "shop"]);
+    assert_eq!(code, 0);
+    assert!(told.contains("no controller has written a status yet") && told.contains("no replica was found"), "{told}");
+    let (code, _, error) = kubectl(&kubeconfig, &["status", "gone", "-n", "shop"]);
+    assert!(code == 1 && error.contains("TcpLoadBalancer shop/gone does not exist"), "{error}");
+
+    let (code, told, _) = kubectl(&kubeconfig, &["doctor", "-o", "json"]);
+    let results: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!((code, &results["errors"]), (1, &json!(1)), "{told}");
+    assert!(told.contains("no replica was found: install the chart"), "{told}");
+
+    without_rights(&kubeconfig);
+    with_rights_on_load_balancers(&client, &kubeconfig).await;
+    bundles_contain_no_secrets(&kubeconfig);
+}
+
+async fn declare(client: &Client) {
+    let mut crd = serde_json::to_value(tcplb::api::crd()).unwrap();
+    (crd["apiVersion"], crd["kind"]) = ("apiextensions.k8s.io/v1".into(), "CustomResourceDefinition".into());
+    apply(&Api::<CustomResourceDefinition>::all(client.clone()), crd).await;
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}});
+    apply(&Api::<Namespace>::all(client.clone()), namespace).await;
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "pg-monitor"}, "stringData": {"password": PASSWORD},
+    });
+    apply(&Api::<Secret>::namespaced(client.clone(), "shop"), secret).await;
+    let object = json!({
+        "apiVersion": "tcplb.io/v1alpha1",
+        "kind": "TcpLoadBalancer",
+        "metadata": {"name": "pg", "annotations": {"example.com/token": PASSWORD}},
+        "spec": {
+            "listeners": [{"port": 5432}],
+            "backends": [{"service": {"name": "pg", "port": 5432}}],
+            "healthCheck": {"active": {
+                "type": "HTTP", "http": {"headers": [{"name": "Authorization", "value": PASSWORD}]},
+            }},
+        },
+    });
+    let load_balancers: Api<tcplb::api::TcpLoadBalancer> = Api::namespaced(client.clone(), "shop");
+    let deadline = Instant::now() + harness::WAIT_LIMIT;
+    // The API server serves a new definition after a moment.
+    while load_balancers.list(&Default::default()).await.is_err() {
+        assert!(Instant::now() < deadline, "the definition is not served");
+        tokio::task::yield_now().await;
+    }
+    let object: DynamicObject = serde_json::from_value(object).unwrap();
+    let resource = kube::api::ApiResource::erase::<tcplb::api::TcpLoadBalancer>(&());
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), "shop", &resource);
+    api.patch("pg", &PatchParams::apply("test"), &Patch::Apply(&object)).await.unwrap();
+}
+
+fn without_rights(kubeconfig: &Path) {
+    let (code, _, error) = kubectl(kubeconfig, &["status", "-n", "shop", "--as", RESTRICTED_USER]);
+    let expected = "this user may not list tcploadbalancers.tcplb.io in namespace shop: the ClusterRole view, edit or \
+                    admin grants it";
+    assert!(code == 1 && error.contains(expected), "{error}");
+    let (_, told, _) = kubectl(kubeconfig, &["doctor", "--as", RESTRICTED_USER]);
+    assert!(told.contains("this user may not list pods in all namespaces: the chart's ClusterRole"), "{told}");
+    let (code, _, error) = kubectl(kubeconfig, &["bundle", "-o", "-", "--as", RESTRICTED_USER]);
+    assert!(code == 1 && error.contains("this user may not list tcploadbalancers"), "{error}");
+}
+
+async fn with_rights_on_load_balancers(client: &Client, kubeconfig: &Path) {
+    let name = "load-balancers";
+    let rule = json!({"apiGroups": ["tcplb.io"], "resources": ["tcploadbalancers"], "verbs": ["get", "list"]});
+    let group = "rbac.authorization.k8s.io";
+    let role = json!({
+        "apiVersion": format!("{group}/v1"), "kind": "ClusterRole", "metadata": {"name": name}, "rules": [rule],
+    });
+    apply(&Api::<ClusterRole>::all(client.clone()), role).await;
+    let binding = json!({
+        "apiVersion": format!("{group}/v1"), "kind": "ClusterRoleBinding", "metadata": {"name": name},
+        "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": name},
+        "subjects": [{"kind": "User", "name": RESTRICTED_USER, "apiGroup": group}],
+    });
+    apply(&Api::<ClusterRoleBinding>::all(client.clone()), binding).await;
+    let status = || kubectl(kubeconfig, &["status", "-A", "--as", RESTRICTED_USER]);
+    until(|| status().0 == 0);
+    let (_, told, _) = status();
+    assert!(told.contains("replicas are not shown: this user may not list pods in all namespaces"), "{told}");
+}
+
+fn bundles_contain_no_secrets(kubeconfig: &Path) {
+    let folder = tempfile::tempdir().unwrap();
+    for (file, flags) in [("plain.tar.gz", &[][..]), ("hashed.tar.gz", &["--hash-names"])] {
+        let path = folder.path().join(file);
+        let mut arguments = vec!["bundle", "-o", path.to_str().unwrap()];
+        arguments.extend(flags);
+        let (code, told, error) = kubectl(kubeconfig, &arguments);
+        assert_eq!((code, told.trim()), (0, path.to_str().unwrap()), "{error}");
+        let (code, _, error) = kubectl(kubeconfig, &arguments);
+        assert!(code == 1 && error.contains("cannot create"), "an archive is not overwritten: {error}");
+        let status = Command::new("tar").arg("-xzf").arg(&path).current_dir(folder.path()).status().unwrap();
+        assert!(status.success());
+        let unpacked = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+        let unpacked = unpacked.into_iter().find(|path| path.is_dir()).unwrap();
+        let all = all_text(&unpacked);
+        assert!(!all.contains(PASSWORD) && !all.contains("managedFields"), "{all}");
+        let is_hashed = !flags.is_empty();
+        for name in ["\"name\": \"pg\"", "\"namespace\": \"shop\""] {
+            assert_eq!(all.contains(name), !is_hashed, "{name}: {all}");
+        }
+        fs::remove_dir_all(unpacked).unwrap();
+    }
+}
+
+/// The paths and contents of all files.
+fn all_text(folder: &Path) -> String {
+    let mut text = String::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        text += &format!("{}\n", path.file_name().unwrap().to_str().unwrap());
+        text += &if path.is_dir() { all_text(&path) } else { fs::read_to_string(path).unwrap() };
+    }
+    text
+}
+
+/// Runs `tcplb kubectl`. Returns its exit code, standard output and standard error.
+fn kubectl(kubeconfig: &Path, arguments: &[&str]) -> (i32, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_tcplb"))
+        .arg("kubectl")
+        .args(arguments)
+        .env("KUBECONFIG", kubeconfig)
+        .output()
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
+fn until(holds: impl Fn() -> bool) {
+    harness::wait_until("the API server has applied the change", holds);
+}
+
+async fn apply<T>(api: &Api<T>, object: Value)
+where
+    T: Resource<DynamicType = ()> + Clone + DeserializeOwned + Serialize + std::fmt::Debug,
+{
+    let object: DynamicObject = serde_json::from_value(object).unwrap();
+    let applied = api.patch(&object.name_any(), &PatchParams::apply("test"), &Patch::Apply(&object)).await;
+    applied.unwrap_or_else(|error| panic!("{}: {error}", object.name_any()));
+}

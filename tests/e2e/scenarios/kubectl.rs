@@ -1,0 +1,81 @@
+//! `kubectl tcplb` with an installation.
+
+use std::{fs, path::Path, process::Command};
+
+use serde_json::Value;
+
+use crate::{
+    backends::PORT,
+    cluster::{WAIT_LIMIT, eventually},
+    scenario::{Isolation, Scenario, scenario},
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_tcplb_shows_checks_and_bundles_what_replicas_report() {
+    scenario("kubectl", Isolation::Shared, async |scenario| {
+        scenario.backends("echo", 2).await;
+        scenario
+            .apply(&format!(
+                "
+apiVersion: tcplb.io/v1alpha1
+kind: TcpLoadBalancer
+metadata: {{name: pg}}
+spec:
+  listeners: [{{port: 5432}}]
+  backends: [{{service: {{name: echo, port: {PORT}}}}}]
+"
+            ))
+            .await;
+        scenario.programmed("pg").await;
+        let replicas = scenario.installation().pods(&scenario.client).await.len();
+        eventually("each replica shows two usable endpoints", WAIT_LIMIT, async || {
+            let (_, told) = kubectl(scenario, &["status", "pg", "-o", "json"]);
+            let document: Value = serde_json::from_str(&told).unwrap();
+            let shown = document["loadBalancers"][0]["replicas"].as_array().unwrap().clone();
+            let is_current = |replica: &Value| {
+                let endpoints = replica["endpoints"].as_array().unwrap();
+                let usable = endpoints.iter().filter(|endpoint| endpoint["state"] == "usable").count();
+                replica["current"] == true && usable == 2
+            };
+            shown.len() == replicas && shown.iter().all(is_current)
+        })
+        .await;
+
+        let (code, told) = kubectl(scenario, &["doctor", "--wait", "60s"]);
+        assert_eq!(code, Some(0), "{told}");
+        for passed in ["replicas on", "is the leader", "allocated port", "accept connections at 1 address"] {
+            assert!(told.contains(passed), "{passed}: {told}");
+        }
+
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("bundle.tar.gz");
+        let (code, told) = kubectl(scenario, &["bundle", "-o", file.to_str().unwrap()]);
+        assert_eq!(code, Some(0), "{told}");
+        let files = unpacked(&file);
+        for part in ["report.json", "snapshot.json", "metrics.txt", "log.txt"] {
+            assert_eq!(files.iter().filter(|file| file.ends_with(part)).count(), replicas, "{part}: {files:?}");
+        }
+        let missing = files.iter().find(|file| file.ends_with("/missing.txt")).unwrap();
+        assert_eq!(fs::read_to_string(folder.path().join(missing)).unwrap(), "");
+    })
+    .await;
+}
+
+/// Runs a command for the scenario's namespace and installation. Returns its exit code and output.
+fn kubectl(scenario: &Scenario, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_tcplb"))
+        .arg("kubectl")
+        .args(arguments)
+        .args(["--namespace", &scenario.namespace, "--install-namespace", &scenario.installation().namespace])
+        .output()
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+}
+
+/// Unpacks an archive beside it, and returns the paths of its files.
+fn unpacked(file: &Path) -> Vec<String> {
+    let output = Command::new("tar").arg("-xvzf").arg(file).current_dir(file.parent().unwrap()).output().unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+}
