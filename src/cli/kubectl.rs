@@ -6,9 +6,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::api;
 
-/// Inspect the TcpLoadBalancers of a cluster and their replicas.
+/// Inspect the TcpLoadBalancers of a cluster and their replicas, and drain endpoints.
 ///
-/// Reads replicas through the API server, and changes nothing. Install the program as kubectl-tcplb in a folder of PATH
+/// Reads replicas through the API server, and changes objects only. Install the program as kubectl-tcplb in a folder of PATH
 /// to run it as `kubectl tcplb`.
 #[derive(Debug, Parser)]
 #[command(name = "kubectl-tcplb", bin_name = "kubectl tcplb", version, max_term_width = 120)]
@@ -43,6 +43,16 @@ pub enum KubectlCommand {
     /// It contains no Secrets, private keys and passwords; values that may be secret are removed. Parts that cannot be
     /// read are named. Exit code 0: the archive is written. 1: it is not.
     Bundle(BundleFlags),
+    /// Give endpoints of a load balancer no new connections, for example before maintenance.
+    ///
+    /// Adds them to spec.drainedEndpoints. Their open connections follow spec.drain.endpointDrained. Exit code 0: they are
+    /// in the list. 1: they are not.
+    Drain(DrainFlags),
+    /// Give drained endpoints of a load balancer new connections again.
+    ///
+    /// Removes them from spec.drainedEndpoints. Exit code 0: they are not in the list any more. 1: they were not, or the
+    /// list cannot be changed.
+    Undrain(UndrainFlags),
 }
 
 /// The flags of kubectl that select a cluster.
@@ -130,6 +140,27 @@ pub struct BundleFlags {
     /// The number of lines at the end of each log.
     #[arg(long, value_name = "NUMBER", default_value_t = 10_000, value_parser = clap::value_parser!(i64).range(0..))]
     pub log_lines: i64,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct DrainFlags {
+    /// The load balancer.
+    pub name: String,
+    /// The endpoints: names of pods, addresses with a port, or addresses with any port.
+    #[arg(required = true, value_name = "ENDPOINT")]
+    pub endpoints: Vec<api::EndpointRef>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct UndrainFlags {
+    /// The load balancer.
+    pub name: String,
+    /// The endpoints, as in spec.drainedEndpoints.
+    #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "ENDPOINT")]
+    pub endpoints: Vec<api::EndpointRef>,
+    /// All drained endpoints.
+    #[arg(long)]
+    pub all: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -1,4 +1,4 @@
-//! `kubectl tcplb`: inspects the load balancers of a cluster. It changes nothing.
+//! `kubectl tcplb`: inspects the load balancers of a cluster, and drains endpoints.
 //!
 //! Each command gathers facts, derives a document, and renders it. Documents and renderings are pure.
 
@@ -8,6 +8,7 @@ mod connection;
 mod doctor;
 #[cfg(test)]
 mod golden;
+mod maintenance;
 mod output;
 mod replica;
 mod right;
@@ -33,5 +34,7 @@ pub async fn run(arguments: Kubectl) -> anyhow::Result<ExitCode> {
         KubectlCommand::Status(flags) => status::run(&connection, &flags).await,
         KubectlCommand::Bundle(flags) => bundle::run(&connection, &flags).await,
         KubectlCommand::Doctor(flags) => doctor::run(&connection, &flags).await,
+        KubectlCommand::Drain(flags) => maintenance::drain(&connection, &flags).await,
+        KubectlCommand::Undrain(flags) => maintenance::undrain(&connection, &flags).await,
     }
 }

@@ -52,6 +52,7 @@ async fn commands_read_the_cluster_name_missing_rights_and_show_no_secrets() {
     assert_eq!((code, &results["errors"]), (1, &json!(1)), "{told}");
     assert!(told.contains("no replica was found: install the chart"), "{told}");
 
+    endpoints_are_drained_and_used_again(&kubeconfig);
     without_rights(&kubeconfig);
     with_rights_on_load_balancers(&client, &kubeconfig).await;
     bundles_contain_no_secrets(&kubeconfig);
@@ -90,6 +91,26 @@ async fn declare(client: &Client) {
     let resource = kube::api::ApiResource::erase::<tcplb::api::TcpLoadBalancer>(&());
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), "shop", &resource);
     api.patch("pg", &PatchParams::apply("test"), &Patch::Apply(&object)).await.unwrap();
+}
+
+fn endpoints_are_drained_and_used_again(kubeconfig: &Path) {
+    let run = |arguments: &str| {
+        let arguments: Vec<&str> = arguments.split(' ').chain(["-n", "shop"]).collect();
+        kubectl(kubeconfig, &arguments)
+    };
+    let (code, told, _) = run("drain pg pg-0 10.0.0.1:5432");
+    assert_eq!(code, 0, "{told}");
+    assert!(told.starts_with("tcploadbalancer shop/pg: drained: pg-0, 10.0.0.1:5432\n"), "{told}");
+    assert!(told.contains("open connections are kept") && told.contains("there is no pod shop/pg-0"), "{told}");
+    assert!(run("drain pg pg-0 pg-1").1.starts_with("tcploadbalancer shop/pg: drained: pg-0, 10.0.0.1:5432, pg-1\n"));
+    assert_eq!(run("undrain pg pg-0").1, "tcploadbalancer shop/pg: drained: 10.0.0.1:5432, pg-1\n");
+    let (code, _, error) = run("undrain pg pg-0");
+    assert!(code == 1 && error.contains("pg-0 is not drained in TcpLoadBalancer shop/pg"), "{error}");
+    assert_eq!(run("undrain pg --all").1, "tcploadbalancer shop/pg: no endpoint is drained\n");
+    let (code, _, error) = run("drain pg db_0");
+    assert!(code == 2 && error.contains("`db_0` is not an endpoint: write the name of a pod"), "{error}");
+    let (code, _, error) = run("drain gone pg-0");
+    assert!(code == 1 && error.contains("TcpLoadBalancer shop/gone does not exist"), "{error}");
 }
 
 fn without_rights(kubeconfig: &Path) {
