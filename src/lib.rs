@@ -21,6 +21,7 @@
 //! - `tcp`: a TCP connection on the event loop of its task;
 //! - [`takeover`]: passes listening sockets to the process that replaces this one;
 //! - [`state`]: the readiness of the process, and the result of its manifests;
+//! - [`instruments`]: metrics of the control plane, which its parts update;
 //! - [`metrics`] and [`admin`]: metrics and admin pages;
 //! - `shared`: shared values in persistent maps;
 //! - `printable`: makes text from outside safe for logs, pages and statuses;
@@ -39,6 +40,7 @@ pub mod controller;
 mod cost;
 mod descriptors;
 pub mod drain;
+pub mod instruments;
 pub mod kubectl;
 mod memory;
 pub mod metrics;

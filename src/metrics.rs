@@ -1,11 +1,13 @@
 //! Metrics in Prometheus' text formats, read from the live counters on each request.
 
 mod classic;
+mod control_plane;
 mod encoder;
 mod endpoints;
 mod family;
 mod listeners;
 mod process;
+mod process_usage;
 #[cfg(test)]
 mod tests;
 
@@ -45,7 +47,12 @@ pub enum EndpointSeries {
 impl Metrics {
     pub fn new(monitor: Monitor, state: Arc<ReadinessState>, endpoint_series: EndpointSeries) -> Self {
         let mut registry = Registry::default();
-        registry.register_collector(Box::new(Live { monitor, state, endpoint_series }));
+        registry.register_collector(Box::new(Live {
+            monitor,
+            state,
+            endpoint_series,
+            started: process_usage::start_time(),
+        }));
         Self { registry, size: AtomicUsize::new(0) }
     }
 
@@ -101,6 +108,8 @@ struct Live {
     monitor: Monitor,
     state: Arc<ReadinessState>,
     endpoint_series: EndpointSeries,
+    /// The start of the process, in Unix time.
+    started: Option<u64>,
 }
 
 impl Collector for Live {
@@ -117,13 +126,9 @@ impl Collector for Live {
         listeners::encode(encoder, &listeners, &self.monitor, &view.snapshot)?;
         endpoints::encode(encoder, &endpoints)?;
         endpoints::encode_upstreams(encoder, &view)?;
-        process::encode_configuration(encoder, &view, &self.state)?;
-        process::encode_process(encoder, &self.monitor)
+        process::encode_configuration(encoder, &view, &self.state, &self.monitor)?;
+        process::encode_process(encoder, &self.monitor)?;
+        control_plane::encode(encoder, self.state.instruments())?;
+        process_usage::encode(encoder, self.started)
     }
-}
-
-/// The counts above zero. Counters by reason or result omit the others, because most listeners and endpoints have only
-/// a few.
-fn occurred<const N: usize>(counts: [(&'static str, u64); N]) -> impl Iterator<Item = (&'static str, u64)> {
-    counts.into_iter().filter(|(_, count)| *count > 0)
 }

@@ -2,12 +2,13 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    atomic::{AtomicBool, Ordering::Relaxed},
 };
 
 use tokio::sync::watch;
 
 use crate::{
+    instruments::Instruments,
     model::ObjectKey,
     translate::{Severity, Verdicts},
 };
@@ -18,7 +19,7 @@ pub struct ReadinessState {
     ready: AtomicBool,
     leaving: AtomicBool,
     configuration: watch::Sender<Arc<Configuration>>,
-    mismatches: AtomicU64,
+    instruments: Arc<Instruments>,
 }
 
 /// The result of the latest compilation of the manifests.
@@ -46,6 +47,15 @@ impl Configuration {
 }
 
 impl ReadinessState {
+    pub fn new(instruments: Arc<Instruments>) -> Self {
+        Self { instruments, ..Self::default() }
+    }
+
+    /// The metrics of the control plane.
+    pub fn instruments(&self) -> &Arc<Instruments> {
+        &self.instruments
+    }
+
     /// Sets the readiness. It is true from the first applied snapshot until the listeners close.
     pub fn set_ready(&self, ready: bool) {
         self.ready.store(ready, Relaxed);
@@ -67,16 +77,6 @@ impl ReadinessState {
     /// The result of each compilation.
     pub fn configurations(&self) -> watch::Receiver<Arc<Configuration>> {
         self.configuration.subscribe()
-    }
-
-    /// Counts a reused result that differs from a full translation.
-    pub fn count_mismatch(&self) {
-        self.mismatches.fetch_add(1, Relaxed);
-    }
-
-    /// The number of translations with reused results that differed from a full translation.
-    pub fn mismatches(&self) -> u64 {
-        self.mismatches.load(Relaxed)
     }
 
     pub fn is_ready(&self) -> bool {

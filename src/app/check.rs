@@ -128,7 +128,7 @@ fn look_up_names(parts: &mut [CompilationUnit]) -> anyhow::Result<()> {
         return Ok(());
     }
     let answers = on_control_runtime(async {
-        let mut names = Names::start(resolve);
+        let mut names = Names::start(resolve, std::sync::Arc::default());
         names.want(wanted);
         names.first_answers(DNS_TIMEOUT).await;
         Ok(names.known())

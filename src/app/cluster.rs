@@ -16,6 +16,7 @@ use crate::{
     api::{self, Placement},
     cli::{self, AdminAddress, Controller, PlacementName, Sidecar},
     controller::{Settings, Workload},
+    instruments::Instruments,
     model::ObjectKey,
     proxy::socket::Sharing,
     source::{Cluster, Home, Scope, connect, installed_schema},
@@ -51,6 +52,7 @@ pub async fn controller(arguments: Controller) -> anyhow::Result<ExitCode> {
         PlacementName::Host => ProcessMode::Host(tenancy),
         PlacementName::Gateway => ProcessMode::Gateway(Arc::new(Allocations::default()), tenancy),
     };
+    let instruments = Arc::<Instruments>::default();
     let settings = Settings {
         class: arguments.class,
         placement,
@@ -67,9 +69,11 @@ pub async fn controller(arguments: Controller) -> anyhow::Result<ExitCode> {
         selector: arguments.service_selector.into_iter().collect(),
         ports: arguments.ports,
         cluster_domain: arguments.cluster_domain,
+        instruments: instruments.clone(),
     };
     serve(Serving {
-        source: Source::cluster(Cluster::start(client.clone(), scope, mode)),
+        source: Source::cluster(Cluster::start(client.clone(), scope, mode, instruments.clone())),
+        instruments,
         admin: AdminAddress::At(arguments.admin.socket_address()),
         sharing: Sharing::Exclusive,
         takeover: None,
@@ -89,8 +93,10 @@ pub async fn sidecar(arguments: Sidecar) -> anyhow::Result<ExitCode> {
         only: Some(arguments.load_balancer),
         home: None,
     };
+    let (mode, instruments) = (ProcessMode::Sidecar(arguments.address), Arc::<Instruments>::default());
     serve(Serving {
-        source: Source::cluster(Cluster::start(client().await?, scope, ProcessMode::Sidecar(arguments.address))),
+        source: Source::cluster(Cluster::start(client().await?, scope, mode, instruments.clone())),
+        instruments,
         admin: arguments.admin,
         sharing: Sharing::Exclusive,
         takeover: None,

@@ -59,7 +59,7 @@ impl Compiler {
         Self {
             source,
             locality,
-            names: Names::start(resolve),
+            names: Names::start(resolve, state.instruments().clone()),
             looked_up: World::default(),
             world: Arc::default(),
             last: Arc::default(),
@@ -123,7 +123,9 @@ impl Compiler {
         if names != self.world.names {
             Arc::make_mut(&mut self.world).names = names;
         }
+        let started = Instant::now();
         let (snapshot, verdicts) = in_place(|| self.translate_at(Timestamp::now()));
+        self.state.instruments().translate_duration.observe(started.elapsed().as_secs_f64());
         let configuration = Configuration {
             generation: snapshot.generation,
             verdicts: Arc::new(verdicts),
@@ -154,7 +156,7 @@ impl Compiler {
         }
         debug_assert!(false, "{reused:?} instead of {full:?}");
         error!("reused results differ from a full translation, which is used instead: report this as a bug");
-        self.state.count_mismatch();
+        self.state.instruments().mismatches.inc();
         self.memo = Memo::default();
         full
     }

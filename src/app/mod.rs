@@ -124,6 +124,16 @@ fn standalone(arguments: Standalone) -> anyhow::Result<ExitCode> {
     on_control_runtime(async {
         let sharing = if reuse_port { Sharing::Shared } else { Sharing::Exclusive };
         let source = Source::files(files).context("cannot handle SIGHUP")?;
-        serve(Serving { source, admin, sharing, takeover, empty: Empty::Ends, leading: None, run }).await
+        serve(Serving {
+            source,
+            instruments: std::sync::Arc::default(),
+            admin,
+            sharing,
+            takeover,
+            empty: Empty::Ends,
+            leading: None,
+            run,
+        })
+        .await
     })
 }

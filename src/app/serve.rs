@@ -30,6 +30,7 @@ use crate::{
     cli::{AdminAddress, RunArgs},
     controller::{self, Observed, Settings},
     descriptors::{self, Budget},
+    instruments::Instruments,
     metrics::EndpointSeries,
     model::{Report, Snapshot},
     proxy::{
@@ -57,6 +58,8 @@ const LAST_WRITES: Duration = Duration::from_secs(3);
 /// The configuration of a serving process.
 pub struct Serving {
     pub source: Source,
+    /// The metrics that the source updates.
+    pub instruments: Arc<Instruments>,
     pub admin: AdminAddress,
     pub sharing: Sharing,
     /// The socket for taking over and offering listening sockets.
@@ -95,12 +98,12 @@ fn locality(run: &RunArgs) -> ProcessLocality {
 /// # Errors
 /// A sentence for the user.
 pub async fn serve(serving: Serving) -> anyhow::Result<ExitCode> {
-    let Serving { source, admin, sharing, takeover, empty, leading, run } = serving;
+    let Serving { source, instruments, admin, sharing, takeover, empty, leading, run } = serving;
     let signals = Signals::catch()?;
     // Before any descriptor is received, because inherited sockets count against the limit.
     let budget = descriptors::raise_limit(run.worker_count(), source.manifests());
     let (successor, inheritance) = inherit(takeover.as_deref(), &signals).await?;
-    let state = Arc::new(ReadinessState::default());
+    let state = Arc::new(ReadinessState::new(instruments));
     let mut admin = AdminPages::bind(admin, budget.admin, inheritance.admin, &run)?;
     let (proxy, access_log) = start_proxy(&run, budget, sharing, inheritance.listeners)?;
     if empty != Empty::Ends {

@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     api::{GROUP, KIND, TcpLoadBalancerStatus, VERSION},
+    instruments::{Instruments, WriteResult, WriteTarget},
     model::ObjectKey,
     printable::limited,
 };
@@ -44,7 +45,7 @@ impl EventPublisher {
         let reporter =
             Reporter { controller: format!("{GROUP}/{}", settings.class), instance: Some(settings.pod.clone()) };
         let (waiting, events) = mpsc::channel(MAX_WAITING);
-        let publishing = publish(Recorder::new(client, reporter), events);
+        let publishing = publish(Recorder::new(client, reporter), settings.instruments.clone(), events);
         Self { waiting, _publishing: AbortOnDropHandle::new(tokio::spawn(publishing)) }
     }
 
@@ -65,13 +66,18 @@ impl EventPublisher {
     }
 }
 
-async fn publish(recorder: Recorder, mut events: mpsc::Receiver<(ObjectReference, Event)>) {
+async fn publish(
+    recorder: Recorder,
+    instruments: Arc<Instruments>,
+    mut events: mpsc::Receiver<(ObjectReference, Event)>,
+) {
     while let Some((object, event)) = events.recv().await {
-        let problem = match timeout(PUBLISH_TIMEOUT, recorder.publish(&event, &object)).await {
-            Ok(Ok(())) => continue,
-            Ok(Err(error)) => sentence(&error),
-            Err(_) => "no answer in time".to_owned(),
+        let published = match timeout(PUBLISH_TIMEOUT, recorder.publish(&event, &object)).await {
+            Ok(published) => published.map_err(|error| sentence(&error)),
+            Err(_) => Err("no answer in time".to_owned()),
         };
+        instruments.count_write(WriteTarget::Event, WriteResult::of(&published));
+        let Err(problem) = published else { continue };
         debug!(load_balancer = ?object.name, reason = event.reason, "an Event cannot be published: {problem}");
     }
 }

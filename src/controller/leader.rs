@@ -1,7 +1,7 @@
 //! The leader's reconcile loop: after each change it compares the desired state with the present one, and applies the
 //! difference.
 
-use std::{future, sync::Arc, time::Duration};
+use std::{future, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
@@ -20,9 +20,10 @@ use super::{
     status::StatusWriter,
 };
 use crate::{
+    instruments::{LeaderInstruments, LeaderView, PortCounts},
     shared::changes,
     source::Settle,
-    world::{Declared, World},
+    world::{Allocations, Declared, ProcessMode, World},
 };
 
 /// The time for which the leader's own pod may be missing among the replicas: it is listed a little later than it is
@@ -54,6 +55,9 @@ pub struct Leader {
     /// The time at which all statuses are derived again.
     resync_at: Instant,
     writer: StatusWriter,
+    instruments: LeaderInstruments,
+    /// The use of the proxy ports by these allocations.
+    port_counts: (Arc<Allocations>, PortCounts),
 }
 
 impl Leader {
@@ -64,6 +68,7 @@ impl Leader {
         replicas: watch::Receiver<Arc<Replicas>>,
     ) -> Self {
         let (writer, has_reports) = (StatusWriter::new(client.clone(), &settings), !replicas.borrow().is_empty());
+        let instruments = settings.instruments.lead(&settings.lease);
         Self {
             provisioner: Provisioner::new(client, settings.clone()),
             settings,
@@ -77,6 +82,8 @@ impl Leader {
             statuses: Statuses::default(),
             resync_at: Instant::now(),
             writer,
+            instruments,
+            port_counts: Default::default(),
         }
     }
 
@@ -108,6 +115,7 @@ impl Leader {
                 () = is_due => {
                     let started = Instant::now();
                     wake = Some(self.reconcile().await);
+                    self.settings.instruments.reconcile_duration.observe(started.elapsed().as_secs_f64());
                     let worked = started.elapsed().saturating_sub(self.provisioner.take_waited());
                     paused_until = Instant::now() + (worked * PAUSE_FACTOR).min(MAX_PAUSE);
                 }
@@ -136,7 +144,9 @@ impl Leader {
         let replicas = self.replicas.borrow_and_update().clone();
         let provision_at = self.provisioner.reconcile(&observed, &replicas).await;
         self.check_replicas_service(&observed.world, &replicas);
+        let view = self.view(&observed.world, &replicas);
         let report_at = self.report(observed, replicas);
+        self.instruments.set_view(LeaderView { statuses: self.statuses.all().clone(), ..view });
         [Some(provision_at), report_at].into_iter().flatten().fold(self.resync_at, Instant::min)
     }
 
@@ -164,6 +174,26 @@ impl Leader {
         self.service_problem = problem;
     }
 
+    /// The view of the cluster, without statuses.
+    fn view(&mut self, world: &World, replicas: &Replicas) -> LeaderView {
+        let replicas_reporting = replicas.values().filter(|replica| replica.report.is_some()).count();
+        let ports = match &world.mode {
+            ProcessMode::Gateway(allocations, _) => Some(self.port_counts(allocations)),
+            ProcessMode::Standalone | ProcessMode::Sidecar(_) | ProcessMode::Host(_) => None,
+        };
+        let replicas_silent = replicas.len() - replicas_reporting;
+        LeaderView { replicas_reporting, replicas_silent, ports, ..LeaderView::default() }
+    }
+
+    fn port_counts(&mut self, allocations: &Arc<Allocations>) -> PortCounts {
+        let (counted, counts) = &mut self.port_counts;
+        if !Arc::ptr_eq(counted, allocations) {
+            *counts = port_counts(allocations, &self.settings.ports);
+            *counted = allocations.clone();
+        }
+        *counts
+    }
+
     /// Logs new problems and writes statuses. Returns the time at which a status changes without another change.
     fn report(&mut self, observed: Observed, replicas: Arc<Replicas>) -> Option<Instant> {
         let problems = self.provisioner.problems().clone();
@@ -187,6 +217,18 @@ impl Leader {
             .changes_at()
             .map(|then| instant + then.duration_since(now).max(SignedDuration::ZERO).unsigned_abs())
     }
+}
+
+fn port_counts(allocations: &Allocations, range: &RangeInclusive<u16>) -> PortCounts {
+    let in_range = allocations.0.range(range.clone());
+    let mut counts = PortCounts::default();
+    for (_, allocation) in in_range {
+        match allocation.freed {
+            None => counts.allocated += 1,
+            Some(_) => counts.cooldown += 1,
+        }
+    }
+    PortCounts { free: range.len() - counts.allocated - counts.cooldown, ..counts }
 }
 
 /// Waits for the next change; forever once the sender is dropped.

@@ -10,7 +10,7 @@
 //! is allocated twice. A freed port has a cooldown of ten minutes, so a write that is late by less never sends
 //! connections to another listener.
 
-use std::{future, time::Duration};
+use std::{future, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -28,6 +28,7 @@ use super::{
     Settings,
     calls::failure::{ApiFailure, Failures, sentence},
 };
+use crate::instruments::{Instruments, WriteResult, WriteTarget};
 
 /// Other replicas leave an unchanged Lease alone for this long. With [`RENEW_PERIOD`], a leader that is gone is
 /// replaced after 17 s.
@@ -71,6 +72,7 @@ pub struct LeaderElector {
     /// The last content of a Lease of another holder, and the time since which it has been unchanged.
     seen: Option<(LeaseSpec, Instant)>,
     failures: Failures,
+    instruments: Arc<Instruments>,
 }
 
 impl LeaderElector {
@@ -81,6 +83,7 @@ impl LeaderElector {
             identity: settings.pod.clone(),
             seen: None,
             failures: Failures::default(),
+            instruments: settings.instruments.clone(),
         }
     }
 
@@ -113,6 +116,15 @@ impl LeaderElector {
     }
 
     fn note(&mut self, outcome: &Result<LeaseOutcome, ApiFailure>) {
+        let result = match outcome {
+            Ok(LeaseOutcome::Holds) => Some(WriteResult::Ok),
+            Ok(LeaseOutcome::Contested) => Some(WriteResult::Conflict),
+            Ok(LeaseOutcome::Waits(_)) => None,
+            Err(_) => Some(WriteResult::Failed),
+        };
+        if let Some(result) = result {
+            self.instruments.count_write(WriteTarget::Lease, result);
+        }
         match outcome {
             Err(failure) => {
                 if self.failures.failed(failure.clone(), Instant::now()) {

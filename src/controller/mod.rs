@@ -68,6 +68,7 @@ pub async fn run_with(
     stop: CancellationToken,
 ) {
     let settings = Arc::new(settings);
+    settings.instruments.stand_for_election(&settings.lease);
     let (term, terms) = watch::channel(None);
     let term = Arc::new(term);
     let electing = {

@@ -35,6 +35,7 @@ use super::{
 };
 use crate::{
     api::Placement,
+    instruments::{WriteResult, WriteTarget},
     model::ObjectKey,
     shared::changes,
     translate::Verdict,
@@ -125,7 +126,9 @@ impl Provisioner {
     pub async fn answered(&mut self) {
         tokio::select! {
             // Failures are reported with all other problems.
-            _ = self.writes.answered() => {}
+            (_, answer) = self.writes.answered() => {
+                self.settings.instruments.count_write(WriteTarget::Service, WriteResult::of(&answer));
+            }
             (about, answer) = self.lookups.answered() => self.note_lookup(about, answer),
         }
         self.due = Instant::now();
@@ -195,6 +198,7 @@ impl Provisioner {
                 allocations
             }
             Err(failure) => {
+                self.settings.instruments.count_write(WriteTarget::Allocations, WriteResult::Failed);
                 let now = Instant::now();
                 wake = now + RETRY_DELAY;
                 if self.allocation_failures.failed(failure.clone(), now) {

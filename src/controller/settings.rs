@@ -1,6 +1,6 @@
-use std::{collections::BTreeMap, ops::RangeInclusive};
+use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc};
 
-use crate::{api::Placement, model::ObjectKey};
+use crate::{api::Placement, instruments::Instruments, model::ObjectKey};
 
 /// The configuration of a controller.
 #[derive(Clone, Debug)]
@@ -28,6 +28,8 @@ pub struct Settings {
     pub ports: RangeInclusive<u16>,
     /// The cluster's DNS domain.
     pub cluster_domain: String,
+    /// The metrics that the controller updates.
+    pub instruments: Arc<Instruments>,
 }
 
 /// The workload of the replicas, by its name.
@@ -75,6 +77,7 @@ impl Settings {
             selector: BTreeMap::from([("app".into(), "tcplb".into())]),
             ports: 20000..=24999,
             cluster_domain: "cluster.local".into(),
+            instruments: Arc::default(),
         }
     }
 }

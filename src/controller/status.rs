@@ -33,6 +33,7 @@ use super::{
 };
 use crate::{
     api::{TcpLoadBalancer, TcpLoadBalancerStatus},
+    instruments::{Instruments, WriteResult, WriteTarget},
     model::ObjectKey,
     shared::changes,
     world::Declared,
@@ -59,6 +60,7 @@ impl StatusWriter {
             records: BTreeMap::new(),
             due: DueTimes::default(),
             calls: Calls::new(),
+            instruments: settings.instruments.clone(),
             considered_until: Instant::now(),
         };
         Self {
@@ -112,6 +114,7 @@ struct WriteTask {
     /// The times at which postponed writes are due.
     due: DueTimes<ObjectKey, Instant>,
     calls: Calls<ObjectKey, WriteOutcome>,
+    instruments: Arc<Instruments>,
     /// Writes that were due or repeatable up to this time have been considered.
     considered_until: Instant,
     publisher: EventPublisher,
@@ -206,6 +209,9 @@ impl WriteTask {
     }
 
     fn note(&mut self, object: &ObjectKey, answer: Result<WriteOutcome, ApiFailure>) {
+        if !matches!(answer, Ok(WriteOutcome::Gone)) {
+            self.instruments.count_write(WriteTarget::Status, WriteResult::of(&answer));
+        }
         let (Some(record), Some(desired)) = (self.records.get_mut(object), self.desired.get(object)) else {
             self.calls.forget(object);
             return;

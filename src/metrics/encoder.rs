@@ -6,7 +6,8 @@ use std::{
 };
 
 use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeGaugeValue, EncodeLabel, EncodeLabelSet, LabelSetEncoder, MetricEncoder, NoLabelSet,
+    DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeLabel, EncodeLabelSet, EncodeMetric,
+    LabelSetEncoder, MetricEncoder, NoLabelSet,
 };
 
 use super::family::Family;
@@ -102,14 +103,14 @@ impl Encoder<'_, '_> {
         self.0.encode_descriptor(family.name, family.help, family.unit.as_ref(), family.kind)
     }
 
-    pub fn counters<'l>(
+    pub fn counters<'l, V: EncodeCounterValue>(
         &mut self,
         family: &'static Family,
-        series: impl IntoIterator<Item = (Labels<'l>, u64)>,
+        series: impl IntoIterator<Item = (Labels<'l>, V)>,
     ) -> fmt::Result {
         let mut encoder = self.family(family)?;
         for (labels, value) in series {
-            encoder.encode_family(&SeriesLabels(family, labels))?.encode_counter::<NoLabelSet, _, u64>(&value, None)?;
+            encoder.encode_family(&SeriesLabels(family, labels))?.encode_counter::<NoLabelSet, V, u64>(&value, None)?;
         }
         Ok(())
     }
@@ -124,6 +125,11 @@ impl Encoder<'_, '_> {
             encoder.encode_family(&SeriesLabels(family, labels))?.encode_gauge(&value)?;
         }
         Ok(())
+    }
+
+    /// Writes a metric of the library.
+    pub fn metric(&mut self, family: &'static Family, metric: &impl EncodeMetric) -> fmt::Result {
+        metric.encode(self.family(family)?)
     }
 
     pub fn histograms<'h>(
@@ -146,4 +152,10 @@ impl Encoder<'_, '_> {
         }
         Ok(())
     }
+}
+
+/// The counts above zero. Counters by reason or result omit the others, because most listeners and endpoints have only
+/// a few.
+pub fn occurred<const N: usize>(counts: [(&'static str, u64); N]) -> impl Iterator<Item = (&'static str, u64)> {
+    counts.into_iter().filter(|(_, count)| *count > 0)
 }

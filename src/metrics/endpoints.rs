@@ -3,12 +3,11 @@
 use std::{fmt, sync::Arc};
 
 use super::{
-    encoder::{Encoder, Labels},
+    encoder::{Encoder, Labels, occurred},
     family::{
         CONNECT_FAILURES, EJECTED, EJECTIONS, ENDPOINT, ENDPOINT_ACTIVE, ENDPOINT_CONNECTIONS, HEALTHY, IN_SERVICE,
         LOAD_BALANCER, NEAR, PRECONNECT, PRECONNECTED, PROBES, SHARE, SWITCHES, UPSTREAM_ENDPOINTS, USABLE,
     },
-    occurred,
 };
 use crate::{
     model::UpstreamKey,

@@ -61,12 +61,32 @@ families! {
     GENERATION: "tcplb_configuration_generation" Gauge None, &[], "Generation of the applied configuration";
     PROBLEMS: "tcplb_configuration_problems" Gauge None, &["severity"], "Problems in the current manifests; severity is refused or warning";
     MISMATCHES: "tcplb_configuration_mismatches" Counter None, &[], "Translations with reused results that differed from a full translation; compared at most once per hour. More than 0 is a bug of tcplb";
+    TRANSLATE: "tcplb_translate_duration" Histogram Some(Unit::Seconds), &[], "Duration of translating the manifests to a configuration";
+    APPLY: "tcplb_apply_duration" Histogram Some(Unit::Seconds), &[], "Duration of applying a changed configuration to sockets and endpoints";
     UNBOUND: "tcplb_listeners_unbound" Gauge None, &[], "Listeners whose address could not be bound";
     LOGGED: "tcplb_access_log_events" Counter None, &["result"], "Closed connections offered to the access log; result is logged or dropped (writer too slow, or too many refusals)";
     LIMIT: "tcplb_process_connections_limit" Gauge None, &[], "Connections allowed by the process's file descriptor limit, less what listening sockets and the process itself need";
     HANDSHAKE_MEMORY: "tcplb_handshake_memory" Gauge Some(Unit::Bytes), &[], "Memory of unfinished TLS handshakes beyond 8 KiB each; at most 16 MiB";
     WORKER: "tcplb_worker_connections_active" Gauge None, &["worker"], "Open connections, by worker";
     SILENT: "tcplb_worker_heartbeat_age" Gauge Some(Unit::Seconds), &["worker"], "Time since the worker's last heartbeat";
+    LOOKUPS: "tcplb_dns_lookups" Counter None, &["result"], "DNS lookups of backends; result is found, empty (no address), failed or timeout (5 s)";
+    LOOKUP_DURATION: "tcplb_dns_lookup_duration" Histogram Some(Unit::Seconds), &[], "Duration of DNS lookups";
+    WATCHES: "tcplb_watches" Gauge None, &["kind", "state"], "Watches of the API server, by kind of the objects; state is working or failing. In a cluster";
+    WATCH_FAILURES: "tcplb_watch_failures" Counter None, &["kind", "reason"], "Failures of watches; reason is refused (by the API server) or unreachable. In a cluster";
+    WATCH_OUTAGE_AGE: "tcplb_watch_outage_age" Gauge Some(Unit::Seconds), &["kind"], "Time for which the objects of this kind have not been updated completely: since the first of the failing watches failed, or 0. In a cluster";
+    API_WRITES: "tcplb_api_writes" Counter None, &["resource", "result"], "Writes to the API server; result is ok, conflict (another writer was faster; repeated) or failed. Controller only";
+    LEADER: "tcplb_leader" Gauge None, &["lease"], "1 if this replica is the leader, otherwise 0. Controller only";
+    RECONCILE: "tcplb_reconcile_duration" Histogram Some(Unit::Seconds), &[], "Duration of reconciliations by the leader";
+    REPLICAS: "tcplb_replicas" Gauge None, &["state"], "Ready replicas; state is reporting or silent (the leader cannot read its report). Leader only";
+    PORTS: "tcplb_proxy_ports" Gauge None, &["state"], "Ports of the range of proxy ports; state is allocated, cooldown (freed, not yet available) or free. Leader of the placement Gateway only";
+    CONDITION: "tcplb_load_balancer_condition" Gauge None, &["load_balancer_namespace", "load_balancer", "type", "status"], "1 for the present status of each condition of each load balancer; status is True, False or Unknown. Leader only";
+    CPU: "process_cpu" Counter Some(Unit::Seconds), &[], "User and system CPU time";
+    RESIDENT_MEMORY: "process_resident_memory" Gauge Some(Unit::Bytes), &[], "Resident memory";
+    VIRTUAL_MEMORY: "process_virtual_memory" Gauge Some(Unit::Bytes), &[], "Virtual memory";
+    OPEN_FDS: "process_open_fds" Gauge None, &[], "Open file descriptors";
+    MAX_FDS: "process_max_fds" Gauge None, &[], "Maximum number of open file descriptors";
+    THREADS: "process_threads" Gauge None, &[], "Threads";
+    START_TIME: "process_start_time" Gauge Some(Unit::Seconds), &[], "Start of the process, in Unix time";
 }
 
 /// The table of all metrics, for the documentation.

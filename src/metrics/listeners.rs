@@ -3,12 +3,11 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use super::{
-    encoder::{Encoder, Labels},
+    encoder::{Encoder, Labels, occurred},
     family::{
         ACCEPTED, ACTIVE, BACKEND_CERTIFICATE, BACKEND_HANDSHAKES, CERTIFICATE, CLOSED, CONNECT, DRAINING, DURATION,
         GUARANTEED, HANDSHAKES, LISTENER, LOAD_BALANCER, RELAYED, SOURCES,
     },
-    occurred,
 };
 use crate::{
     model::Snapshot,

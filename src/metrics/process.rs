@@ -4,7 +4,9 @@ use std::fmt;
 
 use super::{
     encoder::{Encoder, Labels},
-    family::{GENERATION, HANDSHAKE_MEMORY, LIMIT, LOGGED, MISMATCHES, PROBLEMS, SILENT, UNBOUND, WORKER},
+    family::{
+        APPLY, GENERATION, HANDSHAKE_MEMORY, LIMIT, LOGGED, MISMATCHES, PROBLEMS, SILENT, TRANSLATE, UNBOUND, WORKER,
+    },
 };
 use crate::{
     proxy::{Monitor, View},
@@ -12,7 +14,12 @@ use crate::{
     translate::Severity,
 };
 
-pub fn encode_configuration(encoder: &mut Encoder<'_, '_>, view: &View, state: &ReadinessState) -> fmt::Result {
+pub fn encode_configuration(
+    encoder: &mut Encoder<'_, '_>,
+    view: &View,
+    state: &ReadinessState,
+    monitor: &Monitor,
+) -> fmt::Result {
     let configuration = state.configuration();
     encoder.gauges(&GENERATION, [(Labels::NONE, view.snapshot.generation as i64)])?;
     encoder.gauges(
@@ -20,7 +27,9 @@ pub fn encode_configuration(encoder: &mut Encoder<'_, '_>, view: &View, state: &
         [("refused", Severity::Refused), ("warning", Severity::Warning)]
             .map(|(name, severity)| (Labels::only(name), configuration.problems_of(severity) as i64)),
     )?;
-    encoder.counters(&MISMATCHES, [(Labels::NONE, state.mismatches())])?;
+    encoder.counters(&MISMATCHES, [(Labels::NONE, state.instruments().mismatches.get())])?;
+    encoder.metric(&TRANSLATE, &state.instruments().translate_duration)?;
+    encoder.metric(&APPLY, monitor.apply_duration())?;
     encoder.gauges(&UNBOUND, [(Labels::NONE, view.report.unbound().count() as i64)])
 }
 

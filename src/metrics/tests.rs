@@ -1,5 +1,9 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use prometheus_client::metrics::MetricType;
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::json;
@@ -11,6 +15,11 @@ use super::{
     *,
 };
 use crate::{
+    api::TcpLoadBalancerStatus,
+    instruments::{
+        Instruments, LeaderInstruments, LeaderView, LookupResult, PortCounts, RunningWatch, WatchFailure, WriteResult,
+        WriteTarget,
+    },
     model::{ObjectKey, Snapshot},
     proxy::{
         Options, Proxy,
@@ -48,6 +57,89 @@ fn no_label_is_one_that_prometheus_or_its_operator_sets() {
         assert!(labels.iter().all(|label| !label.starts_with("__") && !label.starts_with("exported_")));
         assert!(family.labels.contains(&"load_balancer") == family.labels.contains(&"load_balancer_namespace"));
     }
+}
+
+/// The control plane of a leader, with each kind of event.
+fn leader_instruments() -> (Arc<Instruments>, LeaderInstruments, RunningWatch) {
+    let instruments = Arc::new(Instruments::default());
+    instruments.count_lookup(LookupResult::Found, Duration::from_millis(3));
+    instruments.count_write(WriteTarget::Status, WriteResult::Conflict);
+    let watch = instruments.watches.start("Secret");
+    watch.failed(WatchFailure::Refused);
+    let leader = instruments.lead("tcplb");
+    let condition = |type_: &str, status: &str| Condition {
+        type_: type_.into(),
+        status: status.into(),
+        last_transition_time: Time(jiff::Timestamp::UNIX_EPOCH),
+        message: String::new(),
+        observed_generation: None,
+        reason: "Programmed".into(),
+    };
+    let conditions = vec![condition("Ready", "False"), condition("Accepted", "True")];
+    let status = TcpLoadBalancerStatus { conditions, ..TcpLoadBalancerStatus::default() };
+    leader.set_view(LeaderView {
+        statuses: imbl::OrdMap::unit(ObjectKey::new("shop", "pg"), status.into()),
+        ports: Some(PortCounts { allocated: 2, cooldown: 1, free: 4997 }),
+        replicas_reporting: 2,
+        replicas_silent: 1,
+    });
+    (instruments, leader, watch)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_has_the_documented_series() {
+    let proxy = proxy_with(0).await;
+    let (instruments, leader, watch) = leader_instruments();
+    let state = Arc::new(ReadinessState::new(instruments));
+    let metrics = Metrics::new(proxy.monitor(), state, EndpointSeries::All);
+    let text = metrics.text(ExpositionFormat::Classic);
+    for sample in [
+        "tcplb_dns_lookups_total{result=\"found\"} 1",
+        "tcplb_dns_lookup_duration_seconds_bucket{le=\"0.005\"} 1",
+        "tcplb_watches{kind=\"Secret\",state=\"failing\"} 1",
+        "tcplb_watch_failures_total{kind=\"Secret\",reason=\"refused\"} 1",
+        "tcplb_api_writes_total{resource=\"tcploadbalancers/status\",result=\"conflict\"} 1",
+        "tcplb_leader{lease=\"tcplb\"} 1",
+        "tcplb_replicas{state=\"silent\"} 1",
+        "tcplb_proxy_ports{state=\"free\"} 4997",
+        "tcplb_load_balancer_condition{load_balancer_namespace=\"shop\",load_balancer=\"pg\",type=\"Ready\",status=\"False\"} 1",
+    ] {
+        assert!(text.lines().any(|line| line == sample), "{sample} in {text}");
+    }
+    assert!(text.contains("\ntcplb_watch_outage_age_seconds{kind=\"Secret\"} "), "{text}");
+    for family in FAMILIES {
+        let labels: Vec<&str> = family.labels.to_vec();
+        for line in text.lines().filter(|line| line.starts_with(&format!("{}{{", family.name))) {
+            let (_, series) = line.split_once('{').unwrap();
+            let names: Vec<&str> = series.split("\"").step_by(2).filter_map(|part| part.strip_suffix('=')).collect();
+            let names: Vec<&str> = names.iter().map(|name| name.trim_start_matches(',')).collect();
+            assert_eq!(names, labels, "{line}");
+        }
+    }
+    drop(leader);
+    drop(watch);
+    let text = metrics.text(ExpositionFormat::Classic);
+    assert!(text.contains("tcplb_leader{lease=\"tcplb\"} 0\n"), "{text}");
+    for metric in ["tcplb_replicas", "tcplb_proxy_ports", "tcplb_load_balancer_condition", "tcplb_watches"] {
+        assert!(!text.contains(&format!("\n{metric}{{")), "only while there is a leader or a watch: {metric}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn process_metrics_are_those_of_this_process() {
+    let proxy = proxy_with(0).await;
+    let text = Metrics::new(proxy.monitor(), Arc::default(), EndpointSeries::All).text(ExpositionFormat::Classic);
+    let value = |name: &str| -> f64 {
+        let line = text.lines().find(|line| line.starts_with(&format!("{name}{{}} ")));
+        line.unwrap_or_else(|| panic!("{name} in {text}")).rsplit_once(' ').unwrap().1.parse().unwrap()
+    };
+    assert!(value("process_cpu_seconds_total") > 0.0);
+    assert!(value("process_resident_memory_bytes") > 1e6);
+    assert!(value("process_virtual_memory_bytes") >= value("process_resident_memory_bytes"));
+    assert!(value("process_threads") > 1.0);
+    assert!(value("process_open_fds") > 3.0 && value("process_open_fds") < value("process_max_fds"));
+    let now = jiff::Timestamp::now().as_second() as f64;
+    assert!((now - 86_400.0..=now + 1.0).contains(&value("process_start_time_seconds")));
 }
 
 #[test]

@@ -31,6 +31,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use prometheus_client::metrics::histogram::Histogram;
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot, watch},
@@ -59,6 +60,9 @@ use worker::{
     handle::{Shared, WorkerCommand, WorkerHandle},
     shutdown::{self, Drains},
 };
+
+/// Upper bounds for durations of applying a snapshot, in seconds.
+const APPLY_BUCKETS: [f64; 10] = [0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0];
 
 /// The options of a proxy.
 #[derive(Debug)]
@@ -109,6 +113,7 @@ impl Proxy {
             spare_from: options.spare_from,
             pipes: options.pipes,
             access_log: Arc::new(options.access_log),
+            apply_duration: Histogram::new(APPLY_BUCKETS),
             started: Instant::now(),
         });
         let threads = inboxes
@@ -271,6 +276,11 @@ impl Monitor {
 
     pub fn access_log(&self) -> &AccessLog {
         &self.shared.access_log
+    }
+
+    /// The durations of applying snapshots.
+    pub fn apply_duration(&self) -> &Histogram {
+        &self.shared.apply_duration
     }
 
     pub fn capacity(&self) -> &Places {

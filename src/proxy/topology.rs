@@ -135,7 +135,11 @@ impl Topology {
             let next_refresh = self.state.loop_guard.next_refresh();
             tokio::select! {
                 changed = self.snapshots.changed() => match changed {
-                    Ok(()) => self.apply().await,
+                    Ok(()) => {
+                        let started = Instant::now();
+                        self.apply().await;
+                        self.shared.apply_duration.observe(started.elapsed().as_secs_f64());
+                    }
                     Err(_) => return,
                 },
                 order = orders.recv() => match order {

@@ -44,6 +44,7 @@ use watches::{Selectors, Watches};
 
 use crate::{
     api::{KIND, RefKind, TcpLoadBalancerStatus},
+    instruments::Instruments,
     model::ObjectKey,
     shared::{changes, revised},
     world::{
@@ -105,7 +106,7 @@ type GapsVersion = (KindVersion, u64, u64);
 
 impl Cluster {
     /// Starts the watches. The ports of a [`ProcessMode::Gateway`] are read from the cluster.
-    pub fn start(client: Client, scope: Scope, mode: ProcessMode) -> Self {
+    pub fn start(client: Client, scope: Scope, mode: ProcessMode, instruments: Arc<Instruments>) -> Self {
         let (changed, changes) = watch::channel(());
         let (statuses_changed, status_changes) = watch::channel(());
         let common = Common {
@@ -115,6 +116,7 @@ impl Cluster {
             statuses_changed: Arc::new(statuses_changed),
             outage: Arc::default(),
             outcomes: Arc::default(),
+            instruments,
         };
         let mut cluster = Self {
             scope,

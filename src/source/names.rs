@@ -11,7 +11,7 @@ use std::{
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures::future::BoxFuture;
@@ -23,6 +23,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::limits::{LookupLimits, MAX_OF_OBJECT};
 use crate::{
+    instruments::{Instruments, LookupResult},
     model::ObjectKey,
     world::{Lookup, WantedName},
 };
@@ -37,6 +38,7 @@ pub struct Names {
     tasks: BTreeMap<Arc<str>, LookupTask>,
     known: Arc<Known>,
     changes: watch::Receiver<()>,
+    instruments: Arc<Instruments>,
 }
 
 type ResolveFn = dyn Fn(Arc<str>) -> BoxFuture<'static, io::Result<BTreeSet<IpAddr>>> + Send + Sync;
@@ -65,14 +67,14 @@ pub async fn resolve(name: Arc<str>) -> io::Result<BTreeSet<IpAddr>> {
 
 impl Names {
     /// Starts with a resolver: [`resolve`], or a replacement.
-    pub fn start<F>(resolver: impl Fn(Arc<str>) -> F + Send + Sync + 'static) -> Self
+    pub fn start<F>(resolver: impl Fn(Arc<str>) -> F + Send + Sync + 'static, instruments: Arc<Instruments>) -> Self
     where
         F: Future<Output = io::Result<BTreeSet<IpAddr>>> + Send + 'static,
     {
         let (changed, changes) = watch::channel(());
         let known = Arc::new(Known { states: Mutex::default(), changed });
         let resolver: Arc<ResolveFn> = Arc::new(move |name| Box::pin(resolver(name)));
-        Self { resolver, limits: Arc::default(), tasks: BTreeMap::new(), known, changes }
+        Self { resolver, limits: Arc::default(), tasks: BTreeMap::new(), known, changes, instruments }
     }
 
     /// Sets the wanted names. Each is looked up at its interval. A new name is looked up at once, unless many lookups
@@ -92,6 +94,7 @@ impl Names {
                 resolver: self.resolver.clone(),
                 limits: self.limits.clone(),
                 known: self.known.clone(),
+                instruments: self.instruments.clone(),
             };
             let running = AbortOnDropHandle::new(tokio::spawn(looking_up.run()));
             self.tasks.insert(name, LookupTask { wanted, _running: running });
@@ -139,6 +142,7 @@ struct LookingUp {
     resolver: Arc<ResolveFn>,
     limits: Arc<LookupLimits>,
     known: Arc<Known>,
+    instruments: Arc<Instruments>,
 }
 
 impl LookingUp {
@@ -155,7 +159,7 @@ impl LookingUp {
 
     /// Looks up the name once. Returns true if there was an answer in time.
     async fn look_up(&self, was_answered: bool) -> bool {
-        let Self { name, wanted: WantedName { objects, .. }, resolver, limits, known } = self;
+        let Self { name, wanted: WantedName { objects, .. }, resolver, limits, known, instruments } = self;
         let mut turn = pin!(limits.turn(objects, was_answered));
         let turn = match timeout(Self::ANSWER_TIMEOUT, &mut turn).await {
             Ok(turn) => turn,
@@ -164,6 +168,7 @@ impl LookingUp {
                 turn.await
             }
         };
+        let started = Instant::now();
         // The lookup continues when this task ends and keeps its permit until then, because the system's resolver
         // cannot be interrupted.
         let mut answer = tokio::spawn({
@@ -178,10 +183,12 @@ impl LookingUp {
             Ok(answer) => {
                 let answer = answer.unwrap_or_else(|fault| Err(io::Error::other(fault)));
                 let answered = answer.is_ok();
+                instruments.count_lookup(lookup_result(&answer), started.elapsed());
                 known.observe(name, answer.map_err(|error| description(&error)));
                 answered
             }
             Err(_) => {
+                instruments.count_lookup(LookupResult::Timeout, started.elapsed());
                 known.observe(name, Err(format!("no answer within {} s", Self::ANSWER_TIMEOUT.as_secs())));
                 // A late failure adds no information.
                 if let Ok(Ok(late)) = answer.await {
@@ -190,6 +197,14 @@ impl LookingUp {
                 false
             }
         }
+    }
+}
+
+fn lookup_result(answer: &io::Result<BTreeSet<IpAddr>>) -> LookupResult {
+    match answer {
+        Ok(addresses) if addresses.is_empty() => LookupResult::Empty,
+        Ok(_) => LookupResult::Found,
+        Err(_) => LookupResult::Failed,
     }
 }
 

@@ -125,6 +125,7 @@ impl Cell {
             selector: BTreeMap::from([("app".into(), "tcplb".into())]),
             ports: 20000..=24999,
             cluster_domain: "cluster.local".into(),
+            instruments: Arc::default(),
         }
     }
 
@@ -192,7 +193,8 @@ async fn see(
         namespace: namespace.as_str().into(),
         ..Tenancy::default()
     };
-    let mut cluster = Cluster::start(client, scope, ProcessMode::Gateway(Arc::default(), Arc::new(tenancy)));
+    let mut cluster =
+        Cluster::start(client, scope, ProcessMode::Gateway(Arc::default(), Arc::new(tenancy)), Arc::default());
     cluster.synced(LEADER_WAIT_LIMIT).await;
     let mut last = Snapshot::default();
     loop {

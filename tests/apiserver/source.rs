@@ -209,7 +209,8 @@ async fn rights_that_name_the_objects_are_enough_and_may_come_later() {
     .await;
     let scope =
         Scope { class: None, placement: Placement::Sidecar, namespaces: None, only: Some(key("app")), home: None };
-    let mut cluster = Cluster::start(api.client(RESTRICTED_USER), scope, ProcessMode::Sidecar([127, 0, 0, 1].into()));
+    let mut cluster =
+        Cluster::start(api.client(RESTRICTED_USER), scope, ProcessMode::Sidecar([127, 0, 0, 1].into()), Arc::default());
     timeout(WAIT_LIMIT, cluster.synced(WAIT_LIMIT)).await.unwrap();
     let world = cluster.world();
     assert!(world.services.contains_key(&key("app")) && addresses(&world, "app") == ["10.0.0.1"]);
@@ -234,7 +235,7 @@ async fn gateway(client: &Client) -> Cluster {
         home: Some(Home { namespace: NAMESPACE.into(), allocations: Some(("ports".into(), 20000..=24999)) }),
     };
     let mode = ProcessMode::Gateway(Arc::default(), Arc::new(Tenancy::default()));
-    let mut cluster = Cluster::start(client.clone(), scope, mode);
+    let mut cluster = Cluster::start(client.clone(), scope, mode, Arc::default());
     timeout(WAIT_LIMIT, cluster.synced(WAIT_LIMIT)).await.unwrap();
     cluster
 }

@@ -158,6 +158,7 @@ fn settings(namespace: &str) -> Settings {
         selector: BTreeMap::from([("app".to_owned(), "none".to_owned())]),
         ports: 20000..=24999,
         cluster_domain: "cluster.local".into(),
+        instruments: Arc::default(),
     }
 }
 
@@ -194,7 +195,8 @@ async fn follow(
         namespace: namespace.into(),
         ..Tenancy::default()
     };
-    let mut cluster = Cluster::start(client, scope, ProcessMode::Gateway(Arc::default(), Arc::new(tenancy)));
+    let mut cluster =
+        Cluster::start(client, scope, ProcessMode::Gateway(Arc::default(), Arc::new(tenancy)), Arc::default());
     cluster.synced(STATUS_WAIT_LIMIT).await;
     let mut last = Snapshot::default();
     loop {

@@ -11,7 +11,7 @@ use crate::harness::{EchoServer, Folder, Tcplb, free_address, http_request, run,
 /// The type and labels of each metric in docs/metrics.md.
 fn documented() -> BTreeMap<String, (String, BTreeSet<String>)> {
     let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md")).unwrap();
-    let rows = text.lines().filter(|line| line.starts_with("| `tcplb_"));
+    let rows = text.lines().filter(|line| line.starts_with("| `tcplb_") || line.starts_with("| `process_"));
     let quoted = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
     let metric = |row: &str| {
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
@@ -33,7 +33,7 @@ fn with_all_kinds_of_series(folder: &Folder, backend: &str) -> (Tcplb, std::net:
              - {{name: tls, port: {}, address: 127.0.0.1, tls: {{certificateRefs: [{{{files}}}]}}}}\n  \
              healthCheck: {{active: {{type: TCP, interval: 1s}}}}\n  connect: {{preconnect: {{perEndpoint: 1}}}}\n  \
              backends:\n  - {{name: db, addresses: [\"{backend}\"]}}\n  \
-             - name: sealed\n    addresses: [\"127.0.0.1:1\"]\n    \
+             - name: sealed\n    addresses: [\"127.0.0.1:1\", \"localhost:1\"]\n    \
              tls: {{insecureSkipVerify: true, certificateRef: {{{files}}}}}\n",
             plain.port(),
             tls.port()
@@ -56,6 +56,7 @@ fn served(tcplb: &Tcplb, accept: &str) -> (String, String) {
 fn the_served_names_types_and_labels_are_the_documented_ones() {
     let (server, folder) = (EchoServer::start(None), Folder::new());
     let (tcplb, _) = with_all_kinds_of_series(&folder, &server.address.to_string());
+    wait_until("a name is looked up", || tcplb.metric("tcplb_dns_lookups_total", &["result=\"found\""]) > 0.0);
     wait_until("probes are counted", || tcplb.metric("tcplb_endpoint_probes_total", &["result=\"passed\""]) > 0.0);
     let (content_type, text) = served(&tcplb, "");
     assert_eq!(content_type, "text/plain; version=0.0.4; charset=utf-8");
@@ -86,12 +87,20 @@ fn the_served_names_types_and_labels_are_the_documented_ones() {
         with_series.insert(family);
     }
     let without: Vec<&str> = types.keys().copied().filter(|name| !with_series.contains(name)).collect();
-    // These count events that did not happen here, or have no limit here.
+    // These count events that did not happen here, have no limit here, or belong to a cluster.
     let expected = [
+        "tcplb_api_writes_total",
         "tcplb_backend_tls_handshakes_total",
         "tcplb_connections_draining",
+        "tcplb_leader",
+        "tcplb_load_balancer_condition",
+        "tcplb_proxy_ports",
+        "tcplb_replicas",
         "tcplb_source_entries",
         "tcplb_tls_handshakes_total",
+        "tcplb_watch_failures_total",
+        "tcplb_watch_outage_age_seconds",
+        "tcplb_watches",
     ];
     assert_eq!(without, expected);
 }

@@ -10,7 +10,10 @@ use kube::{
 use tracing::warn;
 
 use crate::controller::{Settings, calls::failure::ApiFailure, owners};
-use crate::world::Allocations;
+use crate::{
+    instruments::{WriteResult, WriteTarget},
+    world::Allocations,
+};
 
 /// The number of conflicting writes after which the next reconciliation tries again.
 const MAX_TRIES: u32 = 5;
@@ -62,9 +65,13 @@ pub async fn revise(
                 maps.create(&PostParams::default(), &map).await
             }
         };
+        let count = |result| settings.instruments.count_write(WriteTarget::Allocations, result);
         match written {
-            Ok(_) => return Ok(revised),
-            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Ok(_) => {
+                count(WriteResult::Ok);
+                return Ok(revised);
+            }
+            Err(kube::Error::Api(status)) if status.code == 409 => count(WriteResult::Conflict),
             Err(error) => return Err(error.into()),
         }
     }

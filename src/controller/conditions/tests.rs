@@ -115,6 +115,7 @@ impl Case {
             selector: BTreeMap::new(),
             ports: 20000..=24999,
             cluster_domain: "cluster.local".into(),
+            instruments: Arc::default(),
         }
     }
 

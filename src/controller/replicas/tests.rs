@@ -30,6 +30,7 @@ fn settings() -> Settings {
         selector: BTreeMap::new(),
         ports: 20000..=24999,
         cluster_domain: "cluster.local".into(),
+        instruments: Arc::default(),
     }
 }
 

@@ -37,6 +37,8 @@ pub struct Shared {
     /// The maximum number of pipes of each worker.
     pub pipes: usize,
     pub access_log: Arc<AccessLog>,
+    /// Durations of applying a snapshot.
+    pub apply_duration: prometheus_client::metrics::histogram::Histogram,
     pub started: StdInstant,
 }
 

@@ -31,6 +31,7 @@ use super::{
     store::Store,
     watch_error::{Outage, Pauses, REFUSAL_DELAY, Unreachable, WatchError},
 };
+use crate::instruments::{Instruments, RunningWatch, WatchFailure};
 
 /// The state that all watches share.
 #[derive(Clone)]
@@ -43,6 +44,7 @@ pub struct Common {
     pub outage: Arc<Outage>,
     /// Incremented when a watch has read everything, works again, or fails.
     pub outcomes: Arc<AtomicU64>,
+    pub instruments: Arc<Instruments>,
 }
 
 impl Common {
@@ -217,7 +219,8 @@ impl<K: WatchedObject> WatchState<K> {
 impl<K: WatchedObject> Watch<K> {
     fn start(selector: Selector, common: Common, content_changes: Arc<Mutex<ContentChanges>>) -> Self {
         let state = Arc::new(Mutex::new(WatchState { store: Store::default(), broken: None }));
-        let watching = WatchTask { selector, common, state: state.clone(), content_changes };
+        let running = common.instruments.watches.start(K::KIND);
+        let watching = WatchTask { selector, common, state: state.clone(), content_changes, running };
         Self { state, _running: AbortOnDropHandle::new(tokio::spawn(watching.run())) }
     }
 
@@ -235,6 +238,7 @@ struct WatchTask<K> {
     common: Common,
     state: Arc<Mutex<WatchState<K>>>,
     content_changes: Arc<Mutex<ContentChanges>>,
+    running: RunningWatch,
 }
 
 impl<K: WatchedObject> WatchTask<K> {
@@ -327,6 +331,7 @@ impl<K: WatchedObject> WatchTask<K> {
         let (was_reported, was_refused) = (state.reported().is_some(), state.refused().is_some());
         state.broken = None;
         drop(state);
+        self.running.works();
         self.common.count_outcome();
         if was_reported {
             info!("{} can be watched", self.selector.of_kind(K::KIND));
@@ -337,6 +342,10 @@ impl<K: WatchedObject> WatchTask<K> {
     }
 
     fn breaks(&self, watch_error: WatchError) {
+        self.running.failed(match &watch_error {
+            WatchError::Denied(_) => WatchFailure::Refused,
+            WatchError::Unreachable(_) => WatchFailure::Unreachable,
+        });
         let mut state = locked(&self.state);
         let shown = |state: &WatchState<K>| [state.reported(), state.refused()].map(|why| why.map(str::to_owned));
         let before = shown(&state);

@@ -80,7 +80,7 @@ impl ScriptedResolver {
 
     fn start(&self) -> Names {
         let script = self.0.clone();
-        Names::start(move |name: Arc<str>| {
+        let resolver = move |name: Arc<str>| {
             let script = script.clone();
             async move {
                 let time = {
@@ -92,7 +92,8 @@ impl ScriptedResolver {
                 let mut script = script.lock().unwrap();
                 script.answers.get_mut(&*name).and_then(VecDeque::pop_front).unwrap_or_else(|| Ok(addresses(&[9])))
             }
-        })
+        };
+        Names::start(resolver, Arc::default())
     }
 }
 
@@ -218,7 +219,7 @@ async fn a_resolver_that_hangs_and_then_fails_is_reported_once() {
 
 #[tokio::test]
 async fn the_system_knows_localhost() {
-    let mut names = Names::start(resolve);
+    let mut names = Names::start(resolve, Arc::default());
     names.want(wanted(&[("localhost", 30)]));
     names.first_answers(Duration::from_secs(30)).await;
     let answers = names.known();
@@ -230,7 +231,7 @@ async fn the_system_knows_localhost() {
 fn start_with_names_that_hang() -> (Names, Arc<Mutex<Vec<String>>>) {
     let under_way = Arc::new(Mutex::new(Vec::new()));
     let counted = under_way.clone();
-    let names = Names::start(move |name: Arc<str>| {
+    let resolver = move |name: Arc<str>| {
         let counted = counted.clone();
         async move {
             if name.starts_with("hangs") {
@@ -239,8 +240,8 @@ fn start_with_names_that_hang() -> (Names, Arc<Mutex<Vec<String>>>) {
             }
             Ok(addresses(&[9]))
         }
-    });
-    (names, under_way)
+    };
+    (Names::start(resolver, Arc::default()), under_way)
 }
 
 #[tokio::test(start_paused = true)]

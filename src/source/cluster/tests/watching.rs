@@ -38,7 +38,7 @@ fn start_with(server: &ApiServer, namespaces: Option<BTreeSet<String>>, tenancy:
         only: None,
         home: Some(Home { namespace: "shop".into(), allocations: Some(("ports".into(), 20000..=24999)) }),
     };
-    Cluster::start(server.client(), scope, ProcessMode::Gateway(Arc::default(), Arc::new(tenancy)))
+    Cluster::start(server.client(), scope, ProcessMode::Gateway(Arc::default(), Arc::new(tenancy)), Arc::default())
 }
 
 async fn synced(server: &ApiServer) -> Cluster {
@@ -299,7 +299,12 @@ async fn services_and_slices_forbidden_to_a_sidecar_are_not_reported_as_missing(
             only: Some(key("a")),
             home: None,
         };
-        Cluster::start(server.client(), scope, ProcessMode::Sidecar(std::net::Ipv4Addr::LOCALHOST.into()))
+        Cluster::start(
+            server.client(),
+            scope,
+            ProcessMode::Sidecar(std::net::Ipv4Addr::LOCALHOST.into()),
+            Arc::default(),
+        )
     };
     for (plural, kind) in [("services", "Service"), ("endpointslices", SLICES_OF)] {
         server.refuse(plural);
@@ -501,7 +506,8 @@ async fn a_sidecar_reads_its_load_balancer_and_what_that_refers_to() {
     }
     let scope =
         Scope { class: None, placement: Placement::Sidecar, namespaces: None, only: Some(key("a")), home: None };
-    let mut cluster = Cluster::start(server.client(), scope, ProcessMode::Sidecar([127, 0, 0, 1].into()));
+    let mut cluster =
+        Cluster::start(server.client(), scope, ProcessMode::Sidecar([127, 0, 0, 1].into()), Arc::default());
     timeout(WAIT_LIMIT, cluster.synced(WAIT_LIMIT)).await.unwrap();
     let world = cluster.world();
     assert_eq!(world.problems, ["there is no TcpLoadBalancer shop/a: create it, with `placement: Sidecar`"]);

@@ -1,0 +1,211 @@
+//! Metrics of the control plane. Its parts update them, and [`metrics`](crate::metrics) reads them.
+
+mod label_values;
+mod watches;
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use imbl::OrdMap;
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+};
+
+use self::label_values::label_values;
+pub use self::watches::{RunningWatch, WatchFailure, WatchInstruments};
+use crate::{api::TcpLoadBalancerStatus, model::ObjectKey, shared::SharedObject};
+
+/// Upper bounds for durations of calculations, in seconds.
+const CALCULATION_BUCKETS: [f64; 10] = [0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0];
+/// Upper bounds for durations of DNS lookups, in seconds. Lookups have a time limit of 5 s.
+const LOOKUP_BUCKETS: [f64; 8] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0];
+
+/// The metrics of the control plane of this process.
+#[derive(Debug)]
+pub struct Instruments {
+    pub translate_duration: Histogram,
+    /// Of reconciliations by the leader.
+    pub reconcile_duration: Histogram,
+    pub name_lookups: Family<LookupLabels, Counter>,
+    pub name_lookup_duration: Histogram,
+    pub api_writes: Family<ApiWriteLabels, Counter>,
+    pub watches: Arc<WatchInstruments>,
+    /// 1 while this replica leads, otherwise 0.
+    pub leader: Family<LeaseLabels, Gauge>,
+    /// Reused translations that differed from a full one.
+    pub mismatches: Counter,
+    leader_view: Mutex<Option<Arc<LeaderView>>>,
+}
+
+impl Default for Instruments {
+    fn default() -> Self {
+        Self {
+            translate_duration: Histogram::new(CALCULATION_BUCKETS),
+            reconcile_duration: Histogram::new(CALCULATION_BUCKETS),
+            name_lookups: Family::default(),
+            name_lookup_duration: Histogram::new(LOOKUP_BUCKETS),
+            api_writes: Family::default(),
+            watches: Arc::default(),
+            leader: Family::default(),
+            mismatches: Counter::default(),
+            leader_view: Mutex::default(),
+        }
+    }
+}
+
+impl Instruments {
+    pub fn count_lookup(&self, result: LookupResult, duration: Duration) {
+        self.name_lookups.get_or_create(&LookupLabels { result }).inc();
+        self.name_lookup_duration.observe(duration.as_secs_f64());
+    }
+
+    pub fn count_write(&self, resource: WriteTarget, result: WriteResult) {
+        self.api_writes.get_or_create(&ApiWriteLabels { resource, result }).inc();
+    }
+
+    /// Adds the gauge of a replica that takes part in the election, with the value 0.
+    pub fn stand_for_election(&self, lease: &str) {
+        self.leader.get_or_create(&LeaseLabels::of(lease)).set(0);
+    }
+
+    /// Records that this replica leads, until the result is dropped.
+    pub fn lead(self: &Arc<Self>, lease: &str) -> LeaderInstruments {
+        let lease = LeaseLabels::of(lease);
+        self.leader.get_or_create(&lease).set(1);
+        LeaderInstruments { instruments: self.clone(), lease }
+    }
+
+    /// The view of the leader, if this replica leads.
+    pub fn leader_view(&self) -> Option<Arc<LeaderView>> {
+        self.locked_view().clone()
+    }
+
+    fn locked_view(&self) -> MutexGuard<'_, Option<Arc<LeaderView>>> {
+        self.leader_view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Metrics that only the leader has.
+#[derive(Debug)]
+pub struct LeaderInstruments {
+    instruments: Arc<Instruments>,
+    lease: LeaseLabels,
+}
+
+impl LeaderInstruments {
+    pub fn set_view(&self, view: LeaderView) {
+        *self.instruments.locked_view() = Some(Arc::new(view));
+    }
+}
+
+impl Drop for LeaderInstruments {
+    fn drop(&mut self) {
+        self.instruments.leader.get_or_create(&self.lease).set(0);
+        *self.instruments.locked_view() = None;
+    }
+}
+
+/// The state of the cluster for the leader.
+#[derive(Clone, Debug, Default)]
+pub struct LeaderView {
+    /// The desired statuses.
+    pub statuses: OrdMap<ObjectKey, SharedObject<TcpLoadBalancerStatus>>,
+    /// The use of the range of proxy ports. `None` without a range.
+    pub ports: Option<PortCounts>,
+    /// The ready replicas whose reports are known.
+    pub replicas_reporting: usize,
+    /// The ready replicas without a report.
+    pub replicas_silent: usize,
+}
+
+/// The number of proxy ports by their use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortCounts {
+    pub allocated: usize,
+    /// Freed ports that cannot be allocated yet.
+    pub cooldown: usize,
+    pub free: usize,
+}
+
+label_values! {
+    /// The result of a DNS lookup.
+    LookupResult {
+        Found = "found",
+        /// The name exists without addresses.
+        Empty = "empty",
+        Failed = "failed",
+        Timeout = "timeout",
+    }
+}
+
+label_values! {
+    /// The objects that a controller writes.
+    WriteTarget {
+        Lease = "leases",
+        /// The ConfigMap of port allocations.
+        Allocations = "configmaps",
+        Service = "services",
+        Status = "tcploadbalancers/status",
+        Event = "events",
+    }
+}
+
+label_values! {
+    /// The result of a write to the API server.
+    WriteResult {
+        Ok = "ok",
+        /// Another writer was faster.
+        Conflict = "conflict",
+        Failed = "failed",
+    }
+}
+
+impl WriteResult {
+    /// The result of a write without conflicts.
+    pub fn of<T, E>(result: &Result<T, E>) -> Self {
+        if result.is_ok() { Self::Ok } else { Self::Failed }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct LookupLabels {
+    result: LookupResult,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ApiWriteLabels {
+    resource: WriteTarget,
+    result: WriteResult,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct LeaseLabels {
+    lease: String,
+}
+
+impl LeaseLabels {
+    fn of(lease: &str) -> Self {
+        Self { lease: lease.to_owned() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_of_the_leader_end_with_its_term() {
+        let instruments = Arc::new(Instruments::default());
+        instruments.stand_for_election("tcplb");
+        let leader = |instruments: &Instruments| instruments.leader.get_or_create(&LeaseLabels::of("tcplb")).get();
+        assert_eq!((leader(&instruments), instruments.leader_view().is_some()), (0, false));
+        let term = instruments.lead("tcplb");
+        term.set_view(LeaderView::default());
+        assert_eq!((leader(&instruments), instruments.leader_view().is_some()), (1, true));
+        drop(term);
+        assert_eq!((leader(&instruments), instruments.leader_view().is_some()), (0, false));
+    }
+}
