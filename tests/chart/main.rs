@@ -6,6 +6,7 @@
 
 mod examples;
 mod manifests;
+mod monitoring;
 mod names;
 mod notes;
 mod rendered;

@@ -2,17 +2,20 @@
 
 #![expect(clippy::unwrap_used, reason = "tests panic on unexpected values")]
 
+mod alerts;
 #[path = "../harness/authority.rs"]
 mod authority;
 mod checks;
 mod haproxy;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod monitoring;
 mod mutual_tls;
 mod openssl;
 mod postgres;
 mod program;
 mod prometheus;
+mod queries;
 mod redis;
 
 /// Skips a test unless all of its programs are installed.

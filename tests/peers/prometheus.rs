@@ -99,15 +99,20 @@ fn configuration(admin: SocketAddr) -> String {
     )
 }
 
-struct Prometheus {
+pub struct Prometheus {
     _program: Program,
     address: SocketAddr,
 }
 
 impl Prometheus {
     fn scraping(admin: SocketAddr, folder: &Folder) -> Self {
+        Self::start(&configuration(admin), folder)
+    }
+
+    /// Starts with this configuration. The folder holds its data.
+    pub fn start(configuration: &str, folder: &Folder) -> Self {
         let address = free_address();
-        let file = folder.write("prometheus.yml", &configuration(admin));
+        let file = folder.write("prometheus.yml", configuration);
         let data = Path::new(folder.path()).join("data");
         let mut prometheus = command("prometheus");
         prometheus
@@ -118,7 +123,7 @@ impl Prometheus {
     }
 
     /// The labels and the value of each series; none while Prometheus is not ready.
-    fn query(&self, query: &str) -> Vec<(Value, f64)> {
+    pub fn query(&self, query: &str) -> Vec<(Value, f64)> {
         let query: String = query.bytes().map(|byte| format!("%{byte:02x}")).collect();
         let Some((200, answer)) = http_get(self.address, &format!("/api/v1/query?query={query}")) else {
             return Vec::new();

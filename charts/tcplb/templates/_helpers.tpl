@@ -40,6 +40,30 @@ name that has to be changed gets a hash of the original one, since others may be
 {{- merge $own (default dict (index . 1)) (default dict $context.Values.commonLabels) | toYaml -}}
 {{- end -}}
 
+{{/* The metadata of an object for a monitoring system: (list context settings name). */}}
+{{- define "tcplb.monitoringMetadata" -}}
+{{- $context := index . 0 -}}
+{{- $settings := index . 1 -}}
+name: {{ index . 2 }}
+namespace: {{ default $context.Release.Namespace $settings.namespace | quote }}
+labels: {{- include "tcplb.labelsAnd" (list $context $settings.labels) | nindent 2 }}
+{{- with $settings.annotations }}
+annotations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* The annotations of pods: (list context annotations port). */}}
+{{- define "tcplb.podAnnotations" -}}
+{{- $context := index . 0 -}}
+{{- $scrape := dict -}}
+{{- if $context.Values.metrics.scrapeAnnotations -}}
+{{- $scrape = dict "prometheus.io/scrape" "true" "prometheus.io/path" "/metrics" "prometheus.io/port" (toString (int (index . 2))) -}}
+{{- end -}}
+{{- with merge (deepCopy (default dict (index . 1))) $scrape -}}
+annotations: {{- toYaml . | nindent 2 }}
+{{- end -}}
+{{- end -}}
+
 {{- define "tcplb.selector" -}}
 app.kubernetes.io/name: {{ include "tcplb.name" . | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
