@@ -49,7 +49,7 @@ fuzz-smoke: fuzz-corpus ## the same, then run each fuzz target for half a minute
 	scripts/fuzz 30
 
 # Two commands: a common build would give the program the library features that only the bench needs.
-bench: build ## compare with HAProxy, nginx and Envoy (bench/README.md; ARGUMENTS="--axes conn,rr"); writes docs/performance.md
+bench: build ## compare with HAProxy, nginx, Envoy and Traefik (bench/README.md; ARGUMENTS="--axes conn,rr"); writes docs/performance.md
 	bench/peers/install
 	$(CARGO) run --release --locked --package tcplb-bench -- run $(ARGUMENTS)
 	$(if $(ARGUMENTS),,$(CARGO) run --release --locked --package tcplb-bench -- count)

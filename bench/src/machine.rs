@@ -26,10 +26,18 @@ impl Machine {
     }
 }
 
-/// The measured commit, with a mark if the working tree has changes.
+/// The files that make the program.
+const SOURCES: [&str; 4] = ["--", "src", "Cargo.toml", "Cargo.lock"];
+
+/// The last commit that changes the program, with a mark if the working tree has changes of the program.
 pub fn revision() -> String {
-    let output =
-        Command::new("git").args(["describe", "--always", "--dirty"]).current_dir(env!("CARGO_MANIFEST_DIR")).output();
-    let success = output.ok().filter(|output| output.status.success());
-    success.map_or_else(|| "unknown".into(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    let commit = git(&["log", "-1", "--format=%h"]).unwrap_or_else(|| "unknown".into());
+    let changes = git(&["status", "--porcelain"]).unwrap_or_default();
+    if changes.is_empty() { commit } else { commit + "-dirty" }
+}
+
+fn git(arguments: &[&str]) -> Option<String> {
+    let repository = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    let output = Command::new("git").args(arguments).args(SOURCES).current_dir(repository).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

@@ -1,4 +1,4 @@
-//! Benchmarks of tcplb, HAProxy, nginx and Envoy with the same work. See README.md here.
+//! Benchmarks of tcplb, HAProxy, nginx, Envoy and Traefik with the same work. See README.md here.
 
 #![expect(clippy::print_stderr, clippy::print_stdout, reason = "progress and results go to the terminal")]
 #![expect(clippy::unwrap_used, reason = "a poisoned lock or a wrong assumption ends the measurement")]
@@ -35,7 +35,7 @@ use show::Picture;
 use tokio::runtime;
 
 #[derive(Parser)]
-#[command(name = "bench", about = "Measures tcplb beside HAProxy, nginx and Envoy", max_term_width = 120)]
+#[command(name = "bench", about = "Measures tcplb beside HAProxy, nginx, Envoy and Traefik", max_term_width = 120)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -47,7 +47,7 @@ enum Command {
     Run(Measure),
     /// Count the instructions and system calls of one operation, for every contender.
     Count {
-        /// The contenders: tcplb, haproxy, nginx, envoy. Default: all.
+        /// The contenders: tcplb, haproxy, haproxy-aws-lc, nginx, nginx-aws-lc, envoy, traefik. Default: all.
         #[arg(long, value_name = "NAMES", value_delimiter = ',')]
         contenders: Vec<String>,
         /// The file of the results.
@@ -107,7 +107,7 @@ struct Measure {
     /// The axes, by name or prefix: `rr` selects rr-32, rr-256 and rr-2000. Default: all.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     axes: Vec<String>,
-    /// The contenders: tcplb, haproxy, nginx, envoy. Default: all.
+    /// The contenders: tcplb, haproxy, haproxy-aws-lc, nginx, nginx-aws-lc, envoy, traefik. Default: all.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     contenders: Vec<String>,
     #[arg(long, value_name = "NUMBER", default_value_t = 5)]
@@ -210,7 +210,7 @@ fn chosen_axes(names: &[String]) -> Result<Vec<&'static str>> {
 }
 
 fn chosen_contenders(names: &[String]) -> Result<Vec<String>> {
-    let programs: Vec<_> = Program::ALL.iter().map(|program| program.name().to_lowercase()).collect();
+    let programs: Vec<_> = Program::ALL.iter().map(|program| program.key()).collect();
     match names.iter().find(|name| !programs.contains(&name.to_lowercase())) {
         Some(unknown) => bail!("there is no contender `{unknown}`: they are {}", programs.join(", ")),
         None => Ok(names.iter().map(|name| name.to_lowercase()).collect()),

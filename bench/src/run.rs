@@ -59,7 +59,7 @@ impl Contender {
     /// Adds settings that help only this work and cannot be set for a single port.
     fn tuned_for(self, work: Work) -> Self {
         match (self.program, work) {
-            (Program::Haproxy, Work::Bulk(_)) => {
+            (Program::Haproxy(_), Work::Bulk(_)) => {
                 Self { arguments: &["-f", concat!(env!("CARGO_MANIFEST_DIR"), "/peers/haproxy-bulk.cfg")], ..self }
             }
             _ => self,
@@ -80,7 +80,7 @@ impl Bench {
             for contender in &contenders {
                 let result = self.round(axis, contender, rate, plan).await;
                 let result = result.unwrap_or_else(|error| Round::failed(&error));
-                eprintln!("  {number} {:10} {}", contender.name, summary(&result));
+                eprintln!("  {number} {:14} {}", contender.name, summary(&result));
                 round.insert(contender.name.to_owned(), result);
             }
             rounds.push(round);
@@ -93,7 +93,7 @@ impl Bench {
         let (mut best, mut ours) = (None::<f64>, None);
         for contender in contenders {
             let round = self.round(axis, contender, None, plan).await.unwrap_or_else(|error| Round::failed(&error));
-            eprintln!("  peak {:10} {}", contender.name, summary(&round));
+            eprintln!("  peak {:14} {}", contender.name, summary(&round));
             let peak = round.figure("rate");
             let kept = if contender.name == OURS { &mut ours } else { &mut best };
             *kept = (*kept).into_iter().chain(peak).reduce(f64::max);
@@ -140,7 +140,7 @@ impl Plan {
 }
 
 fn wants(contenders: &[String], program: Program) -> bool {
-    contenders.is_empty() || contenders.contains(&program.name().to_lowercase())
+    contenders.is_empty() || contenders.contains(&program.key())
 }
 
 fn summary(round: &Round) -> String {

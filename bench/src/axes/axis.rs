@@ -61,14 +61,4 @@ pub struct Way {
 pub struct Figure {
     pub name: &'static str,
     pub unit: &'static str,
-    pub goal: Goal,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Goal {
-    /// The ratio of tcplb to the best peer, or to the first way.
-    Ratio(f64),
-    /// The value itself.
-    Value(f64),
-    None,
 }

@@ -1,7 +1,9 @@
 //! A change of one endpoint among many: the time until it takes effect, its cost, and the disturbed connections.
 
 mod configurations;
+mod envoy;
 mod many;
+mod traefik;
 
 use std::{
     io,

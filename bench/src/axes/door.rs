@@ -1,13 +1,13 @@
 //! The port on which an axis uses the contenders. Each configuration has the best settings for it.
 
 use anyhow::Result;
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, ServerName};
 
 use crate::{
     backend::local,
-    contender::certificates::Certificates,
+    contender::certificates::{Certificates, NAME, RSA_NAME},
     load::{
-        client::Client,
+        client::{Client, ClientTls},
         tls::{Sessions, connector},
     },
 };
@@ -39,7 +39,10 @@ impl Door {
     pub fn client(&self, certificates: &Certificates) -> Result<Client> {
         let tls = match self.tls {
             None => None,
-            Some((key, sessions)) => Some(connector(key.certificate(certificates), sessions)?),
+            Some((key, sessions)) => Some(ClientTls {
+                connector: connector(key.certificate(certificates), sessions)?,
+                name: ServerName::try_from(key.server_name())?,
+            }),
         };
         Ok(Client { server: local([127, 0, 0, 1], self.port), tls })
     }
@@ -50,6 +53,13 @@ impl Door {
 }
 
 impl Key {
+    fn server_name(self) -> &'static str {
+        match self {
+            Self::P256 => NAME,
+            Self::Rsa => RSA_NAME,
+        }
+    }
+
     fn certificate(self, certificates: &Certificates) -> &CertificateDer<'static> {
         match self {
             Self::P256 => &certificates.p256,

@@ -1,7 +1,7 @@
 //! The axes.
 
 use super::{
-    axis::{Axis, Field, Figure, Goal, Way, Work},
+    axis::{Axis, Field, Figure, Way, Work},
     bulk::Direction,
     change::Many,
     door::Door,
@@ -9,13 +9,11 @@ use super::{
 };
 use crate::cores;
 
-const fn of_cpu(unit: &'static str, goal: f64) -> Figure {
-    Figure { name: "cpu", unit, goal: Goal::Ratio(goal) }
+const fn of_cpu(unit: &'static str) -> Figure {
+    Figure { name: "cpu", unit }
 }
 
-const fn of_memory(goal: f64) -> Figure {
-    Figure { name: "memory", unit: "KiB", goal: Goal::Ratio(goal) }
-}
+const OF_MEMORY: Figure = Figure { name: "memory", unit: "KiB" };
 
 const PER_OPERATION: &str = "µs CPU";
 const PER_GIB: &str = "CPU s/GiB";
@@ -28,7 +26,7 @@ pub const AXES: &[Axis] = &[
         door: Door::PLAIN,
         work: Work::Connections { clients: 32 },
         field: Field::Everybody,
-        figures: &[of_cpu(PER_OPERATION, 1.0)],
+        figures: &[of_cpu(PER_OPERATION)],
     },
     Axis {
         name: "rr-32",
@@ -36,7 +34,7 @@ pub const AXES: &[Axis] = &[
         door: Door::PLAIN,
         work: Work::RoundTrips { connections: 32 },
         field: Field::Everybody,
-        figures: &[of_cpu(PER_OPERATION, 1.0)],
+        figures: &[of_cpu(PER_OPERATION)],
     },
     Axis {
         name: "rr-256",
@@ -44,7 +42,7 @@ pub const AXES: &[Axis] = &[
         door: Door::PLAIN,
         work: Work::RoundTrips { connections: 256 },
         field: Field::Everybody,
-        figures: &[of_cpu(PER_OPERATION, 0.75)],
+        figures: &[of_cpu(PER_OPERATION)],
     },
     Axis {
         name: "rr-2000",
@@ -52,7 +50,7 @@ pub const AXES: &[Axis] = &[
         door: Door::PLAIN,
         work: Work::RoundTrips { connections: 2000 },
         field: Field::Everybody,
-        figures: &[of_cpu(PER_OPERATION, 0.75)],
+        figures: &[of_cpu(PER_OPERATION)],
     },
     Axis {
         name: "bulk-down",
@@ -60,7 +58,7 @@ pub const AXES: &[Axis] = &[
         door: Door::BULK,
         work: Work::Bulk(Direction::ToClient),
         field: Field::Everybody,
-        figures: &[of_cpu(PER_GIB, 1.0)],
+        figures: &[of_cpu(PER_GIB)],
     },
     Axis {
         name: "bulk-both",
@@ -68,7 +66,7 @@ pub const AXES: &[Axis] = &[
         door: Door::BULK,
         work: Work::Bulk(Direction::Both),
         field: Field::Everybody,
-        figures: &[of_cpu(PER_GIB, 1.0)],
+        figures: &[of_cpu(PER_GIB)],
     },
     Axis {
         name: "idle",
@@ -76,7 +74,7 @@ pub const AXES: &[Axis] = &[
         door: Door::IDLE,
         work: Work::Idle { connections: 5000 },
         field: Field::Everybody,
-        figures: &[of_memory(0.7)],
+        figures: &[OF_MEMORY],
     },
     Axis {
         name: "tls-conn",
@@ -84,7 +82,7 @@ pub const AXES: &[Axis] = &[
         door: Door::TLS_P256,
         work: Work::Connections { clients: 32 },
         field: Field::Everybody,
-        figures: &[of_cpu(PER_OPERATION, 0.65)],
+        figures: &[of_cpu(PER_OPERATION)],
     },
     Axis {
         name: "tls-rsa",
@@ -92,7 +90,7 @@ pub const AXES: &[Axis] = &[
         door: Door::TLS_RSA,
         work: Work::Connections { clients: 32 },
         field: Field::Everybody,
-        figures: &[of_cpu(PER_OPERATION, 0.75)],
+        figures: &[of_cpu(PER_OPERATION)],
     },
     Axis {
         name: "tls-resumed",
@@ -100,7 +98,7 @@ pub const AXES: &[Axis] = &[
         door: Door::TLS_RESUMED,
         work: Work::Connections { clients: 32 },
         field: Field::Everybody,
-        figures: &[of_cpu(PER_OPERATION, 0.70)],
+        figures: &[of_cpu(PER_OPERATION)],
     },
     Axis {
         name: "tls-rr",
@@ -108,7 +106,7 @@ pub const AXES: &[Axis] = &[
         door: Door::TLS_P256,
         work: Work::RoundTrips { connections: 32 },
         field: Field::Everybody,
-        figures: &[of_cpu(PER_OPERATION, 0.70)],
+        figures: &[of_cpu(PER_OPERATION)],
     },
     Axis {
         name: "tls-bulk",
@@ -116,7 +114,7 @@ pub const AXES: &[Axis] = &[
         door: Door::TLS_BULK,
         work: Work::Bulk(Direction::ToClient),
         field: Field::Everybody,
-        figures: &[of_cpu(PER_GIB, 0.70)],
+        figures: &[of_cpu(PER_GIB)],
     },
     Axis {
         name: "tls-idle",
@@ -124,7 +122,7 @@ pub const AXES: &[Axis] = &[
         door: Door::TLS_IDLE,
         work: Work::Idle { connections: 2000 },
         field: Field::Everybody,
-        figures: &[of_memory(0.5)],
+        figures: &[OF_MEMORY],
     },
     Axis {
         name: "latency",
@@ -133,9 +131,9 @@ pub const AXES: &[Axis] = &[
         work: Work::Latency { connections: 1000, share: 0.7 },
         field: Field::Everybody,
         figures: &[
-            Figure { name: "p50", unit: "µs", goal: Goal::None },
-            Figure { name: "p99", unit: "µs", goal: Goal::Ratio(0.9) },
-            Figure { name: "p999", unit: "µs", goal: Goal::None },
+            Figure { name: "p50", unit: "µs" },
+            Figure { name: "p99", unit: "µs" },
+            Figure { name: "p999", unit: "µs" },
         ],
     },
     Axis {
@@ -145,9 +143,9 @@ pub const AXES: &[Axis] = &[
         work: Work::Mixed(Mix { idle: 5000, busy: 500, messages: 10_000.0, new: 500.0 }),
         field: Field::Everybody,
         figures: &[
-            Figure { name: "cpu", unit: "CPU ms/s", goal: Goal::Ratio(1.0) },
-            Figure { name: "p99", unit: "µs", goal: Goal::Ratio(1.0) },
-            Figure { name: "memory", unit: "MiB", goal: Goal::Ratio(1.0) },
+            Figure { name: "cpu", unit: "CPU ms/s" },
+            Figure { name: "p99", unit: "µs" },
+            Figure { name: "memory", unit: "MiB" },
         ],
     },
     Axis {
@@ -157,9 +155,9 @@ pub const AXES: &[Axis] = &[
         work: Work::Change(Many { load_balancers: 500, endpoints: 20 }),
         field: Field::Everybody,
         figures: &[
-            Figure { name: "effect", unit: "ms to effect", goal: Goal::Value(20.0) },
-            Figure { name: "cpu", unit: "ms CPU", goal: Goal::None },
-            Figure { name: "disturbed", unit: "connections disturbed", goal: Goal::Value(0.0) },
+            Figure { name: "effect", unit: "ms to effect" },
+            Figure { name: "cpu", unit: "ms CPU" },
+            Figure { name: "disturbed", unit: "connections disturbed" },
         ],
     },
     Axis {
@@ -168,7 +166,7 @@ pub const AXES: &[Axis] = &[
         door: Door::PLAIN,
         work: Work::Connections { clients: 32 },
         field: Field::Ours(FEATURES),
-        figures: &[of_cpu(PER_OPERATION, 1.05)],
+        figures: &[of_cpu(PER_OPERATION)],
     },
     Axis {
         name: "workers-conn",
@@ -176,7 +174,7 @@ pub const AXES: &[Axis] = &[
         door: Door::PLAIN,
         work: Work::Connections { clients: 32 },
         field: Field::Ours(WORKERS),
-        figures: &[of_cpu(PER_OPERATION, 1.05)],
+        figures: &[of_cpu(PER_OPERATION)],
     },
     Axis {
         name: "workers-rr",
@@ -184,7 +182,7 @@ pub const AXES: &[Axis] = &[
         door: Door::PLAIN,
         work: Work::RoundTrips { connections: 32 },
         field: Field::Ours(WORKERS),
-        figures: &[of_cpu(PER_OPERATION, 1.05)],
+        figures: &[of_cpu(PER_OPERATION)],
     },
 ];
 

@@ -14,7 +14,7 @@ mod round_trips;
 mod stage;
 
 use anyhow::Result;
-pub use axis::{Axis, Field, Figure, Goal, Way, Work};
+pub use axis::{Axis, Field, Figure, Way, Work};
 pub use door::Door;
 pub use list::{AXES, ONE_WORKER};
 pub use round::Round;

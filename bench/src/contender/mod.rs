@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-pub use programs::{OURS, Program, Programs, in_path};
+pub use programs::{OURS, Program, Programs, TlsLibrary, in_path};
 pub use running::Running;
 
 use crate::cores;
@@ -34,9 +34,10 @@ impl Contender {
     pub fn usual(program: Program, path: PathBuf) -> Self {
         let configuration = match program {
             Program::Tcplb => "tcplb/default.yaml",
-            Program::Haproxy => "peers/haproxy.cfg",
-            Program::Nginx => "peers/nginx.conf",
+            Program::Haproxy(_) => "peers/haproxy.cfg",
+            Program::Nginx(_) => "peers/nginx.conf",
             Program::Envoy => "peers/envoy.yaml",
+            Program::Traefik => "peers/traefik.yaml",
         };
         Self { name: program.name(), program, path, configuration, arguments: &[], cores: cores::CONTENDER }
     }
@@ -49,9 +50,9 @@ impl Contender {
     /// Starts it as an argument of another program.
     pub fn start_under(&self, mut other: Vec<OsString>, folder: &Path) -> Result<Running> {
         let committed = committed(self.configuration);
-        let copy = folder.join(committed.file_name().expect("it is a file"));
-        fs::copy(&committed, &copy).with_context(|| format!("{} cannot be copied", committed.display()))?;
-        other.extend(self.command(&copy));
+        let name = committed.file_name().expect("it is a file");
+        copy_files(committed.parent().expect("it is in a folder"), folder)?;
+        other.extend(self.command(&folder.join(name)));
         Running::start(self.name, &other, folder, self.cores)
     }
 
@@ -67,6 +68,16 @@ impl Contender {
         command.extend(self.arguments.iter().map(OsString::from));
         command
     }
+}
+
+/// Copies the files of a folder, because a configuration may refer to others.
+fn copy_files(from: &Path, to: &Path) -> Result<()> {
+    for entry in fs::read_dir(from).with_context(|| format!("{} cannot be read", from.display()))? {
+        let entry = entry?;
+        fs::copy(entry.path(), to.join(entry.file_name()))
+            .with_context(|| format!("{} cannot be copied", entry.path().display()))?;
+    }
+    Ok(())
 }
 
 /// The path of a committed file in this folder.

@@ -6,7 +6,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use rustls::HandshakeKind;
+use rustls::{HandshakeKind, pki_types::ServerName};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -15,7 +15,6 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::either::Either;
 
 use super::socket;
-use crate::contender::certificates::NAME;
 
 /// The size of a small message.
 pub const MESSAGE: usize = 64;
@@ -26,7 +25,14 @@ pub type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 #[derive(Clone)]
 pub struct Client {
     pub server: SocketAddr,
-    pub tls: Option<TlsConnector>,
+    pub tls: Option<ClientTls>,
+}
+
+/// TLS with the server name that the client requests.
+#[derive(Clone)]
+pub struct ClientTls {
+    pub connector: TlsConnector,
+    pub name: ServerName<'static>,
 }
 
 impl Client {
@@ -34,10 +40,7 @@ impl Client {
         let stream = socket::connect(self.server).await?;
         match &self.tls {
             None => Ok(Either::Left(stream)),
-            Some(tls) => {
-                let name = NAME.try_into().map_err(io::Error::other)?;
-                Ok(Either::Right(Box::new(tls.connect(name, stream).await?)))
-            }
+            Some(tls) => Ok(Either::Right(Box::new(tls.connector.connect(tls.name.clone(), stream).await?))),
         }
     }
 

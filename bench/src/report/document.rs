@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 
 const BEGIN: &str = "<!-- begin: bench report -->\n";
 /// The line above the table.
-const PLOT: &str = "![Ratios to the best peer, as bars](../bench/results/results.svg)";
+const PLOT: &str = "![Ratios to the best peer](../bench/results/results.svg)";
 const END: &str = "<!-- end: bench report -->";
 
 /// The document with this table in place of the previous one.

@@ -1,6 +1,8 @@
 //! Reports of results: comparing rows, and their formats.
 
 mod document;
+mod figures;
+mod origins;
 mod plot;
 mod row;
 mod table;

@@ -31,4 +31,38 @@ impl Row {
     pub fn compares_all_programs(&self) -> bool {
         self.axis.field == Field::Everybody
     }
+
+    /// The axis, and the figure if the axis has several.
+    pub fn title(&self) -> String {
+        match self.figure.name {
+            _ if self.axis.figures.len() == 1 => self.axis.what.to_owned(),
+            "p999" => format!("{}: p99.9", self.axis.what),
+            name => format!("{}: {name}", self.axis.what),
+        }
+    }
+}
+
+/// A comparison with the base. Less is better.
+pub fn verdict(ratio: Spread) -> &'static str {
+    if ratio.max < 1.0 {
+        "better"
+    } else if ratio.min > 1.0 {
+        "worse"
+    } else {
+        "equal"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verdict_depends_on_the_whole_interval() {
+        for (min, max, expected) in
+            [(0.8, 0.99, "better"), (0.8, 1.0, "equal"), (0.9, 1.1, "equal"), (1.0, 1.2, "equal"), (1.01, 1.2, "worse")]
+        {
+            assert_eq!(verdict(Spread { median: f64::midpoint(min, max), min, max }), expected);
+        }
+    }
 }

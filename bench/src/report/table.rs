@@ -2,85 +2,87 @@
 
 use std::fmt::Write;
 
-use super::row::{Entry, Row};
+use super::{
+    figures::{count, interval, three_digits, two_places},
+    origins::origins,
+    row::{Entry, Row, verdict},
+};
 use crate::{
-    axes::Goal,
     contender::{OURS, Program},
     count::{Counter, OperationCounts, WORKS},
-    results::{Results, Run},
-    statistics::Spread,
+    results::Results,
 };
 
 pub fn render(results: &Results, rows: &[Row]) -> String {
     let (peers, own): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.compares_all_programs());
     let counts = results.counts.as_ref().map(counted).unwrap_or_default();
-    let parts = [peer_comparison(&peers), own_ways(&own), counts, errors(rows), origins(results)];
+    let parts = [best_peer(&peers), all_medians(&peers), own_ways(&own), counts, errors(rows), origins(results)];
     parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n")
 }
 
-fn peer_comparison(rows: &[&Row]) -> String {
-    let mut text = String::new();
-    if rows.is_empty() {
-        return text;
-    }
+/// tcplb and the best peer of each row.
+fn best_peer(rows: &[&Row]) -> String {
+    let line_of = |row: &&Row| {
+        let ours = row.entry(OURS);
+        let base = row.base.map_or_else(|| "–".into(), |base| format!("{base}: {}", cell(row.entry(base))));
+        let mut cells = vec![row.title(), row.figure.unit.to_owned(), cell(ours), base];
+        cells.extend(comparison(ours, row));
+        cells
+    };
+    table(&["axis", "unit", "tcplb", "best peer", "ratio", "tcplb is"], rows.iter().map(line_of))
+}
+
+/// The medians of all contenders.
+fn all_medians(rows: &[&Row]) -> String {
     let names: Vec<_> = Program::ALL.iter().map(|program| program.name()).collect();
-    line(&mut text, [vec!["axis", "unit"], names.clone(), vec!["ours ÷ best peer", "goal"]].concat());
-    line(&mut text, vec!["---"; names.len() + 4]);
-    for row in rows {
-        let mut cells = vec![row.axis.what.to_owned(), unit(row)];
-        cells.extend(names.iter().map(|name| cell(row.entry(name))));
-        cells.push(match (row.entry(OURS).and_then(|ours| ours.ratio), row.base) {
-            (Some(ratio), Some(base)) => format!("{} × {base}", interval(ratio, two_places)),
-            _ => "–".into(),
+    let line_of = |row: &&Row| {
+        let medians = names.iter().map(|name| match row.entry(name) {
+            Some(Entry { spread: Some(spread), .. }) => three_digits(spread.median),
+            entry => cell(entry),
         });
-        cells.push(row.entry(OURS).map_or_else(String::new, |ours| goal(row.figure.goal, ours)));
-        line(&mut text, cells);
-    }
-    text
+        [row.title(), row.figure.unit.to_owned()].into_iter().chain(medians).collect()
+    };
+    table(&[&["medians", "unit"], &names[..]].concat(), rows.iter().map(line_of))
 }
 
 /// The ways of tcplb. Each is compared with the first one.
 fn own_ways(rows: &[&Row]) -> String {
-    let mut text = String::new();
-    if rows.is_empty() {
-        return text;
+    let lines = rows.iter().flat_map(|row| {
+        let (first, others) = row.entries.split_first().expect("an axis has ways");
+        others.iter().map(|other| {
+            let named = |entry: &Entry| format!("{}: {}", entry.name, cell(Some(entry)));
+            let mut cells = vec![row.title(), row.figure.unit.to_owned(), named(other), named(first)];
+            cells.extend(comparison(Some(other), row));
+            cells
+        })
+    });
+    table(&["axis", "unit", "tcplb with", "tcplb with", "ratio", "the first is"], lines)
+}
+
+/// The ratio of an entry to the base of its row, and the verdict. Equal medians without a ratio are zeros.
+fn comparison(entry: Option<&Entry>, row: &Row) -> [String; 2] {
+    let median = |entry: &Entry| entry.spread.map(|spread| spread.median);
+    let base = row.base.and_then(|base| row.entry(base)).and_then(median);
+    match entry {
+        Some(Entry { ratio: Some(ratio), .. }) => [interval(*ratio, two_places), verdict(*ratio).into()],
+        Some(entry) if base.is_some() && median(entry) == base => ["–".into(), "equal".into()],
+        _ => ["–".into(), "–".into()],
     }
-    line(&mut text, ["axis", "unit", "compared", "with", "ratio", "goal"]);
-    line(&mut text, ["---"; 6]);
-    for row in rows {
-        let Some((first, others)) = row.entries.split_first() else { continue };
-        for other in others {
-            line(
-                &mut text,
-                [
-                    row.axis.what.to_owned(),
-                    unit(row),
-                    format!("{}: {}", other.name, cell(Some(other))),
-                    format!("{}: {}", first.name, cell(Some(first))),
-                    other.ratio.map_or_else(|| "–".into(), |ratio| interval(ratio, two_places)),
-                    goal(row.figure.goal, other),
-                ],
-            );
-        }
-    }
-    text
 }
 
 /// The counts of one operation.
 fn counted(counts: &OperationCounts) -> String {
-    let mut text = String::new();
     let names: Vec<&str> = counts.of.keys().map(String::as_str).collect();
-    line(&mut text, [vec!["counted"], names.clone()].concat());
-    line(&mut text, vec!["---"; names.len() + 1]);
-    for counter in Counter::ALL {
-        for work in &WORKS {
+    let lines = Counter::ALL.iter().flat_map(|counter| {
+        let names = &names;
+        WORKS.iter().map(move |work| {
             let each = |name: &str| Some(counts.of.get(name)?.get(work.name)?.get(counter.name())?.each);
             let mut cells = vec![format!("{} of one {}", counter.name(), work.name)];
-            cells.extend(names.iter().map(|name| each(name).map_or_else(|| "–".into(), rounded)));
-            line(&mut text, cells);
-        }
-    }
-    text
+            cells.extend(names.iter().map(|name| each(name).map_or_else(|| "–".into(), count)));
+            cells
+        })
+    });
+    table(&[&["counted"], &names[..]].concat(), lines)
 }
 
 fn errors(rows: &[Row]) -> String {
@@ -102,51 +104,6 @@ fn errors(rows: &[Row]) -> String {
     text
 }
 
-fn origins(results: &Results) -> String {
-    let mut text = String::new();
-    for (name, run) in &results.runs {
-        let of_run = || results.axes.iter().filter(|(_, measured)| measured.run == *name);
-        let mut parts: Vec<_> = of_run().map(|(axis, _)| axis.as_str()).collect();
-        if results.counts.as_ref().is_some_and(|counts| counts.run == *name) {
-            parts.push("counts");
-        }
-        let whose = if results.runs.len() == 1 { "All of it".to_owned() } else { parts.join(", ") };
-        // All axes of a run have the same settings.
-        let rounds = of_run()
-            .next()
-            .map(|(_, measured)| format!("; {} rounds of {} s each", measured.rounds.len(), measured.seconds));
-        writeln!(text, "- {whose}: {}{}.", origin(name, run), rounds.unwrap_or_default()).expect("strings take all");
-    }
-    text
-}
-
-fn origin(name: &str, run: &Run) -> String {
-    let versions: Vec<_> = run.versions.iter().map(|(program, version)| format!("{program} {version}")).collect();
-    let left_out = match &run.left_out[..] {
-        [] => String::new(),
-        names => format!("; left out: {}", names.join(", ")),
-    };
-    let machine = &run.machine;
-    format!(
-        "{name}, {} cores of {}, {:.0} GiB, Linux {}; {} (commit {}){left_out}",
-        machine.cores,
-        machine.cpu,
-        machine.memory_gib,
-        machine.kernel,
-        versions.join(", "),
-        run.revision
-    )
-}
-
-fn unit(row: &Row) -> String {
-    // If there are several figures, the unit does not identify them.
-    match row.figure.name {
-        "p50" | "p99" => format!("{}, {}", row.figure.name, row.figure.unit),
-        "p999" => format!("p99.9, {}", row.figure.unit),
-        _ => row.figure.unit.to_owned(),
-    }
-}
-
 fn cell(entry: Option<&Entry>) -> String {
     match entry {
         Some(Entry { spread: Some(spread), .. }) => interval(*spread, three_digits),
@@ -155,49 +112,24 @@ fn cell(entry: Option<&Entry>) -> String {
     }
 }
 
-fn goal(goal: Goal, ours: &Entry) -> String {
-    let (limit, text, reached) = match goal {
-        Goal::None => return String::new(),
-        Goal::Ratio(limit) => (limit, format!("≤ {limit:.2}"), ours.ratio),
-        Goal::Value(limit) => (limit, format!("≤ {limit}"), ours.spread),
-    };
-    match reached {
-        None => text,
-        Some(reached) if reached.median <= limit => format!("{text}: met"),
-        Some(_) => format!("{text}: **missed**"),
-    }
-}
-
-/// The median, and the range of all rounds.
-fn interval(spread: Spread, shown: fn(f64) -> String) -> String {
-    let (median, min, max) = (shown(spread.median), shown(spread.min), shown(spread.max));
-    if min == max { median } else { format!("{median} ({min}–{max})") }
-}
-
-fn two_places(value: f64) -> String {
-    format!("{value:.2}")
-}
-
-fn three_digits(value: f64) -> String {
-    match value.abs() {
-        0.0 => "0".into(),
-        100.0.. => format!("{value:.0}"),
-        10.0.. => format!("{value:.1}"),
-        1.0.. => format!("{value:.2}"),
-        _ => format!("{value:.3}"),
-    }
-}
-
 /// The beginning of a text on one line.
 fn one_line(text: &str) -> String {
     text.replace('\n', " ").chars().take(200).collect()
 }
 
-fn rounded(count: f64) -> String {
-    if count < 100.0 { format!("{count:.1}") } else { format!("{count:.0}") }
+/// A table. Without lines, it is empty.
+fn table(heading: &[&str], lines: impl Iterator<Item = Vec<String>>) -> String {
+    let mut lines = lines.peekable();
+    let mut text = String::new();
+    if lines.peek().is_some() {
+        line(&mut text, heading);
+        line(&mut text, &vec!["---"; heading.len()]);
+        lines.for_each(|cells| line(&mut text, &cells));
+    }
+    text
 }
 
-fn line<T: AsRef<str>>(text: &mut String, cells: impl IntoIterator<Item = T>) {
+fn line<T: AsRef<str>>(text: &mut String, cells: &[T]) {
     for cell in cells {
         write!(text, "| {} ", cell.as_ref()).expect("strings take all");
     }
@@ -207,7 +139,7 @@ fn line<T: AsRef<str>>(text: &mut String, cells: impl IntoIterator<Item = T>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::axes::AXES;
+    use crate::{axes::AXES, statistics::Spread};
 
     fn entry(name: &'static str, median: f64, ratio: Option<f64>) -> Entry {
         let spread = |median| Spread { median, min: median / 2.0, max: median };
@@ -219,14 +151,23 @@ mod tests {
     }
 
     #[test]
-    fn a_row_has_medians_their_spread_and_the_goal() {
+    fn a_row_has_the_best_peer_and_the_verdict() {
         let row = row(vec![entry("tcplb", 40.0, Some(0.8)), entry("nginx", 50.0, Some(1.0))]);
-        let text = peer_comparison(&[&row]);
         assert_eq!(
-            text.lines().nth(2).unwrap(),
-            "| New connection, 64 B echo, close; 32 clients | µs CPU | 40.0 (20.0–40.0) | – | 50.0 (25.0–50.0) | – | \
-             0.80 (0.40–0.80) × nginx | ≤ 1.00: met |"
+            best_peer(&[&row]).lines().nth(2).unwrap(),
+            "| New connection, 64 B echo, close; 32 clients | µs CPU | 40.0 (20.0–40.0) | nginx: 50.0 (25.0–50.0) | \
+             0.80 (0.40–0.80) | better |"
         );
+        assert_eq!(
+            all_medians(&[&row]).lines().nth(2).unwrap(),
+            "| New connection, 64 B echo, close; 32 clients | µs CPU | 40.0 | – | – | 50.0 | – | – | – |"
+        );
+    }
+
+    #[test]
+    fn zeros_are_equal_without_a_ratio() {
+        let row = row(vec![entry("tcplb", 0.0, None), entry("nginx", 0.0, None)]);
+        assert!(best_peer(&[&row]).ends_with("| 0 | nginx: 0 | – | equal |\n"));
     }
 
     #[test]
@@ -234,14 +175,9 @@ mod tests {
         let mut broken = entry("tcplb", 1.0, None);
         (broken.spread, broken.errors, broken.first_error) = (None, 7, Some("a connection: reset".into()));
         let row = row(vec![broken]);
-        assert!(peer_comparison(&[&row]).contains("| failed |"));
+        assert!(best_peer(&[&row]).contains("| failed |"));
         assert!(
             errors(&[row]).contains("tcplb: 7 errors; such rounds do not count. The first one: a connection: reset")
         );
-    }
-
-    #[test]
-    fn figures_have_three_digits() {
-        assert_eq!([1234.5, 43.21, 1.234, 0.1234, 0.0].map(three_digits), ["1234", "43.2", "1.23", "0.123", "0"]);
     }
 }

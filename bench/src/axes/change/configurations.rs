@@ -11,7 +11,11 @@ use std::{
 use anyhow::{Result, ensure};
 use rustix::process::Signal;
 
-use super::many::{BACKEND_PORT, FIRST_PORT, Many};
+use super::{
+    envoy,
+    many::{BACKEND_PORT, FIRST_PORT, Many},
+    traefik,
+};
 use crate::contender::{Contender, Program, Running};
 
 /// The written configuration, and the way to change it.
@@ -27,7 +31,7 @@ pub struct Change {
 
 /// The endpoints of the changing load balancer.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
+pub enum State {
     Before,
     After,
 }
@@ -43,9 +47,10 @@ impl Change {
         let part = |load_balancer: u16| folder.join("parts").join(format!("lb-{load_balancer}.yaml"));
         let (configuration, file) = match program {
             Program::Tcplb => (folder.join("parts"), part(many.changing())),
-            Program::Haproxy => (folder.join("haproxy.cfg"), folder.join("haproxy.cfg")),
-            Program::Nginx => (folder.join("nginx.conf"), folder.join("nginx.conf")),
+            Program::Haproxy(_) => (folder.join("haproxy.cfg"), folder.join("haproxy.cfg")),
+            Program::Nginx(_) => (folder.join("nginx.conf"), folder.join("nginx.conf")),
             Program::Envoy => (folder.join("envoy.yaml"), part(many.changing())),
+            Program::Traefik => (folder.join("traefik.yaml"), folder.join(traefik::WATCHED)),
         };
         let change = Self { program, many, folder: folder.clone(), configuration, file };
         match program {
@@ -55,10 +60,14 @@ impl Change {
                 }
             }
             Program::Envoy => {
-                fs::write(&change.configuration, envoy(many))?;
+                fs::write(&change.configuration, envoy::configuration(many))?;
                 fs::write(&change.file, change.text(State::Before))?;
             }
-            Program::Haproxy | Program::Nginx => fs::write(&change.configuration, change.text(State::Before))?,
+            Program::Traefik => {
+                fs::write(&change.configuration, traefik::configuration(many))?;
+                fs::write(&change.file, change.text(State::Before))?;
+            }
+            Program::Haproxy(_) | Program::Nginx(_) => fs::write(&change.configuration, change.text(State::Before))?,
         }
         Ok(change)
     }
@@ -79,14 +88,14 @@ impl Change {
     /// Files are replaced by a rename, as with ConfigMaps. nginx needs a signal to reload. HAProxy has a command that
     /// is faster than a reload.
     fn make(&self, state: State, running: &Running) -> Result<()> {
-        if self.program == Program::Haproxy {
+        if matches!(self.program, Program::Haproxy(_)) {
             return self.command(state);
         }
         let written = self.folder.join("written");
         fs::write(&written, self.text(state))?;
         fs::rename(&written, &self.file)?;
         match self.program {
-            Program::Nginx => running.signal(Signal::HUP),
+            Program::Nginx(_) => running.signal(Signal::HUP),
             _ => Ok(()),
         }
     }
@@ -106,9 +115,10 @@ impl Change {
     fn text(&self, state: State) -> String {
         match self.program {
             Program::Tcplb => manifest(self.many, self.many.changing(), state),
-            Program::Envoy => envoy_endpoints(self.many, self.many.changing(), state),
-            Program::Haproxy => haproxy(self.many, state),
-            Program::Nginx => nginx(self.many, state),
+            Program::Envoy => envoy::endpoints_file(self.many, self.many.changing(), state),
+            Program::Haproxy(_) => haproxy(self.many, state),
+            Program::Nginx(_) => nginx(self.many, state),
+            Program::Traefik => traefik::watched(self.many, state),
         }
     }
 }
@@ -120,7 +130,7 @@ fn endpoints(many: Many, load_balancer: u16, state: State) -> Vec<[u8; 4]> {
 }
 
 /// The text for each endpoint, numbered from 1.
-fn each(many: Many, load_balancer: u16, state: State, text: impl Fn(usize, String) -> String) -> String {
+pub fn each(many: Many, load_balancer: u16, state: State, text: impl Fn(usize, String) -> String) -> String {
     let hosts = endpoints(many, load_balancer, state);
     hosts.iter().enumerate().map(|(index, [a, b, c, d])| text(index + 1, format!("{a}.{b}.{c}.{d}"))).collect()
 }
@@ -151,8 +161,7 @@ fn haproxy(many: Many, state: State) -> String {
 
 fn nginx(many: Many, state: State) -> String {
     let mut text = String::from(
-        "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\nworker_processes 1;\ndaemon off;\npid nginx.pid;\n\
-         error_log nginx.err;\nevents { worker_connections 10000; }\nstream {\n",
+        "worker_processes 1;\ndaemon off;\npid nginx.pid;\nerror_log nginx.err;\nevents { worker_connections 10000; }\nstream {\n",
     );
     for load_balancer in 0..many.load_balancers {
         let servers = each(many, load_balancer, state, |_, host| format!("server {host}:{BACKEND_PORT}; "));
@@ -164,63 +173,6 @@ fn nginx(many: Many, state: State) -> String {
         .expect("strings take all");
     }
     text + "}\n"
-}
-
-/// The changing endpoints are in a watched file of their own. Envoy could not watch 500 files: each needs one of the
-/// few inotify instances of a user.
-fn envoy(many: Many) -> String {
-    let (mut listeners, mut clusters) = (String::new(), String::new());
-    for load_balancer in 0..many.load_balancers {
-        let (name, port) = (format!("lb-{load_balancer}"), FIRST_PORT + load_balancer);
-        write!(
-            listeners,
-            "  - address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}
-    filter_chains:
-    - filters:
-      - name: envoy.filters.network.tcp_proxy
-        typed_config:
-          \"@type\": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy
-          stat_prefix: lb
-          cluster: {name}\n"
-        )
-        .expect("strings take all");
-        if load_balancer == many.changing() {
-            write!(
-                clusters,
-                "  - name: {name}
-    type: EDS
-    eds_cluster_config: {{eds_config: {{path_config_source: {{path: parts/{name}.yaml}}}}}}\n"
-            )
-            .expect("strings take all");
-        } else {
-            let endpoints = envoy_list(many, load_balancer, State::Before);
-            write!(
-                clusters,
-                "  - name: {name}
-    type: STATIC
-    load_assignment:
-      cluster_name: {name}
-      endpoints:
-      - lb_endpoints: [{endpoints}]\n"
-            )
-            .expect("strings take all");
-        }
-    }
-    format!("node: {{id: bench, cluster: bench}}\nstatic_resources:\n  listeners:\n{listeners}  clusters:\n{clusters}")
-}
-
-fn envoy_endpoints(many: Many, load_balancer: u16, state: State) -> String {
-    let endpoints = envoy_list(many, load_balancer, state);
-    format!(
-        "resources:\n- \"@type\": type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment\n  cluster_name: \
-         lb-{load_balancer}\n  endpoints:\n  - lb_endpoints: [{endpoints}]\n"
-    )
-}
-
-fn envoy_list(many: Many, load_balancer: u16, state: State) -> String {
-    each(many, load_balancer, state, |_, host| {
-        format!("{{endpoint: {{address: {{socket_address: {{address: {host}, port_value: {BACKEND_PORT}}}}}}}}}, ")
-    })
 }
 
 #[cfg(test)]
