@@ -56,7 +56,7 @@ fn own_ways(rows: &[&Row]) -> String {
             cells
         })
     });
-    table(&["axis", "unit", "tcplb with", "tcplb with", "ratio", "the first is"], lines)
+    table(&["axis", "unit", "compared", "with", "ratio", "verdict"], lines)
 }
 
 /// The ratio of an entry to the base of its row, and the verdict. Equal medians without a ratio are zeros.
