@@ -36,7 +36,14 @@ fn monitors_have_what_their_values_say() {
 fn pods_are_annotated_for_scraping_on_request() {
     let options = "host.enabled=true,host.allowedPorts={5432}";
     let annotations = |more: &str| {
-        let objects = objects(&["--set-string", "podAnnotations.own=0,host.podAnnotations.own=1", "--set", options, "--set", more])?;
+        let objects = objects(&[
+            "--set-string",
+            "podAnnotations.own=0,host.podAnnotations.own=1",
+            "--set",
+            options,
+            "--set",
+            more,
+        ])?;
         let of = |kind| of_kind(&objects, kind)[0]["spec"]["template"]["metadata"]["annotations"].clone();
         Some((of("Deployment"), of("DaemonSet")))
     };

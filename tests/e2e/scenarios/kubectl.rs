@@ -7,7 +7,8 @@ use serde_json::Value;
 use crate::{
     backends::PORT,
     cluster::{WAIT_LIMIT, eventually},
-    scenario::{Isolation, Scenario, scenario},
+    scenario::{Scenario, scenario},
+    turns::Isolation,
 };
 
 #[tokio::test(flavor = "multi_thread")]
