@@ -71,7 +71,7 @@ impl Cell {
     }
 }
 
-/// The text with the control sequences of its colour. [`print`] removes them if the output is not a terminal.
+/// The text with the control sequences of its colour. [`print()`] removes them if the output is not a terminal.
 impl fmt::Display for Cell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let style = self.tone.style();
