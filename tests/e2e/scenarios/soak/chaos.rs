@@ -1,20 +1,19 @@
 //! The disturbances themselves: each begins, is noted with its targets, and ends when all parts serve again.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use fastrand::Rng;
 use jiff::Timestamp;
 use k8s_openapi::{
     api::{
         coordination::v1::Lease,
-        core::v1::{Node, Pod},
-        discovery::v1::EndpointSlice,
+        core::v1::{Node, Pod, Service},
     },
     apimachinery::pkg::apis::meta::v1::MicroTime,
 };
 use kube::{
     Api,
-    api::{DeleteParams, ListParams, Patch, PatchParams},
+    api::{DeleteParams, Patch, PatchParams},
 };
 use serde_json::json;
 use tokio::{
@@ -32,7 +31,7 @@ use crate::{
     cluster::{Away, WAIT_LIMIT, eventually},
     installation::{Installation, is_ready, kill_container},
     scenario::{Scenario, until},
-    scenarios::faults::is_node_ready,
+    scenarios::{faults::is_node_ready, traffic::served},
 };
 
 /// The duration of an outage of the API server: longer than the term of a leader.
@@ -116,27 +115,21 @@ impl Chaos<'_> {
         println!("soak: Kubernetes follows changes of pods {:.1?} after that return", back.elapsed());
     }
 
-    /// Waits until the controllers of Kubernetes follow changes of pods again. Before that, no endpoint would be removed.
+    /// Waits until the controllers of Kubernetes and the kube-proxy of the clients follow changes of pods again: before
+    /// that, they send clients to replicas that have gone.
     async fn controllers_are_back(&self) {
         let label = Timestamp::now().as_millisecond().to_string();
         let pod = self.scenario.pods_of("extra").await.swap_remove(0).metadata.name.unwrap();
         let labelled = Patch::Merge(json!({"metadata": {"labels": {"probe": label}}}));
         self.scenario.api::<Pod>().patch(&pod, &PatchParams::default(), &labelled).await.unwrap();
         let service = json!({
-            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "probe"},
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": format!("probe-{label}")},
             "spec": {"selector": {"probe": label}, "ports": [{"port": PORT}]},
         });
         self.scenario.try_apply_value(service).await.unwrap();
-        let slices = self.scenario.api::<EndpointSlice>();
-        let of_service = ListParams::default().labels("kubernetes.io/service-name=probe");
-        let has_pod = |slice: &EndpointSlice| {
-            let names = slice.endpoints.iter().filter_map(|endpoint| endpoint.target_ref.as_ref()?.name.as_ref());
-            names.into_iter().eq([&pod])
-        };
-        eventually("the EndpointSlice of a new Service has its pod", RECOVERY_LIMIT, async || {
-            slices.list(&of_service).await.is_ok_and(|slices| slices.items.iter().any(has_pod))
-        })
-        .await;
+        let service = self.scenario.api::<Service>().get(&format!("probe-{label}")).await.unwrap();
+        let address = service.spec.unwrap().cluster_ip.unwrap();
+        served(SocketAddr::new(address.parse().unwrap(), PORT)).await;
     }
 
     /// Kills a pod of the backends, without a farewell.

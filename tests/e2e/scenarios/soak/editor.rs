@@ -1,6 +1,6 @@
 //! Random edits of the objects of a run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use fastrand::Rng;
 use k8s_openapi::api::core::v1::Pod;
@@ -16,6 +16,7 @@ use crate::{
 };
 
 const ALGORITHMS: [&str; 5] = ["RoundRobin", "LeastConnections", "PowerOfTwo", "Random", "Maglev"];
+const PREPARED_CERTIFICATES: usize = 4;
 /// Load balancers that are added and removed.
 const OTHERS: usize = 5;
 
@@ -37,7 +38,8 @@ pub struct Editor<'a> {
     algorithms: [&'static str; LOAD_BALANCERS.len()],
     has_extra_backend: [bool; LOAD_BALANCERS.len()],
     others: [bool; OTHERS],
-    /// All certificates whose Secret was valid.
+    /// The next certificates. Clients accept them before they are used: a client may connect during a rotation.
+    prepared: VecDeque<Certificate>,
     trusted: TrustedCertificates,
     pub counts: BTreeMap<Edit, usize>,
 }
@@ -51,6 +53,7 @@ impl<'a> Editor<'a> {
             algorithms: [ALGORITHMS[0]; LOAD_BALANCERS.len()],
             has_extra_backend: [true; LOAD_BALANCERS.len()],
             others: [false; OTHERS],
+            prepared: VecDeque::new(),
             trusted,
             counts: BTreeMap::new(),
         };
@@ -127,8 +130,12 @@ spec:
 
     /// Writes a new certificate with its key.
     pub async fn rotate_certificate(&mut self) {
-        let certificate = Certificate::new(NAME);
-        self.trusted.add(certificate.der.clone());
+        while self.prepared.len() <= PREPARED_CERTIFICATES {
+            let certificate = Certificate::new(NAME);
+            self.trusted.add(certificate.der.clone());
+            self.prepared.push_back(certificate);
+        }
+        let certificate = self.prepared.pop_front().expect("certificates are prepared");
         self.scenario.apply(&certificate.secret("soak-tls")).await;
     }
 
