@@ -49,10 +49,12 @@ macro_rules! string_type {
     };
 }
 
+mod dns_name;
 mod endpoint_ref;
 mod network;
 mod question;
 
+use dns_name::{is_dns_label, is_dns_subdomain};
 pub use endpoint_ref::EndpointRef;
 pub use network::Network;
 use network::has_mapped_mark;
@@ -287,13 +289,6 @@ impl FromStr for Name {
     }
 }
 
-fn is_dns_label(text: &str) -> bool {
-    !text.is_empty()
-        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
-        && !text.starts_with('-')
-        && !text.ends_with('-')
-}
-
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -319,7 +314,7 @@ impl FromStr for ObjectName {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if text.len() <= 253 && text.split('.').all(is_dns_label) {
+        if is_dns_subdomain(text) {
             Ok(Self(text.to_owned()))
         } else {
             Err(format!("`{text}` is not an object name: write lower-case letters, digits, dashes and dots"))

@@ -119,8 +119,8 @@ async fn missing_pods(connection: &ClusterConnection, endpoints: &[EndpointRef])
     let mut missing = Vec::new();
     for endpoint in endpoints {
         let EndpointRef::Pod(name) = endpoint else { continue };
-        if matches!(connection.get::<Pod>(&connection.namespace, &name.0).await, Ok(None)) {
-            missing.push(name.0.clone());
+        if matches!(connection.get::<Pod>(&connection.namespace, name).await, Ok(None)) {
+            missing.push(name.clone());
         }
     }
     missing

@@ -1,6 +1,7 @@
 //! A change of one endpoint among many: the time until it takes effect, its cost, and the disturbed connections.
 
 mod configurations;
+mod endpoints;
 mod envoy;
 mod many;
 mod traefik;

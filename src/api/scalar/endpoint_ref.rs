@@ -10,13 +10,13 @@ use std::{
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::{AddressPort, Host, ObjectName};
+use super::dns_name::is_dns_subdomain;
 
 /// An endpoint: the name of a pod (`db-0`), an address with a port (`192.0.2.7:5432`, `[2001:db8::7]:5432`), or an
 /// address with any port (`192.0.2.7`).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum EndpointRef {
-    Pod(ObjectName),
+    Pod(String),
     Address(SocketAddr),
     Ip(IpAddr),
 }
@@ -25,7 +25,7 @@ impl EndpointRef {
     /// True if it refers to the endpoint with this address, in this pod.
     pub fn matches(&self, address: SocketAddr, pod: Option<&str>) -> bool {
         match self {
-            Self::Pod(name) => pod == Some(&*name.0),
+            Self::Pod(name) => pod == Some(&**name),
             Self::Address(own) => *own == address,
             Self::Ip(ip) => *ip == address.ip(),
         }
@@ -37,27 +37,25 @@ impl FromStr for EndpointRef {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || format!("`{text}` is {NOT_AN_ENDPOINT}");
+        let mapped =
+            |instead: &dyn fmt::Display| format!("`{text}` is an IPv4 address written as IPv6: write {instead}");
         if let Ok(ip) = text.parse::<IpAddr>() {
-            return match ip.to_canonical() == ip {
-                true => Ok(Self::Ip(ip)),
-                false => Err(format!("`{text}` is an IPv4 address written as IPv6: write {}", ip.to_canonical())),
+            return if ip.to_canonical() == ip { Ok(Self::Ip(ip)) } else { Err(mapped(&ip.to_canonical())) };
+        }
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            let canonical = SocketAddr::new(address.ip().to_canonical(), address.port());
+            // The parser accepts leading zeros and IPv6 scopes.
+            return match text.rsplit(':').next() {
+                _ if text.contains('%') => Err(wrong()),
+                Some(port) if address.port() == 0 || port != address.port().to_string() => Err(wrong()),
+                _ if canonical != address => Err(mapped(&canonical)),
+                _ => Ok(Self::Address(address)),
             };
         }
-        if !text.contains(':') {
-            // A name that ends in a number after a dot would be a mistyped IPv4 address.
-            let last = text.rsplit('.').next().unwrap_or_default();
-            let is_number = last.bytes().all(|byte| byte.is_ascii_digit()) && text.contains('.');
-            return text.parse().ok().filter(|_| !is_number).map(Self::Pod).ok_or_else(wrong);
-        }
-        let AddressPort { host, port } = text.parse().map_err(|_| wrong())?;
-        match host {
-            Host::Ip(ip) if ip.to_canonical() == ip => Ok(Self::Address(SocketAddr::new(ip, port))),
-            Host::Ip(ip) => {
-                let address = SocketAddr::new(ip.to_canonical(), port);
-                Err(format!("`{text}` is an IPv4 address written as IPv6: write {address}"))
-            }
-            Host::Name(_) => Err(wrong()),
-        }
+        // A name that ends in a number after a dot would be a mistyped IPv4 address.
+        let is_number = |last: &str| last.bytes().all(|byte| byte.is_ascii_digit());
+        let ends_in_number = text.rsplit_once('.').is_some_and(|(_, last)| is_number(last));
+        if is_dns_subdomain(text) && !ends_in_number { Ok(Self::Pod(text.to_owned())) } else { Err(wrong()) }
     }
 }
 
@@ -99,7 +97,7 @@ mod tests {
 
     #[test]
     fn an_endpoint_is_a_pod_or_an_address() {
-        let pod = |name: &str| EndpointRef::Pod(name.parse().unwrap());
+        let pod = |name: &str| EndpointRef::Pod(name.to_owned());
         for (text, expected) in [
             ("db-0", pod("db-0")),
             ("7", pod("7")),
@@ -116,9 +114,19 @@ mod tests {
 
     #[test]
     fn other_texts_are_refused_with_the_right_notation() {
-        for text in
-            ["", "db_0", "192.0.2.700", "192.0.2.7:0", "192.0.2.7:", "db-0:5432", "[192.0.2.7]:1", "fe80::1%lo", "::1:"]
-        {
+        for text in [
+            "",
+            "db_0",
+            "192.0.2.700",
+            "192.0.2.7:0",
+            "192.0.2.7:05",
+            "192.0.2.7:",
+            "[fe80::1%1]:1",
+            "db-0:5432",
+            "[192.0.2.7]:1",
+            "fe80::1%lo",
+            "::1:",
+        ] {
             let message = text.parse::<EndpointRef>().unwrap_err();
             assert_eq!(message, format!("`{text}` is {NOT_AN_ENDPOINT}"));
         }

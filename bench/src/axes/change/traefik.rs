@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{
-    configurations::{State, each},
+    endpoints::{State, each},
     many::{BACKEND_PORT, FIRST_PORT, Many},
 };
 
