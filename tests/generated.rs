@@ -23,6 +23,18 @@ fn the_committed_crd_is_what_the_program_prints() {
     }
 }
 
+#[test]
+fn the_committed_schema_of_the_access_log_is_current() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/access-log.schema.json");
+    let current = serde_json::to_string_pretty(&tcplb::proxy::access_log::schema()).unwrap() + "\n";
+    if std::env::var_os("UPDATE").is_some() {
+        fs::write(path, current).unwrap();
+    } else {
+        let committed = fs::read_to_string(path).unwrap_or_default();
+        assert!(committed == current, "docs/access-log.schema.json is not current: run `make generate`");
+    }
+}
+
 /// The list is not generated, but examples and tests that it names must exist.
 #[test]
 fn the_list_of_features_names_examples_and_tests_that_there_are() {

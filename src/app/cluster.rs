@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     api::{self, Placement},
-    cli::{self, AdminAddress, Controller, PlacementName, Sidecar},
+    cli::{self, AdminAddress, Controller, PlacementName, RunArgs, Sidecar},
     controller::{Settings, Workload},
     instruments::Instruments,
     model::ObjectKey,
@@ -53,6 +53,7 @@ pub async fn controller(arguments: Controller) -> anyhow::Result<ExitCode> {
         PlacementName::Gateway => ProcessMode::Gateway(Arc::new(Allocations::default()), tenancy),
     };
     let instruments = Arc::<Instruments>::default();
+    let replica_name = arguments.run.replica_name.clone().or_else(|| Some(arguments.pod.clone()));
     let settings = Settings {
         class: arguments.class,
         placement,
@@ -79,7 +80,7 @@ pub async fn controller(arguments: Controller) -> anyhow::Result<ExitCode> {
         takeover: None,
         empty: Empty::Waits,
         leading: Some(Leading { client, settings }),
-        run: arguments.run,
+        run: RunArgs { replica_name, ..arguments.run },
     })
     .await
 }

@@ -37,7 +37,10 @@ use crate::{
     drain::DrainMode,
     metrics::EndpointSeries,
     model::{ObjectKey, Snapshot},
-    proxy::{AcceptQueue, DrainOutcome, Monitor, Options, Proxy, access_log},
+    proxy::{
+        AcceptQueue, DrainOutcome, Monitor, Options, Proxy,
+        access_log::{self, AccessLog, Events, Format, LineEncoder, ProcessIdentity},
+    },
     state::{Configuration, ReadinessState},
     tools::backend::{self, EchoServer},
     translate::{Verdicts, translate},
@@ -110,8 +113,8 @@ fn start_backends(stop: &CancellationToken) -> io::Result<BTreeMap<SocketAddr, &
 }
 
 fn start_proxy(workers: usize, budget: Budget) -> anyhow::Result<(Proxy, access_log::Writer)> {
-    let (access_log, writer) =
-        access_log::AccessLog::start(access_log::Events::None, access_log::Format::Text, io::sink());
+    let encoder = LineEncoder { format: Format::Text, process: ProcessIdentity::new("demo") };
+    let (access_log, writer) = AccessLog::start(Events::None, encoder, io::sink());
     // The backends' ends of the connections are in this process too.
     let options = Options { descriptors: budget.serving / 2, ..proxy_options(workers, &budget, access_log) };
     Ok((Proxy::start(options, &Handle::current()).context("cannot start the workers")?, writer))

@@ -47,8 +47,8 @@ pub fn catch_panics(format: LogFormat) {
         match format {
             LogFormat::Text => print_error(&text),
             LogFormat::Json => {
-                let timestamp = jiff::Timestamp::now().to_string();
-                print_error(&json!({"timestamp": timestamp, "level": "ERROR", "message": text}).to_string());
+                let time = format!("{:.6}", jiff::Timestamp::now());
+                print_error(&json!({"time": time, "level": "ERROR", "message": text}).to_string());
             }
         }
     }));

@@ -3,12 +3,14 @@
 //! Log entries contain names, error texts and answers from outside the program. No field can forge a line, send control
 //! characters to a terminal, or have unlimited length.
 
+mod filter;
 #[cfg(test)]
 mod tests;
 
 use std::{
     fmt,
     io::{self, IsTerminal},
+    path::PathBuf,
 };
 
 use jiff::Timestamp;
@@ -25,40 +27,68 @@ use tracing_subscriber::{
         format::{Writer, debug_fn},
     },
     registry::LookupSpan,
+    reload,
 };
 
+use self::filter::{FilterFile, filter_of_environment};
 use super::last_words::{Log, catch_panics};
 use crate::{
-    cli::LogFormat,
+    cli::{LogFormat, RunArgs},
     printable::{limited, printable, visible_json},
 };
 
 /// The maximum length of a field, in bytes.
 const MAX_FIELD: usize = 8 << 10;
 
-/// Targets that are disabled unless RUST_LOG names them. The Kubernetes client logs each failed attempt; the watches
-/// already report their errors once.
-const UNSAID: &str = "kube_client=off,kube_runtime=off";
+/// The settings of the log.
+#[derive(Clone, Debug)]
+pub struct LogOptions {
+    pub format: LogFormat,
+    /// The file that selects and changes the filter.
+    pub filter_file: Option<PathBuf>,
+}
 
-/// Starts the log. RUST_LOG sets the filter (default: info). Dropping the result writes the pending lines.
+impl LogOptions {
+    pub fn of(run: &RunArgs) -> Self {
+        Self { format: run.log_format, filter_file: run.log_filter_file.clone() }
+    }
+}
+
+/// Starts the log. The filter is in the file of the options, otherwise in RUST_LOG (default: info). Dropping the result
+/// writes the pending lines.
 ///
 /// A separate thread writes the log. Lines are dropped while that thread is blocked, so that a pipe without a reader
 /// never blocks the code that logs.
-pub fn log_to_stderr(format: LogFormat) -> Log {
+pub fn log_to_stderr(options: &LogOptions) -> Log {
     let (stderr, guard) = tracing_appender::non_blocking(io::stderr());
-    let chosen = std::env::var("RUST_LOG").ok().filter(|chosen| !chosen.is_empty());
-    let filter = EnvFilter::new(format!("{UNSAID},{}", chosen.as_deref().unwrap_or("info")));
+    let mut file = options.filter_file.as_deref().map(FilterFile::new);
+    let filter = file.as_mut().and_then(FilterFile::first).unwrap_or_else(filter_of_environment);
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_target(false);
     // The library would log its own errors to standard error, and panic if that fails: a full disk, a closed pipe.
     let log = log.log_internal_errors(false);
-    match format {
+    match options.format {
         LogFormat::Text => {
-            log.with_ansi(io::stderr().is_terminal()).fmt_fields(debug_fn(write_field).delimited(" ")).init();
+            let log = log.with_ansi(io::stderr().is_terminal()).fmt_fields(debug_fn(write_field).delimited(" "));
+            let log = log.with_filter_reloading();
+            let handle = log.reload_handle();
+            log.init();
+            follow(file, move |filter| handle.reload(filter));
         }
-        LogFormat::Json => log.event_format(JsonLines).init(),
+        LogFormat::Json => {
+            let log = log.event_format(JsonLines).with_filter_reloading();
+            let handle = log.reload_handle();
+            log.init();
+            follow(file, move |filter| handle.reload(filter));
+        }
     }
-    catch_panics(format);
+    catch_panics(options.format);
     Log(Some(guard))
+}
+
+fn follow(file: Option<FilterFile>, set: impl Fn(EnvFilter) -> Result<(), reload::Error> + Send + 'static) {
+    if let Some(file) = file {
+        file.follow(set);
+    }
 }
 
 /// `message`, or `name=value`.
@@ -86,7 +116,7 @@ where
         let rest = Value::Object(fields.0).to_string();
         let rest = rest[1..].strip_suffix('}').filter(|rest| !rest.is_empty());
         let rest = rest.map(|rest| format!(",{rest}")).unwrap_or_default();
-        let line = format!("{{\"timestamp\":\"{time:.6}\",\"level\":\"{level}\",\"message\":{message}{rest}}}");
+        let line = format!("{{\"time\":\"{time:.6}\",\"level\":\"{level}\",\"message\":{message}{rest}}}");
         writeln!(writer, "{}", visible_json(&line))
     }
 }

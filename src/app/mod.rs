@@ -27,7 +27,7 @@ use crate::{
     source::Files,
 };
 pub use last_words::print_error;
-use log::log_to_stderr;
+use log::{LogOptions, log_to_stderr};
 use runtime::on_control_runtime;
 use serve::{Empty, Serving, serve};
 use source::Source;
@@ -67,12 +67,12 @@ const MAX_ERROR: usize = 64 << 10;
 
 fn execute(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Standalone(arguments) => logged(arguments.run.log_format, || standalone(arguments)),
+        Command::Standalone(arguments) => logged(&LogOptions::of(&arguments.run), || standalone(arguments)),
         Command::Controller(arguments) => {
-            logged(arguments.run.log_format, || on_control_runtime(cluster::controller(*arguments)))
+            logged(&LogOptions::of(&arguments.run), || on_control_runtime(cluster::controller(*arguments)))
         }
         Command::Sidecar(arguments) => {
-            logged(arguments.run.log_format, || on_control_runtime(cluster::sidecar(arguments)))
+            logged(&LogOptions::of(&arguments.run), || on_control_runtime(cluster::sidecar(arguments)))
         }
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Check(arguments) => Ok(check::run(arguments)),
@@ -83,7 +83,7 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Convert(Convert::Golb { file }) => commands::convert_golb(&file),
         Command::Cert(arguments) => commands::certificate(&arguments),
         Command::Backend(arguments) => {
-            let _written = log_to_stderr(LogFormat::Text);
+            let _written = log_to_stderr(&LogOptions { format: LogFormat::Text, filter_file: None });
             commands::test_backend(arguments)
         }
         Command::Probe(arguments) => commands::probe(&arguments),
@@ -91,13 +91,13 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
 }
 
 /// Runs a serving command, with a log.
-fn logged(format: LogFormat, command: impl FnOnce() -> anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
+fn logged(options: &LogOptions, command: impl FnOnce() -> anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
     // Before threads start, because each would get an arena of its own.
     share_arenas();
-    let _written = log_to_stderr(format);
+    let _written = log_to_stderr(options);
     match command() {
         // Readers of JSON must not find a line in another format.
-        Err(error) if format == LogFormat::Json => {
+        Err(error) if options.format == LogFormat::Json => {
             error!("{error:#}");
             Ok(ExitCode::FAILURE)
         }

@@ -33,9 +33,10 @@ use crate::{
     instruments::Instruments,
     metrics::EndpointSeries,
     model::{Report, Snapshot},
+    printable::limited,
     proxy::{
         Options, Proxy,
-        access_log::{self, AccessLog},
+        access_log::{self, AccessLog, LineEncoder, ProcessIdentity},
         cannot_listen,
         socket::Sharing,
     },
@@ -143,6 +144,17 @@ pub async fn serve(serving: Serving) -> anyhow::Result<ExitCode> {
     Ok(process.shut_down(cause, &run, &signals).await)
 }
 
+/// The name of the process in the access log: the flag, otherwise the host name.
+fn replica_name(run: &RunArgs) -> String {
+    let chosen = run.replica_name.clone().filter(|name| !name.is_empty());
+    // Fails only without /proc.
+    let host_name = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
+    limited(&chosen.unwrap_or_else(host_name), MAX_REPLICA_NAME).into_owned()
+}
+
+/// The maximum length of a host name on Linux is 64, and of a pod name 253 bytes.
+const MAX_REPLICA_NAME: usize = 253;
+
 /// Starts the workers, without listeners.
 fn start_proxy(
     run: &RunArgs,
@@ -151,7 +163,8 @@ fn start_proxy(
     inherited: BTreeMap<SocketAddr, Vec<StdTcpListener>>,
 ) -> anyhow::Result<(Arc<Proxy>, access_log::Writer)> {
     let workers = run.worker_count();
-    let (access_log, writer) = AccessLog::start(run.access_log.into(), run.log_format.into(), std::io::stdout());
+    let encoder = LineEncoder { format: run.access_log_format(), process: ProcessIdentity::new(&replica_name(run)) };
+    let (access_log, writer) = AccessLog::start(run.access_log.into(), encoder, std::io::stdout());
     let options = Options { sharing, inherited, ..proxy_options(workers, &budget, access_log) };
     let proxy = Arc::new(Proxy::start(options, &runtime::Handle::current()).context("cannot start the workers")?);
     info!(workers, connections = budget.connections(), "started");

@@ -1,3 +1,5 @@
+use std::path::PathBuf;
+
 use clap::{Args, ValueEnum};
 
 use super::values::host_name;
@@ -9,12 +11,24 @@ pub struct RunArgs {
     /// The number of worker threads, which serve connections. Default: the number of available cores.
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=512))]
     pub workers: Option<u16>,
-    /// The format of the log (standard error) and of the access log (standard output).
+    /// The format of the log (standard error) and, unless --access-log-format is given, of the access log (standard
+    /// output).
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
+    /// A file with the log level or the directives of RUST_LOG, for example `info` or `info,tcplb::upstream=debug`. It
+    /// takes precedence over RUST_LOG. Changes apply within seconds, without a restart.
+    #[arg(long, value_name = "FILE")]
+    pub log_filter_file: Option<PathBuf>,
+    /// The format of the access log: text, JSON, Elastic Common Schema, or OpenTelemetry (OTLP JSON). Default:
+    /// --log-format.
+    #[arg(long, value_name = "FORMAT", value_enum)]
+    pub access_log_format: Option<AccessLogFormat>,
     /// The connection events in the access log: ends, starts and ends, or none.
     #[arg(long, value_name = "EVENTS", value_enum, default_value_t = AccessLogEvents::Ends)]
     pub access_log: AccessLogEvents,
+    /// The name of this process in the access log. Default: the host name.
+    #[arg(long, value_name = "NAME", env = "POD_NAME")]
+    pub replica_name: Option<String>,
     /// The metrics of single endpoints: all, or none. Each endpoint has at least eleven series.
     #[arg(long, value_name = "METRICS", value_enum, default_value_t = EndpointMetrics::All)]
     pub endpoint_metrics: EndpointMetrics,
@@ -44,6 +58,16 @@ impl RunArgs {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         self.workers.map_or_else(cores, usize::from)
     }
+
+    /// The format of the access log: its flag, or that of the log.
+    pub fn access_log_format(&self) -> access_log::Format {
+        match (self.access_log_format, self.log_format) {
+            (Some(AccessLogFormat::Text), _) | (None, LogFormat::Text) => access_log::Format::Text,
+            (Some(AccessLogFormat::Json), _) | (None, LogFormat::Json) => access_log::Format::Json,
+            (Some(AccessLogFormat::Ecs), _) => access_log::Format::Ecs,
+            (Some(AccessLogFormat::Otel), _) => access_log::Format::Otel,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -52,13 +76,12 @@ pub enum LogFormat {
     Json,
 }
 
-impl From<LogFormat> for access_log::Format {
-    fn from(format: LogFormat) -> Self {
-        match format {
-            LogFormat::Text => Self::Text,
-            LogFormat::Json => Self::Json,
-        }
-    }
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AccessLogFormat {
+    Text,
+    Json,
+    Ecs,
+    Otel,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -64,7 +64,7 @@ families! {
     TRANSLATE: "tcplb_translate_duration" Histogram Some(Unit::Seconds), &[], "Duration of translating the manifests to a configuration";
     APPLY: "tcplb_apply_duration" Histogram Some(Unit::Seconds), &[], "Duration of applying a changed configuration to sockets and endpoints";
     UNBOUND: "tcplb_listeners_unbound" Gauge None, &[], "Listeners whose address could not be bound";
-    LOGGED: "tcplb_access_log_events" Counter None, &["result"], "Closed connections offered to the access log; result is logged or dropped (writer too slow, or too many refusals)";
+    LOGGED: "tcplb_access_log_events" Counter None, &["result"], "Closed connections, by their result in the access log: logged, dropped (writer too slow, or too many refusals) or suppressed (excluded by accessLog of the listener)";
     LIMIT: "tcplb_process_connections_limit" Gauge None, &[], "Connections allowed by the process's file descriptor limit, less what listening sockets and the process itself need";
     HANDSHAKE_MEMORY: "tcplb_handshake_memory" Gauge Some(Unit::Bytes), &[], "Memory of unfinished TLS handshakes beyond 8 KiB each; at most 16 MiB";
     WORKER: "tcplb_worker_connections_active" Gauge None, &["worker"], "Open connections, by worker";

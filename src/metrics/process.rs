@@ -37,7 +37,8 @@ pub fn encode_process(encoder: &mut Encoder<'_, '_>, monitor: &Monitor) -> fmt::
     let log = monitor.access_log();
     encoder.counters(
         &LOGGED,
-        [("logged", log.logged()), ("dropped", log.dropped())].map(|(result, count)| (Labels::only(result), count)),
+        [("logged", log.logged()), ("dropped", log.dropped()), ("suppressed", log.suppressed())]
+            .map(|(result, count)| (Labels::only(result), count)),
     )?;
     encoder.gauges(&LIMIT, [(Labels::NONE, monitor.capacity().total() as i64)])?;
     encoder.gauges(&HANDSHAKE_MEMORY, [(Labels::NONE, monitor.handshake_memory() as i64)])?;

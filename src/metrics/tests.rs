@@ -23,7 +23,7 @@ use crate::{
     model::{ObjectKey, Snapshot},
     proxy::{
         Options, Proxy,
-        access_log::{AccessLog, Events, Format},
+        access_log::{AccessLog, Events, Format, LineEncoder, ProcessIdentity},
         socket::Sharing,
     },
     translate::translate,
@@ -201,7 +201,8 @@ fn the_accept_header_chooses_the_format() {
 
 /// A proxy with this many load balancers of 20 endpoints each, without connections.
 async fn proxy_with(load_balancers: u16) -> Proxy {
-    let (access_log, _) = AccessLog::start(Events::Ends, Format::Text, std::io::sink());
+    let encoder = LineEncoder { format: Format::Text, process: ProcessIdentity::new("test") };
+    let (access_log, _) = AccessLog::start(Events::Ends, encoder, std::io::sink());
     let descriptors = usize::from(load_balancers) * 4 + 100;
     let options = Options {
         workers: 1,

@@ -33,6 +33,8 @@ pub struct Listener {
     /// TCP keepalive of client connections.
     pub keepalive: Option<Keepalive>,
     pub drain: ListenerDrain,
+    #[serde(skip_serializing_if = "AccessLogSettings::is_default")]
+    pub access_log: AccessLogSettings,
 }
 
 #[cfg(test)]
@@ -57,6 +59,7 @@ impl Listener {
             },
             keepalive: None,
             drain: ListenerDrain::default(),
+            access_log: AccessLogSettings::default(),
         }
     }
 }
@@ -216,6 +219,34 @@ pub struct Keepalive {
     #[serde(serialize_with = "duration::required::serialize")]
     pub interval: Duration,
     pub probes: u8,
+}
+
+/// The connections of a listener in the access log. Default: all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AccessLogSettings {
+    pub mode: AccessLogMode,
+    /// One in this number of the connections that did not fail is logged.
+    pub sample: NonZeroU32,
+}
+
+impl Default for AccessLogSettings {
+    fn default() -> Self {
+        Self { mode: AccessLogMode::All, sample: NonZeroU32::MIN }
+    }
+}
+
+impl AccessLogSettings {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum AccessLogMode {
+    All,
+    Failures,
+    Off,
 }
 
 #[cfg(test)]

@@ -33,8 +33,8 @@ pub use check::{
 pub use drain::{Close, DrainCause, EndpointDrain, ListenerDrain, Rebalance};
 pub use key::{EndpointKey, ListenerKey, ObjectKey, UpstreamKey};
 pub use listener::{
-    Access, Keepalive, Limits, Listener, ProxyMode, ProxyProtocol, Rate, Route, Timeouts, Tls, TlsMode, TlsVersion,
-    covers, overlap,
+    Access, AccessLogMode, AccessLogSettings, Keepalive, Limits, Listener, ProxyMode, ProxyProtocol, Rate, Route,
+    Timeouts, Tls, TlsMode, TlsVersion, covers, overlap,
 };
 pub use loops::{Loops, loops};
 pub use maglev::{MAX_MAGLEV_SLOTS, maglev_slots};

@@ -3,17 +3,20 @@
 //!
 //! Workers never wait for the log: events go through a bounded queue, and events that do not fit are counted.
 
+mod ecs;
+mod encoder;
 mod event;
+mod json;
+mod otel;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod read_back;
+mod selection;
 #[cfg(test)]
 mod tests;
 mod text;
 
 use std::{
-    borrow::Cow,
     io::Write,
-    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -23,23 +26,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jiff::Timestamp;
-use serde::{Serialize, Serializer};
-
-pub use self::event::{Event, Kind, ListenerLabel};
-use self::{event::timestamp, text::write_text};
-use crate::printable::visible_json;
+pub use self::{
+    encoder::{Format, LineEncoder},
+    event::{Attempts, ConnectFault, ConnectionId, Event, FailedEndpoint, Kind, ListenerLabel, ProcessIdentity},
+    json::schema,
+    selection::{logs_end, logs_start},
+};
 
 /// The capacity of the queue in events.
 const QUEUE: usize = 8192;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// `key=value` pairs.
-    Text,
-    /// A JSON object on each line.
-    Json,
-}
 
 /// The events that are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,7 +45,8 @@ pub enum Events {
     None,
 }
 
-/// The workers' end of the queue. `logged + dropped` is the number of end events that were offered.
+/// The workers' end of the queue. Unless end events are off, `logged + dropped + suppressed` is the number of closed
+/// connections.
 #[derive(Debug)]
 pub struct AccessLog {
     events: Events,
@@ -63,11 +59,12 @@ pub struct AccessLog {
 struct Figures {
     logged: AtomicU64,
     dropped: AtomicU64,
+    suppressed: AtomicU64,
 }
 
 impl AccessLog {
     /// Starts the writing thread.
-    pub fn start(events: Events, format: Format, sink: impl Write + Send + 'static) -> (Self, Writer) {
+    pub fn start(events: Events, encoder: LineEncoder, sink: impl Write + Send + 'static) -> (Self, Writer) {
         let figures = Arc::new(Figures::default());
         let (queue, waiting) = sync_channel(QUEUE);
         let (ending, ended) = sync_channel(0);
@@ -76,7 +73,7 @@ impl AccessLog {
             .spawn({
                 let figures = figures.clone();
                 move || {
-                    write_events(&waiting, format, sink, &figures);
+                    write_events(&waiting, &encoder, sink, &figures);
                     drop(ending);
                 }
             })
@@ -84,7 +81,7 @@ impl AccessLog {
         (Self { events, queue, figures }, Writer { ended })
     }
 
-    /// True if end events are logged. If not, they count neither as logged nor as dropped.
+    /// True if end events are logged. If not, they are not counted.
     pub fn wants_ends(&self) -> bool {
         self.events != Events::None
     }
@@ -109,12 +106,22 @@ impl AccessLog {
         self.figures.dropped.fetch_add(1, Relaxed);
     }
 
+    /// Counts the end of a connection that its listener does not log.
+    pub fn suppress(&self) {
+        self.figures.suppressed.fetch_add(1, Relaxed);
+    }
+
     pub fn logged(&self) -> u64 {
         self.figures.logged.load(Relaxed)
     }
 
     pub fn dropped(&self) -> u64 {
         self.figures.dropped.load(Relaxed)
+    }
+
+    /// The ended connections that the settings of their listeners exclude.
+    pub fn suppressed(&self) -> u64 {
+        self.figures.suppressed.load(Relaxed)
     }
 }
 
@@ -146,7 +153,7 @@ const BATCH: usize = 256;
 /// it would cost more than the rest of a line. A line is delayed by at most this time.
 const GATHER: Duration = Duration::from_millis(5);
 
-fn write_events(waiting: &Receiver<Option<Event>>, format: Format, mut sink: impl Write, figures: &Figures) {
+fn write_events(waiting: &Receiver<Option<Event>>, encoder: &LineEncoder, mut sink: impl Write, figures: &Figures) {
     let mut text = Vec::new();
     let mut open = true;
     while open && let Ok(first) = waiting.recv() {
@@ -158,11 +165,7 @@ fn write_events(waiting: &Receiver<Option<Event>>, format: Format, mut sink: imp
             };
             taken += 1;
             ends += u64::from(matches!(event.kind, Kind::End(_)));
-            match format {
-                Format::Text => write_text(&mut text, &event),
-                Format::Json => write_json(&mut text, &event),
-            }
-            text.push(b'\n');
+            encoder.write(&mut text, &event);
         }
         if sink.write_all(&text).and_then(|()| sink.flush()).is_err() {
             // The sink failed (a closed pipe, a full disk): these events were counted as logged but are lost.
@@ -174,84 +177,4 @@ fn write_events(waiting: &Receiver<Option<Event>>, format: Format, mut sink: imp
             thread::sleep(GATHER);
         }
     }
-}
-
-fn write_json(text: &mut Vec<u8>, event: &Event) {
-    let start = text.len();
-    // Writing to memory does not fail.
-    let _ = serde_json::to_writer(&mut *text, &Line::of(event));
-    let is_visible = |byte: &u8| matches!(byte, b' '..=b'~');
-    if text[start..].iter().all(is_visible) {
-        return;
-    }
-    if let Ok(Cow::Owned(visible)) = str::from_utf8(&text[start..]).map(visible_json) {
-        text.truncate(start);
-        text.extend_from_slice(visible.as_bytes());
-    }
-}
-
-/// The JSON form of an event.
-#[derive(Serialize)]
-struct Line<'a> {
-    #[serde(serialize_with = "write_time")]
-    time: Timestamp,
-    event: &'static str,
-    listener: &'a str,
-    name: &'a str,
-    peer: SocketAddr,
-    client: SocketAddr,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tls_version: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tls_server_name: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tls_client: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    endpoint: Option<SocketAddr>,
-    attempts: u16,
-    bytes_to_backend: u64,
-    bytes_to_client: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    connect_seconds: Option<f64>,
-    duration_seconds: f64,
-    /// Absent at the start of a connection.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tls_client_fault: Option<&'static str>,
-}
-
-impl<'a> Line<'a> {
-    fn of(event: &'a Event) -> Self {
-        let agreed = event.tls.as_ref().and_then(|tls| tls.agreed.as_ref());
-        Self {
-            time: timestamp(event.at),
-            event: event.kind.label(),
-            listener: &event.listener.label,
-            name: &event.listener.name,
-            peer: event.peer,
-            client: event.client,
-            tls_version: agreed.map(|agreed| agreed.version),
-            tls_server_name: event.tls.as_ref().and_then(|tls| tls.server_name.as_deref()),
-            tls_client: agreed.and_then(|agreed| Some(&*agreed.identity.as_ref()?.subject)),
-            endpoint: event.endpoint,
-            attempts: event.attempts,
-            bytes_to_backend: event.bytes_to_backend,
-            bytes_to_client: event.bytes_to_client,
-            connect_seconds: event.connect.map(seconds),
-            duration_seconds: seconds(event.duration),
-            reason: event.kind.reason(),
-            tls_client_fault: event.tls.as_ref().and_then(|tls| Some(tls.fault?.label())),
-        }
-    }
-}
-
-/// Writes a time with all digits, so that times sort as text.
-fn write_time<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&format_args!("{time:.6}"))
-}
-
-/// A duration in seconds, to the microsecond.
-fn seconds(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 1e6).round() / 1e6
 }

@@ -112,10 +112,47 @@ close_reasons! {
     Internal = "internal",
 }
 
+/// The classes of close reasons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CloseClass {
+    /// Ended by the client, the backend or a setting.
+    Normal,
+    /// Refused before a backend was dialled.
+    Refused,
+    /// Aborted, or never connected to a backend.
+    Failed,
+}
+
 impl CloseReason {
     /// True if the connection was refused before a backend was dialled. Refusals are logged at a bounded rate.
     pub const fn is_refusal(self) -> bool {
+        matches!(self.class(), CloseClass::Refused)
+    }
+
+    /// True if the connection was refused, aborted, or never connected to a backend.
+    pub const fn is_failure(self) -> bool {
+        !matches!(self.class(), CloseClass::Normal)
+    }
+
+    /// The outcome of the connection in the access log.
+    pub const fn outcome(self) -> &'static str {
+        if self.is_failure() { FAILURE } else { SUCCESS }
+    }
+
+    const fn class(self) -> CloseClass {
         match self {
+            Self::Complete
+            | Self::IdleTimeout
+            | Self::HalfClosedTimeout
+            | Self::MaxDuration
+            | Self::EndpointTerminating
+            | Self::EndpointRemoved
+            | Self::EndpointUnhealthy
+            | Self::EndpointDrained
+            | Self::Failback
+            | Self::ListenerRemoved
+            | Self::Rebalanced
+            | Self::Drained => CloseClass::Normal,
             Self::ProcessFull
             | Self::ListenerFull
             | Self::ListenerRate
@@ -130,31 +167,23 @@ impl CloseReason {
             | Self::HandshakeMemory
             | Self::CancelSuperseded
             | Self::NoRoute
-            | Self::NoEndpoint => true,
-            Self::Complete
-            | Self::ClientReset
+            | Self::NoEndpoint => CloseClass::Refused,
+            Self::ClientReset
             | Self::BackendReset
-            | Self::IdleTimeout
-            | Self::HalfClosedTimeout
-            | Self::MaxDuration
-            | Self::EndpointTerminating
-            | Self::EndpointRemoved
-            | Self::EndpointUnhealthy
-            | Self::EndpointDrained
-            | Self::Failback
-            | Self::ListenerRemoved
-            | Self::Rebalanced
-            | Self::Drained
             | Self::DrainDeadline
             | Self::BackendTls
             | Self::ConnectFailed
             | Self::ConnectTimeout
             | Self::NoLocalPort
             | Self::LocalFailure
-            | Self::Internal => false,
+            | Self::Internal => CloseClass::Failed,
         }
     }
 }
+
+/// The outcomes of connections in the access log, as in the Elastic Common Schema.
+pub const SUCCESS: &str = "success";
+pub const FAILURE: &str = "failure";
 
 /// One value for each reason.
 #[derive(Clone, Debug)]
@@ -336,10 +365,11 @@ mod tests {
     fn the_documented_table_of_reasons_is_current() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md");
         let text = std::fs::read_to_string(path).unwrap();
-        let table = "| reason | meaning |\n|---|---|\n";
+        let table = "| reason | outcome | meaning |\n|---|---|---|\n";
         let (before, rows) = text.split_once(table).expect("docs/operations.md has the table");
         let after: String = rows.split_inclusive('\n').skip_while(|line| line.starts_with('|')).collect();
-        let row = |reason: CloseReason| format!("| `{}` | {} |\n", reason.label(), reason.meaning());
+        let row =
+            |reason: CloseReason| format!("| `{}` | {} | {} |\n", reason.label(), reason.outcome(), reason.meaning());
         let current = format!("{before}{table}{}{after}", CloseReason::ALL.map(row).concat());
         if std::env::var_os("UPDATE").is_some() {
             std::fs::write(path, current).unwrap();

@@ -399,7 +399,11 @@ impl Topology {
         };
         entry.tls.clone_from(&tls);
         let tls_handling = tls_handling(&listener, &upstream, tls);
-        let label = Arc::new(ListenerLabel { label: key.to_string().into(), name: (*listener.name).into() });
+        let label = Arc::new(ListenerLabel {
+            label: key.to_string().into(),
+            load_balancer: key.object.to_string().into(),
+            name: (*listener.name).into(),
+        });
         Some(Arc::new(ListenerConfig { listener, label, state: entry.listener.clone(), upstream, tls_handling }))
     }
 
@@ -525,10 +529,18 @@ fn tls_handling(listener: &Listener, upstream: &Arc<Upstream>, entry: Option<Arc
     if let Some(route) = declared.only_route() {
         return TlsHandling::Terminate { tls, subset: subset(&route.backends) };
     }
-    let route = |route: &model::Route| RouteTarget { mode: route.mode, subset: subset(&route.backends) };
+    let has_names = declared.routes.iter().any(|route| !route.server_names.is_empty());
+    let route = |route: &model::Route| RouteTarget {
+        name: has_names.then(|| route.server_names.first().cloned().unwrap_or_else(|| DEFAULT_ROUTE.into())),
+        mode: route.mode,
+        subset: subset(&route.backends),
+    };
     let routes = Routes::new(declared.routes.iter().map(|declared| (&declared.server_names[..], route(declared))));
     TlsHandling::SniRouting { tls, routes }
 }
+
+/// The name of the route without server names.
+const DEFAULT_ROUTE: &str = "*";
 
 /// The reason why an address cannot be listened on, and the remedy.
 pub fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {

@@ -103,6 +103,19 @@ fn a_new_version_of_the_chart_alone_replaces_no_pod() {
 }
 
 #[test]
+fn a_change_of_the_log_level_replaces_no_pod() {
+    let rendered = |level: &str| {
+        let values = format!("host.enabled=true,host.allowedPorts={{5432}},log.level={level}");
+        objects(&["--set", &values])
+    };
+    let (Some(before), Some(after)) = (rendered("info"), rendered("debug")) else { return };
+    let changed: Vec<_> = before.iter().zip(&after).filter(|(before, after)| before != after).collect();
+    let [(before, after)] = changed[..] else { panic!("only the ConfigMap changes: {changed:#?}") };
+    assert_eq!((&before["kind"], &before["metadata"]["name"]), (&"ConfigMap".into(), &"tcplb-log".into()));
+    assert_eq!((&before["data"]["filter"], &after["data"]["filter"]), (&"info".into(), &"debug".into()));
+}
+
+#[test]
 fn services_select_the_proxies_and_nothing_else() {
     let Some(objects) = objects(&["--set", "host.enabled=true,host.allowedPorts={5432}"]) else { return };
     let deployment = of_kind(&objects, "Deployment")[0];

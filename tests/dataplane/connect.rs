@@ -13,7 +13,7 @@ use std::{
 };
 
 use tcplb::{
-    model::{Algorithm, Preconnect, UpstreamConfig},
+    model::{AccessLogMode, Algorithm, Preconnect, UpstreamConfig},
     proxy::accounting::CloseReason,
 };
 
@@ -33,7 +33,8 @@ fn a_client_does_not_notice_that_an_endpoint_is_dead() {
     rig.wait_closed(CloseReason::Complete, 10);
     assert!(rig.endpoint(dead).connect_failures() >= 5, "half of them went to the dead one first");
     wait_until("all are logged", || rig.logged().len() == 10);
-    assert!(rig.logged().iter().any(|line| line.contains("attempts=2")));
+    let failed = format!(" attempts=2 failed_endpoints={dead}/refused ");
+    assert!(rig.logged().iter().any(|line| line.contains(&failed)), "{:?}", rig.logged());
 }
 
 #[test]
@@ -96,7 +97,24 @@ fn attempts_end_at_the_deadline() {
     assert!(started.elapsed() >= Duration::from_millis(600));
     rig.wait_closed(CloseReason::ConnectTimeout, 1);
     wait_until("it is logged", || rig.logged().len() == 1);
-    assert!(rig.logged()[0].contains("attempts=2"), "{:?}", rig.logged());
+    let line = &rig.logged()[0];
+    assert!(line.contains(" attempts=2 ") && !line.contains(" backend="), "{line}");
+    assert!(line.contains("/timeout,") && line.contains("/deadline "), "{line}");
+}
+
+#[test]
+fn a_listener_that_logs_failures_logs_connections_with_failed_attempts() {
+    let (_held, dead) = dead_address();
+    let rig = Rig::with(&[dead, Backend::echo()], |listener, _| listener.access_log.mode = AccessLogMode::Failures);
+    for _ in 0..10 {
+        is_echoed(rig.connect());
+    }
+    rig.wait_closed(CloseReason::Complete, 10);
+    let log = rig.monitor.access_log();
+    wait_until("all are logged or suppressed", || log.logged() + log.suppressed() == 10);
+    assert!(log.logged() >= 1 && log.suppressed() >= 1, "{} of 10 are logged", log.logged());
+    wait_until("all are written", || rig.logged().len() as u64 == log.logged());
+    assert!(rig.logged().iter().all(|line| line.contains("/refused ")), "{:?}", rig.logged());
 }
 
 #[test]

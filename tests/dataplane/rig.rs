@@ -19,13 +19,13 @@ use socket2::{Domain, SockRef, Socket, Type};
 use tcplb::{
     drain::DrainMode,
     model::{
-        Access, ActiveCheck, Balancing, BindState, Close, Connect, EndpointConfig, EndpointDrain, EndpointKey,
-        Keepalive, Limits, Listener, ListenerDrain, ListenerKey, ObjectKey, Priority, Probe, Proximity, Snapshot,
-        StableId, Timeouts, Transport, UpstreamConfig, UpstreamKey, Weight,
+        Access, AccessLogSettings, ActiveCheck, Balancing, BindState, Close, Connect, EndpointConfig, EndpointDrain,
+        EndpointKey, Keepalive, Limits, Listener, ListenerDrain, ListenerKey, ObjectKey, Priority, Probe, Proximity,
+        Snapshot, StableId, Timeouts, Transport, UpstreamConfig, UpstreamKey, Weight,
     },
     proxy::{
         AcceptQueue, DrainOutcome, ListenerState, Monitor, Options, Proxy,
-        access_log::{AccessLog, Events, Format},
+        access_log::{AccessLog, Events, Format, LineEncoder, ProcessIdentity},
         accounting::CloseReason,
         socket::Sharing,
     },
@@ -109,7 +109,8 @@ impl Rig {
         let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
         let control = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let log = Lines::default();
-        let (access_log, _) = AccessLog::start(Events::Ends, Format::Text, log.clone());
+        let encoder = LineEncoder { format: Format::Text, process: ProcessIdentity::new("test") };
+        let (access_log, _) = AccessLog::start(Events::Ends, encoder, log.clone());
         let options = Options {
             workers: size.workers,
             // Includes the listening sockets of the first snapshot.
@@ -268,12 +269,14 @@ impl Rig {
         let closed: u64 = self.reasons().values().sum();
         assert_eq!(self.accepted(), closed, "each accepted connection has ended for one reason: {:?}", self.reasons());
         let log = self.monitor.access_log();
-        assert_eq!(log.logged() + log.dropped(), closed, "each end is logged or counted as dropped");
+        let ends = log.logged() + log.dropped() + log.suppressed();
+        assert_eq!(ends, closed, "each end is logged or counted as dropped or suppressed");
         wait_until("what is logged is written", || self.logged().len() as u64 == log.logged());
         for (label, count) in self.reasons() {
             let of_this = format!("reason={label}");
             let lines = self.logged().iter().filter(|line| line.split(' ').any(|pair| pair == of_this)).count() as u64;
-            assert!(lines <= count && lines + log.dropped() >= count, "{lines} of {count} lines say {label}");
+            let without_line = log.dropped() + log.suppressed();
+            assert!(lines <= count && lines + without_line >= count, "{lines} of {count} lines say {label}");
         }
     }
 }
@@ -337,6 +340,7 @@ pub fn listener() -> Listener {
         },
         keepalive: Some(KEEPALIVE),
         drain: ListenerDrain { removed: None, shutdown: Some(close(WAIT_LIMIT, Duration::ZERO)) },
+        access_log: AccessLogSettings::default(),
     }
 }
 

@@ -28,7 +28,7 @@ use tcplb::{
     model::ObjectKey,
     proxy::{
         Options, Proxy,
-        access_log::{AccessLog, Events, Format},
+        access_log::{AccessLog, Events, Format, LineEncoder, ProcessIdentity},
         socket::Sharing,
     },
     state::ReadinessState,
@@ -54,7 +54,8 @@ struct FaultyLeader {
 impl FaultyLeader {
     fn start() -> Self {
         let runtime = Runtime::new().unwrap();
-        let (access_log, _) = AccessLog::start(Events::None, Format::Text, std::io::sink());
+        let encoder = LineEncoder { format: Format::Text, process: ProcessIdentity::new("faulty") };
+        let (access_log, _) = AccessLog::start(Events::None, encoder, std::io::sink());
         let options = Options {
             workers: 1,
             descriptors: 100,

@@ -82,12 +82,12 @@ fn in_json_every_line_of_both_outputs_is_an_object() {
 
     for line in &tcplb.seen {
         let line: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
-        assert!(line["timestamp"].is_string() && line["level"].is_string() && line["message"].is_string(), "{line}");
+        assert!(line["time"].is_string() && line["level"].is_string() && line["message"].is_string(), "{line}");
     }
     let lines: Vec<Value> =
         output.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect();
     let of = |event: &str, name: &str| -> Vec<&Value> {
-        lines.iter().filter(|line| line["event"] == event && line["name"] == name).collect()
+        lines.iter().filter(|line| line["event"] == event && line["listener_name"] == name).collect()
     };
     assert_eq!((of("start", "plain").len(), of("end", "plain").len()), (1, 1), "{output}");
     let end = of("end", "plain")[0];

@@ -5,6 +5,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod access_log;
 mod delayed_link;
 mod drain;
 mod examples;

@@ -153,7 +153,11 @@ No versions: a change that does not concern the pods must not replace them, for 
 - --max-secrets-per-namespace={{ kindIs "invalid" .maxSecretsPerNamespace | ternary "unlimited" (int64 .maxSecretsPerNamespace) }}
 {{- end }}
 - --log-format={{ .Values.log.format }}
+- --log-filter-file=/etc/tcplb/log/filter
 - --access-log={{ .Values.log.connections }}
+{{- with .Values.log.connectionsFormat }}
+- --access-log-format={{ . }}
+{{- end }}
 {{- with .Values.workers }}
 - --workers={{ int . }}
 {{- end }}
@@ -175,14 +179,14 @@ env:
   valueFrom: {fieldRef: {fieldPath: status.podIPs}}
 - name: NODE_NAME
   valueFrom: {fieldRef: {fieldPath: spec.nodeName}}
-- name: RUST_LOG
-  value: {{ .Values.log.level | quote }}
 {{- with .Values.extraEnv }}
 {{ toYaml . }}
 {{- end }}
 startupProbe: {{- toYaml .Values.startupProbe | nindent 2 }}
 livenessProbe: {{- toYaml .Values.livenessProbe | nindent 2 }}
 readinessProbe: {{- toYaml .Values.readinessProbe | nindent 2 }}
+volumeMounts:
+- {name: log, mountPath: /etc/tcplb/log, readOnly: true}
 {{- end -}}
 
 {{/* What is the same in the pods of both placements. */}}
@@ -192,6 +196,9 @@ imagePullSecrets: {{- toYaml . | nindent 0 }}
 {{- end }}
 # Without this, the environment has variables for every Service of the namespace, which can be thousands.
 enableServiceLinks: false
+volumes:
+- name: log
+  configMap: {name: {{ include "tcplb.fullname" . }}-log, optional: true}
 {{- end -}}
 
 {{/* The eight 16-bit groups of an address as a JSON array, those of IPv4 as if mapped into IPv6. Empty: it is no address. */}}

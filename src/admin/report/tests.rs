@@ -19,7 +19,7 @@ use crate::{
     model::Snapshot,
     proxy::{
         Options, Proxy,
-        access_log::{AccessLog, Events, Format},
+        access_log::{AccessLog, Events, Format, LineEncoder, ProcessIdentity},
         socket::Sharing,
     },
     tools::cert,
@@ -43,7 +43,8 @@ impl Rig {
     }
 
     fn start() -> Self {
-        let (access_log, _) = AccessLog::start(Events::Ends, Format::Text, io::sink());
+        let encoder = LineEncoder { format: Format::Text, process: ProcessIdentity::new("test") };
+        let (access_log, _) = AccessLog::start(Events::Ends, encoder, io::sink());
         let (sharing, inherited) = (Sharing::Exclusive, BTreeMap::new());
         let options = Options {
             workers: 1,

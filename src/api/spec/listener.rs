@@ -75,6 +75,9 @@ pub struct Listener {
     /// /64 network. Absent: unlimited.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
+    /// The connections of this listener in the access log. Absent: all, unless the process writes no access log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_log: Option<AccessLogSettings>,
 }
 
 impl Listener {
@@ -181,4 +184,27 @@ pub struct Rate {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000_000))]
     pub burst: Option<u32>,
+}
+
+/// The connections of a listener in the access log. All connections are counted in the metrics.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct AccessLogSettings {
+    /// `All`: all connections. `Failures`: connections that failed or were refused, and those that tried an endpoint
+    /// without success. `Off`: none; write it in quotes, because YAML reads it as false otherwise. Default: All.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<AccessLogMode>,
+    /// Log one in this number of the connections that did not fail; failures are always logged. For mode All. 1 to
+    /// 1000000. Default: 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub sample: Option<u32>,
+}
+
+#[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+pub enum AccessLogMode {
+    #[default]
+    All,
+    Failures,
+    Off,
 }

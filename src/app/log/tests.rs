@@ -60,7 +60,7 @@ fn foreign_text_keeps_its_value_in_json() {
     assert_eq!(lines[0]["message"], format!("cannot read {FORGED}"));
     assert_eq!((&lines[0]["load_balancer"], &lines[0]["name"]), (&Value::from(FORGED), &Value::from(FORGED)));
     assert_eq!(lines[1]["message"], "plain");
-    assert!(lines[1]["timestamp"].as_str().unwrap().parse::<Timestamp>().is_ok(), "{text}");
+    assert!(lines[1]["time"].as_str().unwrap().parse::<Timestamp>().is_ok(), "{text}");
 }
 
 #[test]

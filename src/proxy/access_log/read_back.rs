@@ -1,8 +1,18 @@
 //! Log lines read back as readers of logfmt and JSON do, for tests and `fuzz/`.
 
-use std::{collections::BTreeMap, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use super::*;
+use serde_json::Value;
+
+use super::{
+    encoder::{Format, LineEncoder},
+    event::{Attempts, ConnectFault, ConnectionId, Event, FailedEndpoint, Kind, ListenerLabel, ProcessIdentity},
+};
 use crate::{
     printable::is_visible,
     proxy::{
@@ -26,25 +36,61 @@ pub struct Chosen {
 /// If a line is not one visible line, or a value is read back differently.
 pub fn check_read_back(chosen: &Chosen) {
     let event = event_with(chosen);
-    let line = |write: fn(&mut Vec<u8>, &Event)| {
-        let mut text = Vec::new();
-        write(&mut text, &event);
-        let line = String::from_utf8(text).expect("UTF-8");
+    let line = |format| {
+        let line = line_of(format, &event);
         assert!(line.chars().all(is_visible), "{line:?}");
         line
     };
-    let text = line(write_text);
+    let text = line(Format::Text);
     let pairs = pairs_of(&text).unwrap_or_else(|| panic!("not logfmt: {text}"));
     let has_no_name = text.contains(" tls_server_name=- ");
     chosen.check(|key| pairs.get(key).cloned().flatten().filter(|_| !(has_no_name && key == "tls_server_name")));
-    let object: serde_json::Value = serde_json::from_str(&line(write_json)).expect("JSON");
-    chosen.check(|key| object.get(key).map(|value| value.as_str().expect("a string").to_owned()));
+    let object = |format| -> Value { serde_json::from_str(&line(format)).expect("JSON") };
+    let json = object(Format::Json);
+    chosen.check(|key| json.get(key).map(text_of));
+    let ecs = object(Format::Ecs);
+    chosen.check(|key| {
+        Some(match key {
+            "listener" | "listener_name" => text_of(ecs.pointer(&format!("/tcplb/{key}"))?),
+            "tls_server_name" => text_of(ecs.pointer("/tls/client/server_name")?),
+            "tls_client" => text_of(ecs.pointer("/tls/client/subject")?),
+            "reason" => text_of(ecs.pointer("/event/reason")?),
+            _ => format!("{}:{}", text_of(ecs.pointer("/source/ip")?), ecs.pointer("/source/port")?),
+        })
+    });
+    let otel = object(Format::Otel);
+    let attributes = otel.pointer("/resourceLogs/0/scopeLogs/0/logRecords/0/attributes").expect("attributes");
+    let attribute = |key: &str| -> Option<String> {
+        let found = attributes.as_array()?.iter().find(|attribute| attribute["key"] == key)?;
+        found["value"].as_object()?.values().next().map(text_of)
+    };
+    chosen.check(|key| match key {
+        "listener" => attribute("tcplb.listener"),
+        "listener_name" => attribute("tcplb.listener.name"),
+        "tls_server_name" => attribute("tcplb.tls.server_name"),
+        "tls_client" => attribute("tls.client.subject"),
+        "reason" => attribute("tcplb.reason"),
+        _ => Some(format!("{}:{}", attribute("client.address")?, attribute("client.port")?)),
+    });
+}
+
+fn text_of(value: &Value) -> String {
+    value.as_str().expect("a string").to_owned()
+}
+
+/// The line of an event of the process, without its line break.
+pub(super) fn line_of(format: Format, event: &Event) -> String {
+    let process = ProcessIdentity { replica: "tcplb-7d9f-x2x7k".into(), started: "19a1b2c3d4e".into() };
+    let mut text = Vec::new();
+    LineEncoder { format, process }.write(&mut text, event);
+    let line = String::from_utf8(text).expect("UTF-8");
+    line.strip_suffix('\n').expect("a line").to_owned()
 }
 
 impl Chosen {
     fn check(&self, value: impl Fn(&str) -> Option<String>) {
         assert_eq!(value("listener").as_ref(), Some(&self.listener));
-        assert_eq!(value("name").as_ref(), Some(&self.name));
+        assert_eq!(value("listener_name").as_ref(), Some(&self.name));
         assert_eq!(value("tls_server_name"), self.server_name);
         assert_eq!(value("tls_client"), self.subject);
         assert_eq!(value("reason").as_deref(), Some("client_reset"));
@@ -57,8 +103,11 @@ fn event_with(chosen: &Chosen) -> Event {
     let agreed = Agreed { version: "TLS1.3", protocol: None, resumed: false, identity };
     let tls =
         ClientTls { server_name: chosen.server_name.as_deref().map(Into::into), agreed: Some(agreed), fault: None };
-    let listener =
-        Arc::new(ListenerLabel { label: chosen.listener.as_str().into(), name: chosen.name.as_str().into() });
+    let listener = Arc::new(ListenerLabel {
+        label: chosen.listener.as_str().into(),
+        name: chosen.name.as_str().into(),
+        load_balancer: chosen.listener.as_str().into(),
+    });
     Event { listener, tls: Some(Arc::new(tls)), ..event(Kind::End(CloseReason::ClientReset)) }
 }
 
@@ -66,7 +115,12 @@ pub(super) fn event(kind: Kind) -> Event {
     Event {
         kind,
         at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
-        listener: Arc::new(ListenerLabel { label: "shop/pg:5432".into(), name: "pg".into() }),
+        id: ConnectionId { worker: 1, number: 42 },
+        listener: Arc::new(ListenerLabel {
+            label: "shop/pg:5432".into(),
+            load_balancer: "shop/pg".into(),
+            name: "postgres".into(),
+        }),
         peer: SocketAddr::from(([10, 0, 0, 1], 4000)),
         client: SocketAddr::from(([192, 0, 2, 7], 5000)),
         tls: Some(Arc::new(ClientTls {
@@ -79,8 +133,16 @@ pub(super) fn event(kind: Kind) -> Event {
             }),
             fault: None,
         })),
+        route: Some("*.example.com".into()),
+        backend: Some("primary".into()),
         endpoint: Some(SocketAddr::from(([10, 1, 0, 1], 5432))),
-        attempts: 1,
+        attempts: Attempts {
+            count: 3,
+            failed: vec![
+                FailedEndpoint { address: SocketAddr::from(([10, 1, 0, 2], 5432)), fault: ConnectFault::Refused },
+                FailedEndpoint { address: SocketAddr::from(([10, 1, 0, 3], 5432)), fault: ConnectFault::Timeout },
+            ],
+        },
         bytes_to_backend: 7,
         bytes_to_client: 8,
         connect: Some(Duration::from_micros(1500)),

@@ -3,43 +3,60 @@
 
 use std::{io::Write, net::SocketAddr, time::Duration};
 
-use super::event::{Event, timestamp};
-use crate::printable::quoted;
+use super::event::{Event, FailedEndpoint, FullConnectionId, ProcessIdentity, timestamp};
+use crate::{printable::quoted, proxy::tls::ClientTls};
 
-/// Writes `TIME connection end listener=… client=… …`: pairs in the order of the JSON fields, without absent ones.
-pub fn write_text(text: &mut Vec<u8>, event: &Event) {
+/// Writes `TIME connection end connection_id=… client=… …`: pairs in the order of the JSON fields, without absent ones.
+pub fn write_text(text: &mut Vec<u8>, event: &Event, process: &ProcessIdentity) {
     // Writing to memory does not fail.
     let _ = write!(text, "{:.6} connection {}", timestamp(event.at), event.kind.label());
+    pair(text, "connection_id", &FullConnectionId { process, id: event.id });
+    pair(text, "replica", &Foreign(&process.replica));
+    pair(text, "load_balancer", &Foreign(&event.listener.load_balancer));
     pair(text, "listener", &Foreign(&event.listener.label));
-    pair(text, "name", &Foreign(&event.listener.name));
+    pair(text, "listener_name", &Foreign(&event.listener.name));
     pair(text, "peer", &event.peer);
     pair(text, "client", &event.client);
     if let Some(tls) = &event.tls {
-        if let Some(agreed) = &tls.agreed {
-            pair(text, "tls_version", agreed.version);
-        }
-        match &tls.server_name {
-            Some(name) => pair(text, "tls_server_name", &Foreign(name)),
-            None => pair(text, "tls_server_name", ABSENT),
-        }
-        if let Some(identity) = tls.agreed.as_ref().and_then(|agreed| agreed.identity.as_ref()) {
-            let _ = write!(text, " tls_client={}", quoted(&identity.subject));
-        }
+        write_tls(text, tls);
+    }
+    if let Some(route) = &event.route {
+        pair(text, "route", &Foreign(route));
+    }
+    if let Some(backend) = &event.backend {
+        pair(text, "backend", &Foreign(backend));
     }
     if let Some(endpoint) = &event.endpoint {
         pair(text, "endpoint", endpoint);
     }
     let Some(reason) = event.kind.reason() else { return };
-    pair(text, "attempts", &u64::from(event.attempts));
+    pair(text, "attempts", &u64::from(event.attempts.count));
+    if !event.attempts.failed.is_empty() {
+        pair(text, "failed_endpoints", &event.attempts.failed[..]);
+    }
     pair(text, "bytes_to_backend", &event.bytes_to_backend);
     pair(text, "bytes_to_client", &event.bytes_to_client);
     if let Some(connect) = &event.connect {
         pair(text, "connect_seconds", connect);
     }
     pair(text, "duration_seconds", &event.duration);
-    pair(text, "reason", reason);
+    pair(text, "outcome", reason.outcome());
+    pair(text, "reason", reason.label());
     if let Some(fault) = event.tls.as_ref().and_then(|tls| tls.fault) {
         pair(text, "tls_client_fault", fault.label());
+    }
+}
+
+fn write_tls(text: &mut Vec<u8>, tls: &ClientTls) {
+    if let Some(agreed) = &tls.agreed {
+        pair(text, "tls_version", agreed.version);
+    }
+    match &tls.server_name {
+        Some(name) => pair(text, "tls_server_name", &Foreign(name)),
+        None => pair(text, "tls_server_name", ABSENT),
+    }
+    if let Some(identity) = tls.agreed.as_ref().and_then(|agreed| agreed.identity.as_ref()) {
+        let _ = write!(text, " tls_client={}", quoted(&identity.subject));
     }
 }
 
@@ -81,6 +98,30 @@ impl Value for str {
 impl Value for u64 {
     fn write(&self, text: &mut Vec<u8>) {
         text.extend_from_slice(itoa::Buffer::new().format(*self).as_bytes());
+    }
+}
+
+impl Value for FullConnectionId<'_> {
+    fn write(&self, text: &mut Vec<u8>) {
+        text.extend_from_slice(self.process.started.as_bytes());
+        text.push(b'-');
+        u64::from(self.id.worker).write(text);
+        text.push(b'-');
+        self.id.number.write(text);
+    }
+}
+
+/// Written as `ADDRESS/REASON`, separated by commas.
+impl Value for [FailedEndpoint] {
+    fn write(&self, text: &mut Vec<u8>) {
+        for (place, failed) in self.iter().enumerate() {
+            if place > 0 {
+                text.push(b',');
+            }
+            failed.address.write(text);
+            text.push(b'/');
+            failed.fault.label().write(text);
+        }
     }
 }
 

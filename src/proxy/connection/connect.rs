@@ -12,6 +12,7 @@ use super::{record::ConnectionRecord, sides::BackendConnection};
 use crate::{
     model::{Backend, BackendTls, ProxyVersion, StartTls},
     proxy::{
+        access_log::{Attempts, ConnectFault, FailedEndpoint},
         accounting::CloseReason,
         postgres, proxy_protocol,
         stream::{Stream, with_preamble::WithPreamble},
@@ -82,17 +83,17 @@ impl Preamble {
 }
 
 /// Connects to an endpoint: takes a preconnected socket or dials. Tries other endpoints until one answers, or attempts
-/// or time run out. `attempts` counts the endpoints tried.
+/// or time run out. `attempts` records the endpoints tried.
 pub async fn first_reachable(
     subset: &Subset,
     client_info: &ClientInfo<'_>,
-    attempts: &mut u16,
+    attempts: &mut Attempts,
 ) -> Result<(BackendConnection, ActiveConnection), CloseReason> {
     let settings = subset.connect();
     let mut tried = TriedEndpoints::default();
     let mut failure = CloseReason::NoEndpoint;
     let (mut deadline, mut decided) = (None, false);
-    while *attempts < settings.attempts.get() {
+    while attempts.count < settings.attempts.get() {
         let Some(active) = subset.pick_again(client_info.client.ip(), &tried) else {
             if decided || !tried.is_empty() {
                 return Err(failure);
@@ -104,7 +105,7 @@ pub async fn first_reachable(
             decided = !wait_for_probes(subset, client_info.stream, until).await?;
             continue;
         };
-        *attempts += 1;
+        attempts.count += 1;
         let endpoint = active.endpoint();
         let preamble = client_info.preamble(&endpoint.backend())?;
         let ready = endpoint.take_preconnected().and_then(|socket| TcpSocket::new(socket).ok());
@@ -128,7 +129,10 @@ pub async fn first_reachable(
             Err(error) => error,
         };
         // The deadline cut this attempt short: not a failure of the endpoint.
-        if error.is_timeout && attempt.ends < now + settings.timeout {
+        let is_cut_short = error.is_timeout && attempt.ends < now + settings.timeout;
+        let fault = if is_cut_short { ConnectFault::Deadline } else { error.fault() };
+        attempts.failed.push(FailedEndpoint { address: attempt.address, fault });
+        if is_cut_short {
             return Err(CloseReason::ConnectTimeout);
         }
         endpoint.connect_failed(&error.cause);
@@ -189,6 +193,26 @@ struct AttemptError {
     cause: io::Error,
     of_tls: bool,
     is_timeout: bool,
+}
+
+impl AttemptError {
+    #[cold]
+    fn fault(&self) -> ConnectFault {
+        if self.of_tls {
+            return if self.is_timeout { ConnectFault::TlsTimeout } else { ConnectFault::Tls };
+        }
+        match self.cause.kind() {
+            _ if is_local(&self.cause) && self.cause.kind() == io::ErrorKind::AddrNotAvailable => {
+                ConnectFault::NoLocalPort
+            }
+            _ if is_local(&self.cause) => ConnectFault::LocalFailure,
+            io::ErrorKind::TimedOut => ConnectFault::Timeout,
+            io::ErrorKind::ConnectionRefused => ConnectFault::Refused,
+            io::ErrorKind::ConnectionReset => ConnectFault::Reset,
+            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => ConnectFault::Unreachable,
+            _ => ConnectFault::Other,
+        }
+    }
 }
 
 impl Attempt {

@@ -2,6 +2,7 @@
 
 use std::{
     cell::Cell,
+    mem,
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
@@ -13,7 +14,7 @@ use tokio::time::Instant;
 use super::relay::Meter;
 use crate::{
     proxy::{
-        access_log::{AccessLog, Event, Kind},
+        access_log::{AccessLog, Attempts, ConnectionId, Event, Kind, logs_end, logs_start},
         accounting::{CloseReason, Shard},
         listener::ListenerConfig,
         stream::Stream,
@@ -33,6 +34,8 @@ const LOGGED_REFUSALS_PER_SECOND: u32 = 10;
 pub struct ConnectionRecorder {
     worker: usize,
     log: Arc<AccessLog>,
+    /// The number of the next connection.
+    next: Cell<u64>,
     started: StdInstant,
     /// The current second, and the refusals logged in it.
     refusals: Cell<(u64, u32)>,
@@ -40,7 +43,7 @@ pub struct ConnectionRecorder {
 
 impl ConnectionRecorder {
     pub fn new(worker: usize, log: Arc<AccessLog>) -> Self {
-        Self { worker, log, started: StdInstant::now(), refusals: Cell::default() }
+        Self { worker, log, next: Cell::default(), started: StdInstant::now(), refusals: Cell::default() }
     }
 
     /// Records a connection that was never served.
@@ -56,16 +59,11 @@ impl ConnectionRecorder {
         record.reason = Some(reason);
     }
 
-    /// Offers the end of a connection to the access log; refusals above the rate limit are only counted.
-    fn log_end(&self, reason: CloseReason, event: impl FnOnce() -> Event) {
-        if !self.log.wants_ends() {
-            return;
-        }
-        if reason.is_refusal() && !self.may_log_refusal() {
-            self.log.leave_out();
-        } else {
-            self.log.offer(event());
-        }
+    /// The id of a new connection.
+    fn next_id(&self) -> ConnectionId {
+        let number = self.next.get();
+        self.next.set(number + 1);
+        ConnectionId { worker: self.worker as u16, number }
     }
 
     fn may_log_refusal(&self) -> bool {
@@ -127,6 +125,7 @@ impl Session {
 pub struct ConnectionRecord {
     recorder: Rc<ConnectionRecorder>,
     session: Rc<Session>,
+    id: ConnectionId,
     pub config: Arc<ListenerConfig>,
     /// The peer of the TCP connection.
     pub peer: SocketAddr,
@@ -135,8 +134,11 @@ pub struct ConnectionRecord {
     /// The address that the client connected to, from a PROXY header.
     pub destination: Option<SocketAddr>,
     pub tls: Option<Arc<ClientTls>>,
+    /// `None`: none, or the listener has a single route for all clients.
+    pub route: Option<Arc<str>>,
+    backend: Option<Arc<str>>,
     endpoint: Option<SocketAddr>,
-    pub attempts: u16,
+    pub attempts: Attempts,
     connect: Option<Duration>,
     /// `None` until the connection ends by itself.
     pub reason: Option<CloseReason>,
@@ -151,6 +153,7 @@ impl ConnectionRecord {
     ) -> Self {
         let peer = canonical(peer);
         Self {
+            id: recorder.next_id(),
             recorder,
             session,
             config,
@@ -158,8 +161,10 @@ impl ConnectionRecord {
             client: peer,
             destination: None,
             tls: None,
+            route: None,
+            backend: None,
             endpoint: None,
-            attempts: 0,
+            attempts: Attempts::default(),
             connect: None,
             reason: None,
         }
@@ -203,28 +208,53 @@ impl ConnectionRecord {
     }
 
     pub fn connected(&mut self, endpoint: &Endpoint, took: Duration) {
+        if self.recorder.log.wants_ends() {
+            self.backend = Some(endpoint.key().backend.clone());
+        }
         self.endpoint = Some(endpoint.address());
         self.session.endpoint.set(endpoint.id());
         self.connect = Some(took);
         self.shard().connect.observe(took);
     }
 
-    pub fn log_start(&self) {
-        if self.recorder.log.wants_starts() {
-            self.recorder.log.offer(self.event(Kind::Start, self.accepted_at().elapsed()));
+    /// Logs the start of an admitted connection, before TLS.
+    pub fn log_start(&mut self) {
+        if self.recorder.log.wants_starts() && logs_start(self.config.listener.access_log, self.id) {
+            let event = self.take_event(Kind::Start, self.accepted_at().elapsed());
+            self.recorder.log.offer(event);
         }
     }
 
-    fn event(&self, kind: Kind, duration: Duration) -> Event {
+    /// Offers the end to the access log, if its listener logs it; refusals above the rate limit are only counted.
+    fn log_end(&mut self, reason: CloseReason, duration: Duration) {
+        if !self.recorder.log.wants_ends() {
+            return;
+        }
+        let is_failure = reason.is_failure() || !self.attempts.failed.is_empty();
+        if !logs_end(self.config.listener.access_log, self.id, is_failure) {
+            self.recorder.log.suppress();
+        } else if reason.is_refusal() && !self.recorder.may_log_refusal() {
+            self.recorder.log.leave_out();
+        } else {
+            let event = self.take_event(Kind::End(reason), duration);
+            self.recorder.log.offer(event);
+        }
+    }
+
+    /// Moves values that only the end event has, without counting references again. At the start they are absent.
+    fn take_event(&mut self, kind: Kind, duration: Duration) -> Event {
         Event {
             kind,
             at: SystemTime::now(),
+            id: self.id,
             listener: self.config.label.clone(),
             peer: self.peer,
             client: self.client,
-            tls: self.tls.clone(),
+            tls: self.tls.take(),
+            route: self.route.take(),
+            backend: self.backend.take(),
             endpoint: self.endpoint,
-            attempts: self.attempts,
+            attempts: mem::take(&mut self.attempts),
             bytes_to_backend: self.session.bytes_to_backend.get(),
             bytes_to_client: self.session.bytes_to_client.get(),
             connect: self.connect,
@@ -240,7 +270,7 @@ impl Drop for ConnectionRecord {
         shard.close(reason);
         let duration = self.accepted_at().elapsed();
         shard.duration.observe(duration);
-        self.recorder.log_end(reason, || self.event(Kind::End(reason), duration));
+        self.log_end(reason, duration);
     }
 }
 

@@ -74,12 +74,13 @@ pub async fn find_route<'a>(
     let server_name = timeout_at(deadline, server_name(client, record)).await;
     let server_name = server_name.map_err(|_| CloseReason::TlsTimeout)??;
     record.asked_for(server_name.as_deref());
-    let Some(RouteTarget { mode, subset }) = routes.find(server_name.as_deref()) else {
+    let Some(RouteTarget { name, mode, subset }) = routes.find(server_name.as_deref()) else {
         // One attempt: does not wait for a socket that cannot take seven bytes now.
         let _ = poll_fn(|cx| Poll::Ready(Pin::new(&mut *client).poll_write(cx, &UNRECOGNIZED_NAME))).await;
         client.get_mut().ended_cleanly();
         return Err(CloseReason::NoRoute);
     };
+    record.route.clone_from(name);
     let (termination, encryption) = match mode {
         TlsMode::Terminate => (Some(Termination { tls, deadline }), Encryption::OfBackend),
         TlsMode::Passthrough => (None, Encryption::PassedThrough(start_tls)),

@@ -7,6 +7,9 @@ use crate::{model::TlsMode, upstream::Subset};
 /// The TLS mode and the endpoints of a route.
 #[derive(Debug)]
 pub struct RouteTarget {
+    /// The name in the access log: the first server name, or `*` for the default route. `None`: it is the only route,
+    /// for all clients.
+    pub name: Option<Arc<str>>,
     pub mode: TlsMode,
     pub subset: Arc<Subset>,
 }

@@ -17,7 +17,6 @@ macro_rules! handshake_faults {
         }
 
         impl HandshakeFault {
-            #[cfg(test)]
             pub const ALL: [Self; [$(Self::$fault),+].len()] = [$(Self::$fault),+];
 
             /// The name of the fault in the access log.

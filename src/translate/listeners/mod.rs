@@ -19,8 +19,8 @@ use super::{
 use crate::{
     api,
     model::{
-        Access, Keepalive, Limits, Listener, ListenerDrain, ProxyMode, ProxyProtocol, Rate, Timeouts, Tls, TlsMode,
-        TlsVersion, UpstreamKey,
+        Access, AccessLogMode, AccessLogSettings, Keepalive, Limits, Listener, ListenerDrain, ProxyMode, ProxyProtocol,
+        Rate, Timeouts, Tls, TlsMode, TlsVersion, UpstreamKey,
     },
 };
 
@@ -54,6 +54,7 @@ pub(super) fn translate(
         declared.proxy_protocol.as_ref().map(|declared| proxy_protocol(declared, &mut path.at("proxyProtocol")));
     let access = access(declared.access.as_ref(), &mut path.at("access").with_part(Part::ClientRule));
     let limits = limits(declared.limits.as_ref(), &mut path.at("limits"));
+    let access_log = access_log(declared.access_log.as_ref(), &mut path.at("accessLog"));
     Some(Listener {
         name: declared.name.as_ref().map_or_else(|| declared.port.to_string().into(), |name| name.0.as_str().into()),
         bind: bind?,
@@ -66,6 +67,7 @@ pub(super) fn translate(
         timeouts: shared.timeouts?,
         keepalive: shared.keepalive?,
         drain: shared.drain?,
+        access_log,
     })
 }
 
@@ -202,4 +204,19 @@ fn rate(declared: &api::Rate, path: &mut FieldPath) -> Rate {
     let burst = declared.burst.map(|burst| path.at("burst").number(burst, 1..=MAX_COUNT));
     let per = path.at("per").duration(declared.per.0, Duration::from_secs(1)..=Duration::from_hours(1));
     Rate { count: nonzero_u32(count), per, burst: nonzero_u32(burst.unwrap_or(count)) }
+}
+
+fn access_log(declared: Option<&api::AccessLogSettings>, path: &mut FieldPath) -> AccessLogSettings {
+    let Some(declared) = declared else { return AccessLogSettings::default() };
+    let mode = match declared.mode.unwrap_or_default() {
+        api::AccessLogMode::All => AccessLogMode::All,
+        api::AccessLogMode::Failures => AccessLogMode::Failures,
+        api::AccessLogMode::Off => AccessLogMode::Off,
+    };
+    // Same limit as the schema.
+    let sample = declared.sample.map_or(1, |sample| path.at("sample").number(sample, 1..=1_000_000));
+    if mode != AccessLogMode::All && declared.sample.is_some() {
+        path.at("sample").warn(Reason::Invalid, "has an effect only with `mode: All`: remove it, or write `mode: All`");
+    }
+    AccessLogSettings { mode, sample: nonzero_u32(sample) }
 }

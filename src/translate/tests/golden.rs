@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::*;
-use crate::model::{Access, EndpointDrain, Limits};
+use crate::model::{Access, AccessLogSettings, EndpointDrain, Limits};
 
 #[test]
 fn every_golden_world_translates_as_expected() {
@@ -50,6 +50,9 @@ fn rendered(snapshot: &Snapshot, verdicts: &Verdicts) -> String {
         }
         if listener.limits != Limits::default() {
             writeln!(out, "  {:?}", listener.limits).unwrap();
+        }
+        if listener.access_log != AccessLogSettings::default() {
+            writeln!(out, "  {:?}", listener.access_log).unwrap();
         }
         writeln!(out, "  {:?}", listener.timeouts).unwrap();
         writeln!(out, "  keepalive {:?}", listener.keepalive).unwrap();

@@ -1,0 +1,197 @@
+//! The filter of the log, and the file that changes it while the process runs.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use tracing::{Level, enabled, info, level_filters::LevelFilter, warn};
+use tracing_subscriber::{EnvFilter, reload};
+
+use crate::printable::limited;
+
+/// Targets that are disabled unless the filter names them. The Kubernetes client logs each failed attempt; the watches
+/// already report their errors once.
+const DISABLED_TARGETS: &str = "kube_client=off,kube_runtime=off";
+const DEFAULT_LEVEL: &str = "info";
+/// The maximum length of the file, in bytes.
+const MAX_FILTER: u64 = 16 << 10;
+/// The maximum length of a filter in a message, in bytes.
+const MAX_QUOTED: usize = 200;
+/// The interval at which the file is read. Unlike inotify, reading works on every file system and in every sandbox.
+const READ_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The filter of RUST_LOG; the default level if it is absent. Invalid directives are ignored.
+pub fn filter_of_environment() -> EnvFilter {
+    let chosen = std::env::var("RUST_LOG").ok().filter(|chosen| !chosen.is_empty());
+    EnvFilter::new(format!("{DISABLED_TARGETS},{}", chosen.as_deref().unwrap_or(DEFAULT_LEVEL)))
+}
+
+/// A filter in the syntax of RUST_LOG. A name alone must be a level: RUST_LOG also accepts a target, so that a misspelt
+/// level would disable the whole log.
+fn parse(text: &str) -> Result<EnvFilter, String> {
+    let is_bare = |directive: &&str| !directive.contains(['=', '[']);
+    // An empty text counts as a level too.
+    let is_level = |level: &str| !level.is_empty() && level.parse::<LevelFilter>().is_ok();
+    let invalid = text.split(',').filter(is_bare).find(|directive| !is_level(directive.trim()));
+    let filter = EnvFilter::builder().parse(format!("{DISABLED_TARGETS},{text}"));
+    match (invalid, filter) {
+        (None, Ok(filter)) => Ok(filter),
+        _ if text.is_empty() => Err("the file is empty".to_owned()),
+        (Some(level), _) => Err(format!("`{}` is not a level", limited(level.trim(), MAX_QUOTED))),
+        (None, Err(error)) => Err(format!("`{}`: {error}", limited(text, MAX_QUOTED))),
+    }
+}
+
+/// The file of `--log-filter-file`.
+pub struct FilterFile {
+    path: PathBuf,
+    /// The content of the last reading, or its error.
+    last: Option<Result<String, String>>,
+    /// The last content or error that was applied or reported.
+    handled: Option<Result<String, String>>,
+}
+
+/// A change of the file.
+#[derive(Debug)]
+enum FilterChange {
+    Apply(String, Box<EnvFilter>),
+    Report(String),
+}
+
+impl FilterFile {
+    pub fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), last: None, handled: None }
+    }
+
+    /// The filter in the file at the start of the process. Errors are reported by [`FilterFile::follow`].
+    pub fn first(&mut self) -> Option<EnvFilter> {
+        match self.observe(read(&self.path))? {
+            FilterChange::Apply(_, filter) => Some(*filter),
+            FilterChange::Report(_) => None,
+        }
+    }
+
+    /// Follows changes of the file in a thread that ends with the process.
+    pub fn follow(mut self, set: impl Fn(EnvFilter) -> Result<(), reload::Error> + Send + 'static) {
+        let followed = thread::Builder::new().name("log-filter".into()).spawn(move || {
+            loop {
+                thread::sleep(READ_INTERVAL);
+                match self.observe(read(&self.path)) {
+                    Some(FilterChange::Apply(text, filter)) => apply(&text, || set(*filter)),
+                    Some(FilterChange::Report(error)) => warn!(
+                        file = %self.path.display(),
+                        "cannot use the log filter: {error}; write a level (error, warn, info, debug, trace or off) or \
+                         directives, for example `info,tcplb::upstream=debug`. The previous filter stays in use"
+                    ),
+                    None => {}
+                }
+            }
+        });
+        if let Err(error) = followed {
+            warn!(%error, "cannot start the thread that follows --log-filter-file: restart to change the filter");
+        }
+    }
+
+    /// The change since the last call. A filter applies at once. An error is reported once, if two readings in a row
+    /// have it: the file may be empty or incomplete while it is written.
+    fn observe(&mut self, found: Result<String, String>) -> Option<FilterChange> {
+        let is_stable = self.last.replace(found.clone()).is_some_and(|last| last == found);
+        if self.handled.as_ref() == Some(&found) {
+            return None;
+        }
+        let change = match found.clone().and_then(|text| Ok((parse(&text)?, text))) {
+            Ok((filter, text)) => FilterChange::Apply(text, Box::new(filter)),
+            Err(error) if is_stable => FilterChange::Report(error),
+            Err(_) => return None,
+        };
+        self.handled = Some(found);
+        Some(change)
+    }
+}
+
+/// Sets the filter, and logs this with the filter that lets the message through.
+fn apply(text: &str, set: impl FnOnce() -> Result<(), reload::Error>) {
+    let report = || info!(filter = %limited(text, MAX_QUOTED), "log filter changed");
+    let is_logged_before = enabled!(Level::INFO);
+    if is_logged_before {
+        report();
+    }
+    match set() {
+        Ok(()) if is_logged_before => {}
+        Ok(()) => report(),
+        Err(error) => warn!(%error, "cannot change the log filter: restart to apply it"),
+    }
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    let text = || -> io::Result<String> {
+        let file = File::open(path)?;
+        // Reading a pipe could block forever.
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("not a regular file"));
+        }
+        io::read_to_string(file.take(MAX_FILTER))
+    };
+    text().map(|text| text.trim().to_owned()).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(file: &mut FilterFile, found: Result<&str, &str>) -> Option<String> {
+        Some(match file.observe(found.map(str::to_owned).map_err(str::to_owned))? {
+            FilterChange::Apply(text, _) => format!("apply {text}"),
+            FilterChange::Report(error) => format!("report {error}"),
+        })
+    }
+
+    #[test]
+    fn a_filter_is_a_level_or_directives() {
+        for valid in ["debug", "INFO", "off", "info,tcplb::upstream=debug", "warn, tcplb=trace", "tcplb[span]=debug"] {
+            assert!(parse(valid).is_ok(), "{valid}");
+        }
+        for (invalid, part) in [
+            ("", "empty"),
+            ("debgu", "`debgu` is not a level"),
+            ("info,tcplb::upstream", "`tcplb::upstream` is not a level"),
+            ("info,", "`` is not a level"),
+            ("tcplb=loud", "`tcplb=loud`"),
+            ("level: debug\nother", "is not a level"),
+        ] {
+            let error = parse(invalid).unwrap_err();
+            assert!(error.contains(part), "{invalid}: {error}");
+        }
+        assert!(parse(&"x".repeat(10_000)).unwrap_err().len() < 300);
+    }
+
+    #[test]
+    fn changes_apply_at_once_and_stable_errors_are_reported_once() {
+        let mut file = FilterFile::new(Path::new("filter"));
+        assert_eq!(outcome(&mut file, Ok("info")).as_deref(), Some("apply info"));
+        assert_eq!(outcome(&mut file, Ok("info")), None);
+        assert_eq!(outcome(&mut file, Ok("")), None, "the file is being written");
+        assert_eq!(outcome(&mut file, Ok("debug")).as_deref(), Some("apply debug"));
+        for expected in [None, Some("report `loud` is not a level"), None, None] {
+            assert_eq!(outcome(&mut file, Ok("loud")).as_deref(), expected);
+        }
+        for expected in [None, Some("report No such file"), None] {
+            assert_eq!(outcome(&mut file, Err("No such file")).as_deref(), expected);
+        }
+        assert_eq!(outcome(&mut file, Ok("debug")).as_deref(), Some("apply debug"));
+    }
+
+    #[test]
+    fn only_regular_files_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("filter");
+        assert!(read(&file).unwrap_err().contains("No such file"));
+        assert_eq!(read(folder.path()), Err("not a regular file".to_owned()));
+        std::fs::write(&file, "debug\n").unwrap();
+        assert_eq!(read(&file).as_deref(), Ok("debug"));
+    }
+}
