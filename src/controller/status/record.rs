@@ -15,6 +15,9 @@ use crate::{
 
 /// The minimum interval between writes of changes in counts only.
 const COUNTS_REST: Duration = Duration::from_secs(5);
+/// The delay before changed counts are reported: an endpoint that is replaced stays for a second, after which the counts
+/// are often as before.
+const COUNTS_DELAY: Duration = Duration::from_secs(2);
 /// The minimum interval between writes of the progress of an object that waits, so that starting many load balancers
 /// takes few writes of each.
 const PROGRESS_REST: Duration = Duration::from_secs(10);
@@ -35,6 +38,8 @@ pub struct Record {
     /// The number of changes by another writer, and the start of that count.
     overwritten: (u32, Option<Instant>),
     attempted: Option<Instant>,
+    /// The time since which only counts have differed.
+    recounted: Option<Instant>,
     /// The time since which the desired status has had a fault that is not reported yet.
     faulty: Option<Instant>,
     failures: Failures,
@@ -84,10 +89,16 @@ impl Record {
         if change != StatusChange::Worse {
             self.faulty = None;
         }
+        if change != StatusChange::Counts {
+            self.recounted = None;
+        }
         let due = match change {
             StatusChange::None => return Due::Never,
             StatusChange::More => now,
-            StatusChange::Counts => self.attempted.map_or(now, |attempted| attempted + COUNTS_REST),
+            StatusChange::Counts => {
+                let delayed = *self.recounted.get_or_insert(now) + COUNTS_DELAY;
+                self.attempted.map_or(delayed, |attempted| delayed.max(attempted + COUNTS_REST))
+            }
             StatusChange::Progress => self.attempted.map_or(now, |attempted| attempted + PROGRESS_REST),
             StatusChange::Worse => *self.faulty.get_or_insert(now) + FAULT_DELAY,
         };

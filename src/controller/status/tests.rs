@@ -98,8 +98,10 @@ fn a_written_status_is_not_written_again_before_it_is_seen() {
     let mut record = Record::default();
     assert_eq!(write(&mut record, &desired(&new, None), now), Due::Now(new.clone()));
     let later = now + Duration::from_secs(60);
-    assert_eq!(write(&mut record, &desired(&new, Some(&pruned)), later), Due::Now(new.clone()));
-    assert_eq!(write(&mut record, &desired(&new, Some(&pruned)), later), Due::Never, "not for ever");
+    let delayed = later + Duration::from_secs(2);
+    assert_eq!(write(&mut record, &desired(&new, Some(&pruned)), later), Due::At(delayed));
+    assert_eq!(write(&mut record, &desired(&new, Some(&pruned)), delayed), Due::Now(new.clone()));
+    assert_eq!(write(&mut record, &desired(&new, Some(&pruned)), delayed), Due::Never, "not for ever");
 }
 
 #[test]
@@ -107,16 +109,28 @@ fn numbers_alone_are_written_every_five_seconds() {
     let now = Instant::now();
     let after = |seconds| now + Duration::from_secs(seconds);
     let mut record = Record::default();
-    assert_eq!(write(&mut record, &desired(&status(4), Some(&status(5))), now), Due::Now(status(4)));
-    assert_eq!(write(&mut record, &desired(&status(3), Some(&status(4))), after(1)), Due::At(after(5)));
+    assert_eq!(write(&mut record, &desired(&status(4), Some(&status(5))), now), Due::At(after(2)));
+    assert_eq!(write(&mut record, &desired(&status(4), Some(&status(5))), after(2)), Due::Now(status(4)));
+    assert_eq!(write(&mut record, &desired(&status(3), Some(&status(4))), after(3)), Due::At(after(7)));
     let refused = condition("Accepted", "False", "Invalid", "");
     let wrong = TcpLoadBalancerStatus { conditions: vec![refused], ..status(3) };
     assert_eq!(
-        write(&mut record, &desired(&wrong, Some(&status(4))), after(2)),
+        write(&mut record, &desired(&wrong, Some(&status(4))), after(4)),
         Due::Now(wrong.clone()),
         "more than numbers"
     );
-    assert_eq!(write(&mut record, &desired(&wrong, Some(&wrong)), after(3)), Due::Never);
+    assert_eq!(write(&mut record, &desired(&wrong, Some(&wrong)), after(5)), Due::Never);
+}
+
+#[test]
+fn numbers_that_are_soon_as_before_are_not_written() {
+    let now = Instant::now();
+    let after = |milliseconds| now + Duration::from_millis(milliseconds);
+    let mut record = Record::default();
+    assert_eq!(write(&mut record, &desired(&status(6), Some(&status(5))), now), Due::At(after(2000)));
+    assert_eq!(write(&mut record, &desired(&status(5), Some(&status(5))), after(1100)), Due::Never);
+    assert_eq!(write(&mut record, &desired(&status(6), Some(&status(5))), after(1500)), Due::At(after(3500)));
+    assert_eq!(write(&mut record, &desired(&status(4), Some(&status(5))), after(3500)), Due::Now(status(4)));
 }
 
 #[test]
