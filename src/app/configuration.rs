@@ -29,6 +29,9 @@ use crate::{
 const FIRST_ANSWERS: Duration = Duration::from_secs(2);
 /// The maximum time between compilations without any change.
 const RESYNC_PERIOD: Duration = Duration::from_secs(3600);
+/// The minimum time between a compilation and one that only removes expired endpoints: while changes follow each other,
+/// their compilations do this too.
+const EXPIRATION_PAUSE: Duration = Duration::from_millis(100);
 /// The minimum time between comparisons with a full translation.
 const COMPARISON_PERIOD: Duration = Duration::from_secs(3600);
 /// The maximum number of joined or left endpoints in a log line.
@@ -47,6 +50,7 @@ pub struct Compiler {
     last: Arc<Snapshot>,
     /// Results of the last translation.
     memo: Memo,
+    last_translation: Instant,
     /// The time of the last comparison with a full translation.
     last_comparison: Instant,
     published: Configuration,
@@ -64,6 +68,7 @@ impl Compiler {
             world: Arc::default(),
             last: Arc::default(),
             memo: Memo::default(),
+            last_translation: Instant::now(),
             last_comparison: Instant::now(),
             published: Configuration::default(),
             state,
@@ -123,9 +128,9 @@ impl Compiler {
         if names != self.world.names {
             Arc::make_mut(&mut self.world).names = names;
         }
-        let started = Instant::now();
+        self.last_translation = Instant::now();
         let (snapshot, verdicts) = in_place(|| self.translate_at(Timestamp::now()));
-        self.state.instruments().translate_duration.observe(started.elapsed().as_secs_f64());
+        self.state.instruments().translate_duration.observe(self.last_translation.elapsed().as_secs_f64());
         let configuration = Configuration {
             generation: snapshot.generation,
             verdicts: Arc::new(verdicts),
@@ -201,17 +206,20 @@ async fn run(compiler: &mut Compiler, proxy: &Proxy) {
                 settle.record_duration(started.elapsed());
             }
             () = statuses.due() => compiler.read_statuses(),
-            () = sleep(pause(&compiler.last, Timestamp::now())) => publish(proxy, compiler.translate()),
+            () = sleep(pause(&compiler.last, Timestamp::now(), compiler.last_translation.elapsed())) => {
+                publish(proxy, compiler.translate());
+            }
         }
     }
 }
 
 /// The time until the next compilation if nothing else changes: a certificate or a retained endpoint may expire by
-/// then.
-fn pause(snapshot: &Snapshot, now: Timestamp) -> Duration {
+/// then. `elapsed` is the time since the last compilation.
+fn pause(snapshot: &Snapshot, now: Timestamp, elapsed: Duration) -> Duration {
     let next = snapshot.next_expiration().map(|then| then.duration_since(now));
     // A time in the past needs no pause.
-    next.map_or(RESYNC_PERIOD, |next| Duration::try_from(next).unwrap_or_default().min(RESYNC_PERIOD))
+    let next = next.map_or(RESYNC_PERIOD, |next| Duration::try_from(next).unwrap_or_default().min(RESYNC_PERIOD));
+    next.max(EXPIRATION_PAUSE.saturating_sub(elapsed))
 }
 
 /// Publishes a snapshot, unless it equals the published one.
@@ -332,10 +340,13 @@ mod tests {
             let retained_until = [(UpstreamKey { object: ObjectKey::new("shop", "a") }, to_go.into())].into();
             Snapshot { retained_until, ..Snapshot::default() }
         };
+        let pause = |snapshot: &Snapshot, now| pause(snapshot, now, EXPIRATION_PAUSE);
         assert_eq!(pause(&Snapshot::default(), now), RESYNC_PERIOD);
         assert_eq!(pause(&in_seconds(9998), now), RESYNC_PERIOD);
         assert_eq!(pause(&in_seconds(7), now), Duration::from_secs(7));
         assert_eq!(pause(&in_seconds(7), now + Duration::from_secs(8)), Duration::ZERO);
+        let expired = |elapsed| super::pause(&in_seconds(7), now + Duration::from_secs(8), elapsed);
+        assert_eq!(expired(Duration::from_millis(30)), Duration::from_millis(70), "changes follow each other");
     }
 
     const LOAD_BALANCER: &str = "{kind: TcpLoadBalancer, apiVersion: tcplb.io/v1alpha1, metadata: {name: a}, spec: \
