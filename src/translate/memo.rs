@@ -1,14 +1,16 @@
 //! The memo: the input and the results of the previous translation, so that a change translates only the load balancers
 //! that it affects.
 //!
-//! Only results without problems, retained endpoints and fallbacks are kept, and none of load balancers that verify
-//! certificates. All other load balancers are translated every time. The difference between two worlds determines which
+//! Only results without problems and fallbacks are kept, and none of load balancers that verify certificates. All other
+//! load balancers are translated every time. Results with retained endpoints are kept until the first of them expires,
+//! or an EndpointSlice changes that lists one of their addresses. The difference between two worlds determines which
 //! results are outdated. Worlds are compared by pointer first: sources must keep the allocation of an unchanged object,
 //! and must never modify a shared one. A different pointer only costs time.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    ops::RangeInclusive,
+    net::IpAddr,
+    ops::{Range, RangeInclusive},
     path::PathBuf,
     sync::Arc,
 };
@@ -23,7 +25,7 @@ use super::{
         LocalityView, SharedLimits, TranslateContext,
         address_policy::{api_server, has_same_addresses},
         endpoint_slices::{SlicesByService, service_key},
-        pods::SlicesByAddress,
+        pods::{SlicesByAddress, addresses},
     },
     listeners::ports::ListenerRequest,
     load_balancer::TranslatedLoadBalancer,
@@ -33,10 +35,13 @@ use super::{
 };
 use crate::{
     api::{Host, RefKind, TcpLoadBalancerSpec},
-    model::{Certificate, Listener, ListenerKey, ObjectKey, Snapshot, UpstreamConfig, UpstreamKey},
+    model::{Certificate, EndpointKey, Listener, ListenerKey, ObjectKey, Snapshot, UpstreamConfig, UpstreamKey},
     shared::changes,
     world::{Declared, ListenerShare, ObjectRef, ProcessMode, Tenancy, World, backend_services},
 };
+
+/// The expirations of retained endpoints.
+type RetainedUntil = BTreeMap<UpstreamKey, BTreeMap<EndpointKey, Timestamp>>;
 
 /// The results of the previous translation that can be reused. An empty one is always correct.
 #[derive(Default)]
@@ -46,6 +51,8 @@ pub struct Memo {
     results: BTreeMap<ObjectKey, KnownResult>,
     /// The load balancers with a result that depends on something.
     dependents: HashMap<Dependency, BTreeSet<ObjectKey>>,
+    /// The load balancers with a result that has retained endpoints.
+    retaining: BTreeSet<ObjectKey>,
     /// `None`: before the first translation.
     last: Option<LastTranslation>,
     pub(super) placements: Placements,
@@ -97,6 +104,16 @@ struct KnownResult {
     listeners: Vec<(ListenerKey, usize, Arc<Listener>)>,
     upstream: Arc<UpstreamConfig>,
     certificates: Vec<(CertificateKey, Arc<Certificate>)>,
+    /// `None`: it has no retained endpoints.
+    retention: Option<KnownRetention>,
+}
+
+/// The retained endpoints of a result.
+struct KnownRetention {
+    /// The period in which all of them stay.
+    valid: Range<Timestamp>,
+    expirations: BTreeMap<EndpointKey, Timestamp>,
+    addresses: HashSet<IpAddr>,
 }
 
 /// Something in the world that the translation of a load balancer depends on, apart from its declaration.
@@ -193,6 +210,7 @@ impl Memo {
         }
         let mut affected = self.outdated(world);
         affected.extend(last.without_result.iter().cloned());
+        affected.extend(self.outdated_retentions(world, previous, now));
         Some(Baseline {
             affected,
             limits: last.limits.clone(),
@@ -257,6 +275,37 @@ impl Memo {
         outdated
     }
 
+    /// The load balancers with retained endpoints that may have expired, or whose addresses other pods may have now.
+    fn outdated_retentions(&self, world: &World, previous: &Snapshot, now: Timestamp) -> Vec<ObjectKey> {
+        if self.retaining.is_empty() {
+            return Vec::new();
+        }
+        // They determine which slices are trusted.
+        let has_same_services = changes(&self.world.services, &world.services).next().is_none();
+        let slices = changes(&self.world.endpoint_slices, &world.endpoint_slices);
+        let slices = slices.flat_map(|(_, before, now)| before.into_iter().chain(now));
+        let listed: HashSet<IpAddr> = slices.flat_map(|slice| addresses(slice)).collect();
+        let stays = |object: &ObjectKey| {
+            let retention = self.results.get(object).and_then(|known| known.retention.as_ref());
+            retention.is_some_and(|KnownRetention { valid, expirations, addresses }| {
+                has_same_services
+                    && valid.contains(&now)
+                    && addresses.is_disjoint(&listed)
+                    && previous.retained_until.get(&UpstreamKey { object: object.clone() }) == Some(expirations)
+            })
+        };
+        self.retaining.iter().filter(|object| !stays(object)).cloned().collect()
+    }
+
+    /// The expirations of the retained endpoints of known results, without those of `affected` load balancers.
+    pub(super) fn retained_until(&self, affected: &BTreeSet<ObjectKey>) -> RetainedUntil {
+        let known = self.retaining.difference(affected).filter_map(|object| {
+            let retention = self.results.get(object)?.retention.as_ref()?;
+            Some((UpstreamKey { object: object.clone() }, retention.expirations.clone()))
+        });
+        known.collect()
+    }
+
     /// Prepares for a translation of all load balancers: drops the results that are outdated.
     pub(super) fn begin(&mut self, world: &World, limits: &SharedLimits) {
         let internal = limits.address_policy.internal();
@@ -264,7 +313,7 @@ impl Memo {
         if is_same && has_same_circumstances(&self.world, world) {
             self.outdated(world).iter().for_each(|object| self.forget(object));
         } else {
-            (self.results, self.dependents) = Default::default();
+            (self.results, self.dependents, self.retaining) = Default::default();
         }
     }
 
@@ -283,6 +332,7 @@ impl Memo {
 
     pub(super) fn forget(&mut self, object: &ObjectKey) {
         let Some(known) = self.results.remove(object) else { return };
+        self.retaining.remove(object);
         for dependency in known.dependencies {
             let Some(dependents) = self.dependents.get_mut(&dependency) else { continue };
             dependents.remove(object);
@@ -301,7 +351,7 @@ impl Memo {
         certificates: &mut CertificateLoader,
     ) -> Option<(TranslatedLoadBalancer, Verdict)> {
         let known = self.results.get(object)?;
-        if !known.is_current(object, declared, context) {
+        if known.retention.is_some() || !known.is_current(object, declared, context) {
             self.forget(object);
             return None;
         }
@@ -327,11 +377,24 @@ impl Memo {
     }
 
     /// Keeps the results of translated load balancers that are complete and settled: the snapshot has them as they were
-    /// translated.
-    pub(super) fn keep(&mut self, new: Vec<NewResult>, snapshot: &Snapshot, verdicts: &Verdicts) {
+    /// translated. A result with retained endpoints depends on the previous one, so it must be the same.
+    pub(super) fn keep(
+        &mut self,
+        new: Vec<NewResult>,
+        previous: &Snapshot,
+        (snapshot, verdicts): (&Snapshot, &Verdicts),
+    ) {
         for NewResult { object, result } in new {
             if !verdicts[&object].problems.is_empty() || !result.is_in(snapshot, &object) {
                 continue;
+            }
+            if result.retention.is_some() {
+                let key = UpstreamKey { object: object.clone() };
+                let is_same = previous.retained_until.get(&key) == snapshot.retained_until.get(&key);
+                if !is_same || !result.is_in(previous, &object) {
+                    continue;
+                }
+                self.retaining.insert(object.clone());
             }
             for dependency in &result.dependencies {
                 self.dependents.entry(dependency.clone()).or_default().insert(object.clone());
@@ -439,7 +502,7 @@ impl NewResult {
     ) -> Option<Self> {
         let spec = declared.spec.as_ref()?;
         let TranslatedLoadBalancer { listeners, upstream, retention } = translated;
-        let is_settled = verdict.problems.is_empty() && *retention == Retention::default();
+        let is_settled = verdict.problems.is_empty() && retention.report_due.is_none();
         if !is_settled || !declared.problems.is_empty() || verifies_certificates(spec) {
             return None;
         }
@@ -461,7 +524,18 @@ impl NewResult {
             listeners: listeners.iter().map(declared_listener).collect::<Option<_>>()?,
             upstream: upstream.clone()?,
             certificates,
+            retention: KnownRetention::of(retention, context.now),
         };
         Some(Self { object: object.clone(), result })
+    }
+}
+
+impl KnownRetention {
+    /// `None`: no endpoints are retained.
+    fn of(retention: &Retention, now: Timestamp) -> Option<Self> {
+        let until = retention.expirations.values().min()?;
+        let addresses = retention.expirations.keys().map(|endpoint| endpoint.address.ip().to_canonical());
+        let (addresses, expirations) = (addresses.collect(), retention.expirations.clone());
+        Some(Self { valid: now..*until, expirations, addresses })
     }
 }

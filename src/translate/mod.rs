@@ -112,14 +112,15 @@ fn translate_affected(
         draft.finish(&context);
         let (mut snapshot, mut verdicts) = (previous.clone(), baseline.verdicts.clone());
         snapshot.report_due = draft.report_due();
-        snapshot.retained_until = draft.retained_until(&context);
+        snapshot.retained_until = memo.retained_until(&baseline.affected);
+        snapshot.retained_until.extend(draft.retained_until(&context));
         if !certificates.is_empty() {
             Arc::make_mut(&mut snapshot.certificate_cache).extend(certificates);
         }
         draft.insert_into(&mut snapshot, &mut verdicts);
         let snapshot = with_generation(snapshot, previous);
         baseline.affected.iter().for_each(|object| memo.forget(object));
-        memo.keep(new_results, &snapshot, &verdicts);
+        memo.keep(new_results, previous, (&snapshot, &verdicts));
         memo.finish_affected(&context, &baseline.affected, (&snapshot, &verdicts));
         (snapshot, verdicts)
     });
@@ -198,7 +199,7 @@ fn translate_all(
     };
     let snapshot = with_generation(snapshot, previous);
     let verdicts = revised(&memo.verdicts(), draft.verdicts);
-    memo.keep(new_results, &snapshot, &verdicts);
+    memo.keep(new_results, previous, (&snapshot, &verdicts));
     memo.finish(&context, limits.clone(), (&snapshot, &verdicts));
     memo.slices_by_address = context.into_slices_by_address();
     memo.slices = slices;

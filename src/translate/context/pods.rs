@@ -117,7 +117,8 @@ impl SlicesByAddress {
     }
 }
 
-fn addresses(slice: &EndpointSlice) -> impl Iterator<Item = IpAddr> {
+/// The addresses that a slice lists.
+pub fn addresses(slice: &EndpointSlice) -> impl Iterator<Item = IpAddr> {
     slice.endpoints.iter().flat_map(addresses_of)
 }
 

@@ -93,7 +93,7 @@ const SERVICES: [&str; 4] = [
     "type: ExternalName, externalName: db.example",
 ];
 
-const SLICES: [&str; 7] = [
+const SLICES: [&str; 8] = [
     "ports: [{port: 7}], endpoints: [POD 1, POD 2]",
     "ports: [{port: 7}], endpoints: [POD 1]",
     "ports: [{port: 7}], endpoints: [POD 2, POD 3]",
@@ -101,6 +101,7 @@ const SLICES: [&str; 7] = [
     "ports: [{port: 7}], endpoints: [UNREADY 1]",
     "ports: [{port: 7}], endpoints: []",
     "ports: [{name: other, port: 7}], endpoints: [POD 4]",
+    "ports: [{port: 7}], endpoints: [REUSED 1, POD 3]",
 ];
 
 /// Milliseconds; the last one is five years.
@@ -206,14 +207,18 @@ impl MemoFixture {
     }
 
     fn set_slice(&mut self, index: usize, variant: usize) {
-        let pod = |number: usize, ready: bool| {
+        let pod_at = |address: usize, uid: &str, number: usize, ready: bool| {
             format!(
-                "{{addresses: [10.0.{index}.{number}], conditions: {{ready: {ready}}}, zone: z{number}, \
-                 targetRef: {{kind: Pod, namespace: shop, name: p, uid: p{index}-{number}}}}}"
+                "{{addresses: [10.0.{address}.{number}], conditions: {{ready: {ready}}}, zone: z{number}, \
+                 targetRef: {{kind: Pod, namespace: shop, name: p, uid: {uid}{index}-{number}}}}}"
             )
         };
+        let pod = |number: usize, ready: bool| pod_at(index, "p", number, ready);
         let content = (1..5).fold(SLICES[variant].to_owned(), |text, number| {
             let text = text.replace(&format!("UNREADY {number}"), &pod(number, false));
+            // The address of a pod of the next load balancer.
+            let reused = pod_at((index + 1) % LOAD_BALANCERS, "q", number, true);
+            let text = text.replace(&format!("REUSED {number}"), &reused);
             text.replace(&format!("POD {number}"), &pod(number, true))
         });
         let text = format!(
@@ -328,6 +333,7 @@ fn unchanged_load_balancers_are_not_translated_again() {
     assert_eq!(reused(None), LOAD_BALANCERS);
     assert_eq!(reused(Some(Edit::Slice(0, 2))), LOAD_BALANCERS - 1);
     assert_eq!(reused(None), LOAD_BALANCERS - 1, "an endpoint that is gone is retained for a second");
+    assert_eq!(reused(None), LOAD_BALANCERS, "the result was the same twice");
     assert_eq!(reused(Some(Edit::Wait(2))), LOAD_BALANCERS - 1, "it goes");
     assert_eq!(reused(None), LOAD_BALANCERS);
     assert_eq!(reused(Some(Edit::Declare(1, 6))), LOAD_BALANCERS - 1, "TLS");
