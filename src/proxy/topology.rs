@@ -19,7 +19,7 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{self, Instant},
 };
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use self::{
     loops::LoopGuard,
@@ -139,6 +139,7 @@ impl Topology {
                         let started = Instant::now();
                         self.apply().await;
                         self.shared.apply_duration.observe(started.elapsed().as_secs_f64());
+                        debug!(generation = self.state.applied.generation, "applied");
                     }
                     Err(_) => return,
                 },
