@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 IMAGE ?= docker.io/library/tcplb:$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
-.PHONY: help build test models check deny generate fuzz fuzz-corpus fuzz-smoke bench bench-smoke growth soak image image-program e2e kind minikube demo clean
+.PHONY: help build test models check deny generate fuzz fuzz-corpus fuzz-smoke bench bench-smoke growth replica soak image image-program e2e kind minikube demo clean
 
 help: ## list the tasks
 	@awk -F ':[^#]*## ' '/^[a-z0-9-]+:[^#]*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ bench-smoke: build ## count instructions and system calls, and fail if they exce
 
 growth: build ## measure how costs grow, and fail above a limit (ARGUMENTS="--only file --clock")
 	$(CARGO) run --locked --package tcplb-bench -- growth $(ARGUMENTS)
+
+replica: build ## measure a controller with 2,000 load balancers (ARGUMENTS="--roles leader --load-balancers 5000")
+	$(CARGO) run --release --locked --package tcplb-bench -- replica $(ARGUMENTS)
 
 soak: build ## look for lost connections and leaks for MINUTES (10); SEED=N repeats a run
 	$(CARGO) run --locked --package tcplb-bench -- soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))

@@ -64,6 +64,9 @@ enum Command {
     },
     /// Measure how the cost of a change grows with the number of load balancers, and fail if it exceeds a limit.
     Growth(growth::GrowthOptions),
+    /// Measure the CPU time and the memory of a controller with many load balancers: its start, while nothing changes, and
+    /// while endpoints change at a constant rate.
+    Replica(growth::replica::ReplicaOptions),
     /// Show policies over time: draw charts of runs, print their figures, and fail if figures are out of range.
     Show {
         /// The charts. Default: all.
@@ -145,6 +148,7 @@ fn run_command(command: Command) -> Result<()> {
             on_the_loads_core(async { smoke(&Bench::prepare()?, &baseline, purpose).await })
         }
         Command::Growth(options) => on_the_loads_core(growth::growth(options)),
+        Command::Replica(options) => on_the_loads_core(growth::replica::replica(options)),
         Command::Show { pictures, check, program, docs } => {
             on_the_loads_core(show::show(&pictures, &program, (!check).then_some(&*docs)))
         }

@@ -33,9 +33,15 @@ impl ProcessTree {
         let mut total = 0;
         for process in self.processes() {
             let Ok(text) = fs::read_to_string(format!("/proc/{process}/smaps_rollup")) else { continue };
-            total += proportional_size(&text).with_context(|| format!("smaps_rollup reads `{text}`"))?;
+            total += kilobytes(&text, "Pss:").with_context(|| format!("smaps_rollup reads `{text}`"))?;
         }
         Ok(total)
+    }
+
+    /// The largest resident memory of the root process so far, in bytes.
+    pub fn peak_memory(&self) -> Result<u64> {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.root)).context("the process has ended")?;
+        kilobytes(&text, "VmHWM:").context("status has no VmHWM")
     }
 
     /// The process, its children and their descendants.
@@ -78,8 +84,9 @@ fn time_of_ended_children(stat: &str) -> Option<Duration> {
     Some(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
 }
 
-fn proportional_size(smaps_rollup: &str) -> Option<u64> {
-    let line = smaps_rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+/// The value of a line `NAME 12 kB`, in bytes.
+fn kilobytes(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
@@ -95,7 +102,7 @@ mod tests {
         let stat = "7 (a) b) S 1 7 7 0 -1 4194560 10 20 0 0 3 4 150 50 20 0 1 0 100 0 0";
         assert_eq!(time_of_ended_children(stat), Some(Duration::from_secs(2)));
         assert_eq!(
-            proportional_size("00-ff ---p [rollup]\nRss: 9 kB\nPss:      12 kB\nPss_Dirty: 3 kB\n"),
+            kilobytes("00-ff ---p [rollup]\nRss: 9 kB\nPss:      12 kB\nPss_Dirty: 3 kB\n", "Pss:"),
             Some(12 << 10)
         );
     }
@@ -109,5 +116,6 @@ mod tests {
             assert!(begun.elapsed() < Duration::from_secs(30), "no CPU time is counted");
         }
         assert!(this.memory().unwrap() > 100 << 10);
+        assert!(this.peak_memory().unwrap() > 100 << 10);
     }
 }

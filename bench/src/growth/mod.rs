@@ -14,6 +14,7 @@ mod meter;
 mod operation;
 mod plan;
 mod process;
+pub mod replica;
 mod standalone;
 mod table;
 mod temp_dir;

@@ -59,7 +59,7 @@ pub struct MeteredProcess {
     calm: CalmPeriod,
     /// The active time before the current work.
     active_before: Duration,
-    admin: SocketAddr,
+    pub admin: SocketAddr,
     pub meter: Meter,
 }
 
@@ -147,17 +147,27 @@ impl MeteredProcess {
         Ok(())
     }
 
+    /// The process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The next log line. Cancel safe.
+    pub async fn next_line(&mut self) -> Result<String> {
+        let Some(line) = self.lines.recv().await else { bail!("the process has ended: {}", self.log()) };
+        self.remember(line.clone());
+        Ok(line)
+    }
+
     /// Waits for a log line that contains all of these texts.
     pub async fn wait_for_log(&mut self, texts: &[&str]) -> Result<()> {
         let deadline = tokio::time::Instant::now() + CHANGE_TIMEOUT;
         loop {
-            let Ok(line) = timeout_at(deadline, self.lines.recv()).await else {
+            let Ok(line) = timeout_at(deadline, self.next_line()).await else {
                 bail!("the process does not log {texts:?} within {} s: {}", CHANGE_TIMEOUT.as_secs(), self.log());
             };
-            let Some(line) = line else { bail!("the process has ended: {}", self.log()) };
-            let is_expected = texts.iter().all(|text| line.contains(text));
-            self.remember(line);
-            if is_expected {
+            let line = line?;
+            if texts.iter().all(|text| line.contains(text)) {
                 return Ok(());
             }
         }

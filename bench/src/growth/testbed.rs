@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use anyhow::{Context, Result};
 
 use super::{
-    cluster::{Cluster, ReplicaRole},
+    cluster::{Cluster, ClusterPlan, ReplicaRole},
     large_load_balancer::LargeLoadBalancer,
     meter::Quantity,
     operation::{Action, Operation, TestbedKind},
@@ -27,12 +27,8 @@ impl Testbed {
     pub async fn start(plan: &GrowthPlan, kind: TestbedKind, size: usize, folder: &Path) -> Result<Self> {
         let testbed = match kind {
             TestbedKind::Standalone => Self::Standalone(Box::new(Standalone::start(plan, size, folder).await?)),
-            TestbedKind::Follower => {
-                Self::Cluster(Box::new(Cluster::start(plan, ReplicaRole::Follower, size, folder).await?))
-            }
-            TestbedKind::Leader => {
-                Self::Cluster(Box::new(Cluster::start(plan, ReplicaRole::Leader, size, folder).await?))
-            }
+            TestbedKind::Follower => Self::cluster(plan, ReplicaRole::Follower, size, folder).await?,
+            TestbedKind::Leader => Self::cluster(plan, ReplicaRole::Leader, size, folder).await?,
             TestbedKind::LeastConnections => {
                 Self::LargeLoadBalancer(Box::new(LargeLoadBalancer::least_connections(plan, size, folder).await?))
             }
@@ -41,6 +37,11 @@ impl Testbed {
             }
         };
         Ok(testbed)
+    }
+
+    async fn cluster(plan: &GrowthPlan, role: ReplicaRole, size: usize, folder: &Path) -> Result<Self> {
+        let cluster = Cluster::start(ClusterPlan::growing(plan, role, size), plan.quantity, folder).await?;
+        Ok(Self::Cluster(Box::new(cluster)))
     }
 
     /// Measures an operation several times, each after the previous one has ended. The first change fills caches:

@@ -57,6 +57,9 @@ fn access(
     let namespace = resource.namespace.as_deref().unwrap_or_default();
     let name = resource.name.as_deref().or_else(|| body["metadata"]["name"].as_str()).unwrap_or_default().to_owned();
     let stored = collections.of(plural).get(namespace, &name).cloned();
+    if *method != Method::GET {
+        collections.count_write(resource, &body);
+    }
     // Events are published and never read.
     if plural == "events" {
         return Ok(Arc::new(body));

@@ -25,6 +25,18 @@ pub struct ObjectCollections {
     /// The resource version of the latest change.
     pub version: u64,
     by_plural: BTreeMap<String, ObjectCollection>,
+    /// The writes of statuses and of Events by object.
+    pub writes: BTreeMap<CountedObject, WriteCounts>,
+}
+
+/// The namespace and the name of an object.
+type CountedObject = (String, String);
+
+/// The number of writes that concern one object.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WriteCounts {
+    pub statuses: u32,
+    pub events: u32,
 }
 
 impl ObjectStore {
@@ -70,6 +82,17 @@ impl ObjectCollections {
             self.by_plural.insert(plural.to_owned(), ObjectCollection::default());
         }
         self.by_plural.get_mut(plural).expect("it was just inserted")
+    }
+
+    /// Counts a write of a status or an Event.
+    pub fn count_write(&mut self, resource: &ResourcePath, body: &Value) {
+        let namespace = resource.namespace.clone().unwrap_or_default();
+        let counts = |name: &str| self.writes.entry((namespace, name.to_owned())).or_default();
+        if resource.plural == "events" {
+            counts(body["regarding"]["name"].as_str().unwrap_or_default()).events += 1;
+        } else if resource.subresource.as_deref() == Some("status") {
+            counts(resource.name.as_deref().unwrap_or_default()).statuses += 1;
+        }
     }
 
     /// Stores an object in a new version. Returns it as it is stored.

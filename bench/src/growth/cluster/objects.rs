@@ -99,9 +99,14 @@ impl LoadBalancerObjects {
     }
 
     /// The address of a pod. Nothing connects to it.
-    pub fn pod_address(&self, pod: usize) -> String {
+    fn pod_address(&self, pod: usize) -> String {
         let number = self.index * (self.endpoints + 1) + pod;
         format!("10.{}.{}.{}", 100 + number / 62_500, number / 250 % 250, number % 250 + 1)
+    }
+
+    /// The address of the last endpoint, `replaced` or not.
+    pub fn last_address(&self, replaced: bool) -> String {
+        self.pod_address(if replaced { self.endpoints } else { self.endpoints - 1 })
     }
 
     fn endpoint(&self, pod: usize) -> Value {
@@ -146,7 +151,8 @@ pub fn allocations(load_balancers: &[LoadBalancerObjects], ports: impl Iterator<
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
 }
 
-/// The Service of the replicas, and its EndpointSlice with the only replica.
+/// The Service of the replicas, and its EndpointSlice with two replicas. Both are the only process, so that a leader
+/// reads two reports.
 pub fn replicas(admin: std::net::SocketAddr) -> [Value; 2] {
     let metadata = json!({"name": REPLICAS, "namespace": HOME, "uid": "00000000-0000-4000-8000-replicas"});
     let ports = json!([{"name": "admin", "port": admin.port(), "protocol": "TCP"}]);
@@ -155,12 +161,14 @@ pub fn replicas(admin: std::net::SocketAddr) -> [Value; 2] {
         "apiVersion": "v1", "kind": "Service", "metadata": metadata,
         "spec": {"clusterIP": "None", "selector": selector, "ports": ports},
     });
-    let target = json!({"kind": "Pod", "name": POD, "namespace": HOME, "uid": "00000000-0000-4000-8000-pod"});
-    let endpoint = json!({"addresses": [admin.ip()], "conditions": {"ready": true}, "targetRef": target});
+    let endpoints = [POD, "tcplb-1"].map(|pod| {
+        let target = json!({"kind": "Pod", "name": pod, "namespace": HOME, "uid": format!("uid-of-{pod}")});
+        json!({"addresses": [admin.ip()], "conditions": {"ready": true}, "targetRef": target})
+    });
     let metadata = json!({"name": "replicas-1", "namespace": HOME, "labels": {"kubernetes.io/service-name": REPLICAS}});
     let slice = json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": metadata, "addressType": "IPv4",
-        "endpoints": [endpoint], "ports": ports,
+        "endpoints": endpoints, "ports": ports,
     });
     [service, slice]
 }
