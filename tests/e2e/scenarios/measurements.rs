@@ -152,9 +152,10 @@ const OBJECTS: usize = 500;
 const ENDPOINTS: usize = 20;
 /// The memory request of the chart for a proxy, in MiB.
 const MOST_MEMORY: u64 = 128;
-/// In percent of a core, twice the usage of the leader: each change is compiled twice, when an endpoint is removed and
-/// when it is no longer retained, and both change the status.
-const MOST_CPU: f64 = 40.0;
+/// In percent of a core, about twice the usage on a machine with two cores: 1.3 % by the leader and 0.7 % by the other
+/// proxy. Each change is compiled twice, when an endpoint is removed and when it is no longer retained.
+const MOST_CPU_OF_LEADER: f64 = 3.0;
+const MOST_CPU_OF_FOLLOWER: f64 = 1.5;
 
 /// No server answers at these addresses: the measurement is about the controller, not its traffic. They are in manually
 /// written slices, since ten thousand pods need more than one machine.
@@ -216,18 +217,23 @@ async fn five_hundred_load_balancers_with_twenty_endpoints_each_need_little() {
             slices.patch(&format!("many-{index}"), &PatchParams::default(), &changed).await.unwrap();
         }
         let after = usage(scenario, &own).await;
+        let leader = own.leader(&scenario.client).await;
         for (before, after) in before.iter().zip(&after) {
             assert_eq!(before.pod, after.pod, "no proxy has been replaced");
             let (pod, memory, seconds) =
                 (&after.pod, after.memory >> 20, after.at.duration_since(before.at).as_secs_f64());
             let percent = (after.cpu_seconds - before.cpu_seconds) / seconds * 100.0;
+            let (role, most_cpu) = match leader.as_ref() == Some(pod) {
+                true => ("leader", MOST_CPU_OF_LEADER),
+                false => ("follower", MOST_CPU_OF_FOLLOWER),
+            };
             println!(
-                "measured: {pod}: {memory} MiB and {percent:.1} % of a core over {seconds:.0} s, with {OBJECTS} load \
+                "measured: {role} {pod}: {memory} MiB and {percent:.1} % of a core over {seconds:.0} s, with {OBJECTS} load \
                  balancers of {ENDPOINTS} endpoints while one endpoint changes each second"
             );
             assert!(seconds > 10.0, "the kubelet has measured it meanwhile");
             assert!(memory < MOST_MEMORY, "{pod}: {memory} MiB");
-            assert!(percent < MOST_CPU, "{pod}: {percent:.1} %");
+            assert!(percent < most_cpu, "{role} {pod}: {percent:.1} %");
         }
     })
     .await;
