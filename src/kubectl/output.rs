@@ -62,8 +62,10 @@ impl Cell {
         Self::toned(text, Tone::Plain)
     }
 
+    /// Lines of a message are separated by semicolons.
     pub fn toned(text: impl fmt::Display, tone: Tone) -> Self {
-        Self { text: printable(&text.to_string(), MAX_TEXT).into_owned(), tone }
+        let text = text.to_string().replace('\n', "; ");
+        Self { text: printable(&text, MAX_TEXT).into_owned(), tone }
     }
 
     fn width(&self) -> usize {
@@ -168,7 +170,7 @@ mod tests {
         let expected = "\
 NAME               STATE    REASON
 pg                 usable
-postgres-münchen   no       a\\nb\\u{1b}[2J
+postgres-münchen   no       a; b\\u{1b}[2J
 ";
         assert_eq!(plain(&table.to_string()), expected);
         assert!(table.to_string().contains("\u{1b}[32musable\u{1b}[0m"), "{table:?}");

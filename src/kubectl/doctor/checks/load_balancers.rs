@@ -180,7 +180,9 @@ pub fn reachability(facts: &InstallationFacts, _: &DoctorFacts) -> Vec<CheckResu
     let through = facts.attempts.iter().filter(|attempt| attempt.through_replica.is_some()).count();
     let how = match through {
         0 => String::new(),
-        _ => format!(", {through} of them through a replica: addresses in the cluster cannot be reached from here"),
+        _ => format!(
+            ", {through} of them only by port forwarding to a replica, which does not show whether an endpoint serves"
+        ),
     };
     let text = format!("load balancers accept connections at {}{how}", addresses_count(facts.attempts.len()));
     vec![CheckResult::ok(CheckName::Reachability, text)]
