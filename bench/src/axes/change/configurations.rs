@@ -12,7 +12,7 @@ use anyhow::{Result, ensure};
 use rustix::process::Signal;
 
 use super::{
-    endpoints::{State, each},
+    endpoints::{State, each, endpoints},
     envoy,
     many::{BACKEND_PORT, FIRST_PORT, Many},
     traefik,

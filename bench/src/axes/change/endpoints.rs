@@ -9,7 +9,8 @@ pub enum State {
     After,
 }
 
-fn endpoints(many: Many, load_balancer: u16, state: State) -> Vec<[u8; 4]> {
+/// The hosts of the endpoints of a load balancer.
+pub fn endpoints(many: Many, load_balancer: u16, state: State) -> Vec<[u8; 4]> {
     let changed = load_balancer == many.changing() && state == State::After;
     let last = if changed { many.endpoints + 1 } else { many.endpoints };
     (1..many.endpoints).chain([last]).map(Many::host).collect()
