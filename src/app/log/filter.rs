@@ -36,12 +36,14 @@ fn parse(text: &str) -> Result<EnvFilter, String> {
     let is_bare = |directive: &&str| !directive.contains(['=', '[']);
     // An empty text counts as a level too.
     let is_level = |level: &str| !level.is_empty() && level.parse::<LevelFilter>().is_ok();
-    let invalid = text.split(',').filter(is_bare).find(|directive| !is_level(directive.trim()));
-    let filter = EnvFilter::builder().parse(format!("{DISABLED_TARGETS},{text}"));
+    // The parser refuses spaces.
+    let directives: Vec<&str> = text.split(',').map(str::trim).collect();
+    let invalid = directives.iter().copied().filter(is_bare).find(|directive| !is_level(directive));
+    let filter = EnvFilter::builder().parse(format!("{DISABLED_TARGETS},{}", directives.join(",")));
     match (invalid, filter) {
         (None, Ok(filter)) => Ok(filter),
         _ if text.is_empty() => Err("the file is empty".to_owned()),
-        (Some(level), _) => Err(format!("`{}` is not a level", limited(level.trim(), MAX_QUOTED))),
+        (Some(level), _) => Err(format!("`{}` is not a level", limited(level, MAX_QUOTED))),
         (None, Err(error)) => Err(format!("`{}`: {error}", limited(text, MAX_QUOTED))),
     }
 }
