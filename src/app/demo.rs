@@ -38,7 +38,7 @@ use crate::{
     metrics::EndpointSeries,
     model::{ObjectKey, Snapshot},
     proxy::{
-        AcceptQueue, DrainOutcome, Monitor, Options, Proxy,
+        DrainOutcome, Monitor, Options, Proxy,
         access_log::{self, AccessLog, Events, Format, LineEncoder, ProcessIdentity},
     },
     state::{Configuration, ReadinessState},
@@ -145,7 +145,7 @@ async fn shut_down(proxy: &Proxy, state: &ReadinessState, signals: &Signals) -> 
     let seconds = DRAIN_TIMEOUT.as_secs();
     writeln!(io::stdout(), "\nshutting down: open connections have {seconds} s to end (Ctrl-C again: reset them now)")?;
     state.leave();
-    proxy.stop_accepting(AcceptQueue::Drain).await;
+    proxy.stop_accepting().await;
     state.set_ready(false);
     Ok(tokio::select! {
         drained = proxy.drain(DrainMode::AsDeclared, DRAIN_TIMEOUT) => drained,

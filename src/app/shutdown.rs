@@ -9,11 +9,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use crate::{
-    drain::DrainMode,
-    proxy::{AcceptQueue, Proxy},
-    state::ReadinessState,
-};
+use crate::{drain::DrainMode, proxy::Proxy, state::ReadinessState};
 
 /// The time limit of the shutdown after a second signal.
 const HURRY: Duration = Duration::from_secs(1);
@@ -100,13 +96,13 @@ pub async fn stop_accepting(cause: Cause, proxy: &Proxy, state: &ReadinessState,
         Cause::Signal => {
             state.leave();
             sleep(delay).await;
-            proxy.stop_accepting(AcceptQueue::Drain).await;
+            proxy.stop_accepting().await;
             state.set_ready(false);
         }
         // Probes are sent to the address, which the other process serves.
         Cause::TakenOver => {
             info!("another process has taken over");
-            proxy.stop_accepting(AcceptQueue::HandOver).await;
+            proxy.stop_accepting().await;
         }
     }
 }

@@ -41,7 +41,7 @@ pub use drain::{Draining, DrainingResource};
 pub use listener::ListenerState;
 pub use topology::{Sockets, cannot_listen};
 pub use view::View;
-pub use worker::handle::{AcceptQueue, DrainOutcome};
+pub use worker::handle::DrainOutcome;
 
 use crate::{
     capacity::Places,
@@ -188,10 +188,10 @@ impl Proxy {
         sockets.await.unwrap_or_default()
     }
 
-    /// Closes all listening sockets permanently. Open connections continue.
-    pub async fn stop_accepting(&self, queue: AcceptQueue) {
+    /// Closes all listening sockets permanently, after accepting the connections that wait. Open connections continue.
+    pub async fn stop_accepting(&self) {
         let (done, answer) = oneshot::channel();
-        let _ = self.orders.send(topology::TopologyCommand::StopAccepting(queue, done));
+        let _ = self.orders.send(topology::TopologyCommand::StopAccepting(done));
         let _ = answer.await;
     }
 

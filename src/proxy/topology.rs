@@ -39,7 +39,7 @@ use super::{
     view::{DrainingListener, View},
     worker::{
         abort_on_panic::AbortOnPanic,
-        handle::{AcceptQueue, Shared, SocketId, WorkerCommand},
+        handle::{Shared, SocketId, WorkerCommand},
     },
 };
 use crate::{
@@ -60,7 +60,7 @@ pub enum TopologyCommand {
     /// Return the open sockets.
     Sockets(oneshot::Sender<Vec<Sockets>>),
     /// Close all sockets permanently; answered when they are closed.
-    StopAccepting(AcceptQueue, oneshot::Sender<()>),
+    StopAccepting(oneshot::Sender<()>),
 }
 
 pub struct Topology {
@@ -145,8 +145,8 @@ impl Topology {
                 },
                 order = orders.recv() => match order {
                     Some(TopologyCommand::Sockets(answer)) => drop(answer.send(self.sockets())),
-                    Some(TopologyCommand::StopAccepting(queue, done)) => {
-                        self.stop_accepting(queue).await;
+                    Some(TopologyCommand::StopAccepting(done)) => {
+                        self.stop_accepting().await;
                         let _ = done.send(());
                     }
                     None => return,
@@ -189,7 +189,7 @@ impl Topology {
         self.forget_listeners();
         self.divide();
         self.upstreams.retain(&snapshot.upstreams);
-        // Inherited sockets that are not configured are closed with their queues.
+        // The previous process accepts what waits in the queues of inherited sockets that are not configured here.
         self.inherited.clear();
         self.report();
     }
@@ -247,7 +247,7 @@ impl Topology {
         self.state.open.insert(address, open);
         if let Some(error) = failure {
             // Connections to a socket that no worker accepts from would wait forever.
-            if let Some(closed) = self.close(address, AcceptQueue::Drain) {
+            if let Some(closed) = self.close(address) {
                 closed.await;
             }
             self.failed(address, key, &error);
@@ -329,7 +329,7 @@ impl Topology {
         for address in addresses {
             let Some(open) = self.state.open.get(&address) else { continue };
             if self.state.failed.values().all(|failure| failure.listener != open.listener) {
-                closing.extend(self.close(address, AcceptQueue::Drain));
+                closing.extend(self.close(address));
             }
         }
         join_all(closing).await;
@@ -364,15 +364,15 @@ impl Topology {
             && upstream.is_some_and(|upstream| Arc::ptr_eq(&upstream, &config.upstream))
     }
 
-    /// Closes an address. The future is ready when the address is free.
-    fn close(&mut self, address: SocketAddr, queue: AcceptQueue) -> Option<impl Future<Output = ()> + use<>> {
+    /// Closes an address after accepting the connections that wait. The future is ready when the address is free.
+    fn close(&mut self, address: SocketAddr) -> Option<impl Future<Output = ()> + use<>> {
         let open = self.state.open.remove(&address)?;
         info!(listener = %open.listener, %address, "no longer listening");
         let mut closed = Vec::new();
         for OpenSocket { id, worker, listening } in open.sockets {
             drop(listening);
             let (done, answer) = oneshot::channel();
-            let _ = self.shared.workers[worker].orders.send(WorkerCommand::Close { id, queue, done });
+            let _ = self.shared.workers[worker].orders.send(WorkerCommand::Close { id, done });
             closed.push(answer);
         }
         Some(async { drop(join_all(closed).await) })
@@ -452,11 +452,11 @@ impl Topology {
             .collect()
     }
 
-    async fn stop_accepting(&mut self, queue: AcceptQueue) {
+    async fn stop_accepting(&mut self) {
         self.state.stopped = true;
         self.state.failed.clear();
         let addresses: Vec<SocketAddr> = self.state.open.keys().copied().collect();
-        join_all(addresses.into_iter().filter_map(|address| self.close(address, queue))).await;
+        join_all(addresses.into_iter().filter_map(|address| self.close(address))).await;
         self.report();
     }
 

@@ -31,7 +31,7 @@ use tracing::warn;
 use self::{
     abort_on_panic::AbortOnPanic,
     accept::{Backoff, accept, is_exhausted},
-    handle::{AcceptQueue, DrainOutcome, Shared, SocketId, WorkerCommand, WorkerHandle},
+    handle::{DrainOutcome, Shared, SocketId, WorkerCommand, WorkerHandle},
     sessions::{CloseQuota, Sessions},
     shutdown::Drains,
 };
@@ -136,7 +136,7 @@ impl Worker {
             WorkerCommand::Listen { id, slot, socket, done } => {
                 let _ = done.send(self.listen(id, slot, socket));
             }
-            WorkerCommand::Close { id, queue, done } => self.close(id, queue, done),
+            WorkerCommand::Close { id, done } => self.close(id, done),
             // The connection is recorded if this fails.
             WorkerCommand::Adopt(tcp, accepted) => drop(self.serve(tcp, *accepted)),
             WorkerCommand::Count { done } => drop(done.send(self.sessions.established())),
@@ -162,18 +162,18 @@ impl Worker {
         Ok(listening)
     }
 
-    fn close(self: &Rc<Self>, id: SocketId, queue: AcceptQueue, done: oneshot::Sender<()>) {
+    fn close(self: &Rc<Self>, id: SocketId, done: oneshot::Sender<()>) {
         let socket = self.sockets.borrow_mut().remove(&id);
         let Some(Socket { slot, listening, accepting }) = socket else { return };
         accepting.abort();
-        if queue == AcceptQueue::Drain {
-            for _ in 0..LAST_ACCEPTS {
-                match accept(listening.get_ref()).and_then(|(tcp, peer)| self.accepted(tcp, peer, &slot)) {
-                    Ok(()) => {}
-                    // This connection was reset while it waited; others may wait behind it.
-                    Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                    Err(_) => break,
-                }
+        // Closing the socket would reset the connections that wait in its queue, also during a takeover: the process that
+        // takes over may replace the address by a wider or narrower one.
+        for _ in 0..LAST_ACCEPTS {
+            match accept(listening.get_ref()).and_then(|(tcp, peer)| self.accepted(tcp, peer, &slot)) {
+                Ok(()) => {}
+                // This connection was reset while it waited; others may wait behind it.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(_) => break,
             }
         }
         drop(listening);

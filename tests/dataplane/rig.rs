@@ -24,7 +24,7 @@ use tcplb::{
         Snapshot, StableId, Timeouts, Transport, UpstreamConfig, UpstreamKey, Weight,
     },
     proxy::{
-        AcceptQueue, DrainOutcome, ListenerState, Monitor, Options, Proxy,
+        DrainOutcome, ListenerState, Monitor, Options, Proxy,
         access_log::{AccessLog, Events, Format, LineEncoder, ProcessIdentity},
         accounting::CloseReason,
         socket::Sharing,
@@ -99,7 +99,7 @@ impl Rig {
         let copies = |sockets: Vec<Arc<_>>| sockets.iter().map(|socket| copy(&**socket)).collect();
         let inherited = sockets.map(|(address, sockets)| (address, copies(sockets))).collect();
         let other = Self::start_with(size, inherited, snapshot);
-        self.control.block_on(self.proxy().stop_accepting(AcceptQueue::HandOver));
+        self.control.block_on(self.proxy().stop_accepting());
         other
     }
 
@@ -141,7 +141,7 @@ impl Rig {
     /// Stops accepting, and ends open connections according to their drain policy, within this time.
     pub fn shut_down(&self, longest: Duration) -> DrainOutcome {
         self.control.block_on(async {
-            self.proxy().stop_accepting(AcceptQueue::Drain).await;
+            self.proxy().stop_accepting().await;
             self.proxy().drain(DrainMode::AsDeclared, longest).await
         })
     }

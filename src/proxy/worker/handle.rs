@@ -80,7 +80,7 @@ pub enum WorkerCommand {
         done: oneshot::Sender<io::Result<Arc<AsyncFd<TcpListener>>>>,
     },
     /// Stop accepting on a socket and release it.
-    Close { id: SocketId, queue: AcceptQueue, done: oneshot::Sender<()> },
+    Close { id: SocketId, done: oneshot::Sender<()> },
     /// Serve a connection that another worker accepted.
     Adopt(TcpStream, Box<AcceptedConnection>),
     /// Return the number of established connections of each endpoint, by its id.
@@ -96,15 +96,6 @@ pub enum WorkerCommand {
 }
 
 pub type SocketId = u64;
-
-/// The treatment of connections that wait in the queue of a closing socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AcceptQueue {
-    /// Accept them first: closing the socket would reset them.
-    Drain,
-    /// Leave them to another process that has the same socket.
-    HandOver,
-}
 
 /// The results of a drain, for the connections that were open at its beginning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
