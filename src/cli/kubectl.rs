@@ -53,6 +53,10 @@ pub enum KubectlCommand {
     /// Removes them from spec.drainedEndpoints. Exit code 0: they are not in the list any more. 1: they were not, or the
     /// list cannot be changed.
     Undrain(UndrainFlags),
+    /// Use the lowest priority number that can serve now, whatever the failback policy of the load balancer.
+    ///
+    /// Writes the present time to spec.loadBalancing.failover.failback.requestedAt. Exit code 0: it is written.
+    Failback(FailbackFlags),
 }
 
 /// The flags of kubectl that select a cluster.
@@ -161,6 +165,12 @@ pub struct UndrainFlags {
     /// All drained endpoints.
     #[arg(long)]
     pub all: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct FailbackFlags {
+    /// The load balancer.
+    pub name: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

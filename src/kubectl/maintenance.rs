@@ -1,19 +1,20 @@
-//! `kubectl tcplb drain` and `undrain`: changes of `spec.drainedEndpoints`.
+//! `kubectl tcplb drain`, `undrain` and `failback`: changes of the spec.
 
 use std::process::ExitCode;
 
 use anyhow::bail;
+use jiff::{Timestamp, Unit};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, ResourceExt,
     api::{Patch, PatchParams},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{connection::ClusterConnection, output::print, right::Right};
 use crate::{
     api::{EndpointRef, TcpLoadBalancer},
-    cli::{DrainFlags, UndrainFlags},
+    cli::{DrainFlags, FailbackFlags, UndrainFlags},
 };
 
 /// The field manager of changes. Server-side apply by another one keeps the entries of this one.
@@ -24,7 +25,7 @@ const ATTEMPTS: u32 = 5;
 const MAX_DRAINED: usize = 64;
 
 pub async fn drain(connection: &ClusterConnection, flags: &DrainFlags) -> anyhow::Result<ExitCode> {
-    let object = change(connection, &flags.name, |drained| {
+    let object = change_drained(connection, &flags.name, |drained| {
         let new: Vec<_> = flags.endpoints.iter().filter(|endpoint| !drained.contains(endpoint)).cloned().collect();
         [drained, new].concat()
     })
@@ -50,10 +51,32 @@ pub async fn undrain(connection: &ClusterConnection, flags: &UndrainFlags) -> an
         bail!("{unknown} is not drained in TcpLoadBalancer {namespace}/{name}: {}", listed(&before));
     }
     let stays = |endpoint: &EndpointRef| !flags.all && !flags.endpoints.contains(endpoint);
-    let object =
-        change(connection, &flags.name, |drained| drained.into_iter().filter(|endpoint| stays(endpoint)).collect())
-            .await?;
+    let remaining = |drained: Vec<EndpointRef>| drained.into_iter().filter(|endpoint| stays(endpoint)).collect();
+    let object = change_drained(connection, &flags.name, remaining).await?;
     print(&result(&object))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub async fn failback(connection: &ClusterConnection, flags: &FailbackFlags) -> anyhow::Result<ExitCode> {
+    // Fails only far from the present.
+    let now = Timestamp::now().round(Unit::Second)?;
+    let (namespace, name) = (&connection.namespace, &flags.name);
+    change(connection, name, |object| {
+        let failover = object.spec.load_balancing.as_ref().and_then(|balancing| balancing.failover.as_ref());
+        if failover.and_then(|failover| failover.failback.as_ref()).is_none() {
+            bail!(
+                "TcpLoadBalancer {namespace}/{name} needs no request to fail back: without \
+                 spec.loadBalancing.failover.failback, the lowest priority number that can serve is always active"
+            );
+        }
+        Ok(Some(json!({"loadBalancing": {"failover": {"failback": {"requestedAt": now}}}})))
+    })
+    .await?;
+    print(&format!(
+        "tcploadbalancer {namespace}/{name}: requested to fail back at {now}\n\
+         each replica uses the lowest priority number that can serve now, or within a minute; \
+         `kubectl tcplb status {name}` shows standby endpoints\n"
+    ))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -77,31 +100,38 @@ async fn read(connection: &ClusterConnection, name: &str) -> anyhow::Result<TcpL
     }
 }
 
-/// Changes the list, and returns the changed object. The resource version in the change makes it fail if another one
-/// comes first; it is then repeated.
-async fn change(
+async fn change_drained(
     connection: &ClusterConnection,
     name: &str,
     edit: impl Fn(Vec<EndpointRef>) -> Vec<EndpointRef>,
+) -> anyhow::Result<TcpLoadBalancer> {
+    change(connection, name, |object| {
+        let drained = edit(object.spec.drained_endpoints.clone());
+        if drained.len() > MAX_DRAINED {
+            bail!(
+                "spec.drainedEndpoints has room for {MAX_DRAINED} endpoints: remove some with `kubectl tcplb undrain`"
+            );
+        }
+        Ok((drained != object.spec.drained_endpoints).then(|| json!({"drainedEndpoints": drained})))
+    })
+    .await
+}
+
+/// Merges the result of `spec_patch` into the spec, and returns the changed object. `None`: there is nothing to change.
+///
+/// The resource version in the patch makes it fail if another change comes first; it is then repeated.
+async fn change(
+    connection: &ClusterConnection,
+    name: &str,
+    spec_patch: impl Fn(&TcpLoadBalancer) -> anyhow::Result<Option<Value>>,
 ) -> anyhow::Result<TcpLoadBalancer> {
     let api: Api<TcpLoadBalancer> = Api::namespaced(connection.client.clone(), &connection.namespace);
     let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
     let mut attempts = ATTEMPTS;
     loop {
         let object = read(connection, name).await?;
-        let drained = edit(object.spec.drained_endpoints.clone());
-        if drained == object.spec.drained_endpoints {
-            return Ok(object);
-        }
-        if drained.len() > MAX_DRAINED {
-            bail!(
-                "spec.drainedEndpoints has room for {MAX_DRAINED} endpoints: remove some with `kubectl tcplb undrain`"
-            );
-        }
-        let patch = json!({
-            "metadata": {"resourceVersion": object.resource_version()},
-            "spec": {"drainedEndpoints": drained},
-        });
+        let Some(spec) = spec_patch(&object)? else { return Ok(object) };
+        let patch = json!({"metadata": {"resourceVersion": object.resource_version()}, "spec": spec});
         attempts -= 1;
         match api.patch(name, &parameters, &Patch::Merge(&patch)).await {
             Err(kube::Error::Api(status)) if status.code == 409 && attempts > 0 => {}

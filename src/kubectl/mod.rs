@@ -1,4 +1,5 @@
-//! `kubectl tcplb`: inspects the load balancers of a cluster, and drains endpoints.
+//! `kubectl tcplb`: inspects the load balancers of a cluster, drains endpoints, and fails
+//! back.
 //!
 //! Each command gathers facts, derives a document, and renders it. Documents and renderings are pure.
 
@@ -36,5 +37,6 @@ pub async fn run(arguments: Kubectl) -> anyhow::Result<ExitCode> {
         KubectlCommand::Doctor(flags) => doctor::run(&connection, &flags).await,
         KubectlCommand::Drain(flags) => maintenance::drain(&connection, &flags).await,
         KubectlCommand::Undrain(flags) => maintenance::undrain(&connection, &flags).await,
+        KubectlCommand::Failback(flags) => maintenance::failback(&connection, &flags).await,
     }
 }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use jiff::fmt::serde::unsigned_duration::friendly::compact as duration;
+use jiff::{Timestamp, fmt::serde::unsigned_duration::friendly::compact as duration};
 use serde::{Serialize, Serializer};
 
 use super::{ActiveCheck, BackendTls, Certificate, EndpointDrain, EndpointKey, Keepalive, Rebalance};
@@ -217,6 +217,9 @@ pub struct Failover {
     /// The minimum share of usable endpoints with which a level can serve, in percent. At least one must be usable.
     pub min_usable_percent: u8,
     pub failback: Failback,
+    /// The time of the latest request to fail back now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failback_request: Option<Timestamp>,
 }
 
 /// The conditions for the return to a lower priority number.

@@ -2,16 +2,21 @@
 //!
 //! A level can serve if enough of its endpoints are usable. The level with the lowest number that can serve is active;
 //! if none can, the lowest one with any usable endpoint, even a terminating one. A level that can no longer serve is
-//! replaced at once. A level with a lower number that can serve again takes over according to the failback policy.
+//! replaced at once. A level with a lower number that can serve again takes over according to the failback policy, or on
+//! request.
 //!
 //! The order in which probes pass differs between processes. At the start, and after an outage of all levels, a process
 //! must not stay with the first usable level that it sees: different processes would use different levels.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::model::{Failback, Failover, Priority};
+
+/// The time for which a request to fail back is valid: the first checks of a level may still be running.
+const REQUEST_VALIDITY: Duration = Duration::from_mins(1);
 
 /// The endpoints of a subset with the same priority.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,6 +63,10 @@ pub(super) struct ActivePriority {
     waits_until: Option<Instant>,
     /// The level with a lower number that can serve, and the time since which it has been able to without interruption.
     recovered: Option<(Priority, Instant)>,
+    /// The latest known request to fail back.
+    request: Option<Timestamp>,
+    /// The time until which it is valid, unless it was fulfilled.
+    requested_until: Option<Instant>,
 }
 
 /// A change of the active priority level.
@@ -81,6 +90,7 @@ impl ActivePriority {
     ) -> (Option<Priority>, Option<PriorityChange>) {
         let before = levels.iter().find(|(_, level)| level.backends.iter().any(|name| self.backends.contains(name)));
         let before = before.map(|(priority, _)| *priority);
+        self.note_request(before, failover, now);
         let next = self.next(before, levels, failover, now);
         self.serves = next.is_some();
         if let Some(next) = next {
@@ -89,6 +99,14 @@ impl ActivePriority {
         let first = levels.keys().next().copied().unwrap_or_default();
         let change = next.filter(|_| next != before).map(|to| PriorityChange { from: before, to, first });
         (next, change)
+    }
+
+    /// Without a level that is or was active, a request has nothing to change. It may be an old one.
+    fn note_request(&mut self, before: Option<Priority>, failover: &Failover, now: Instant) {
+        if self.request != failover.failback_request {
+            self.request = failover.failback_request;
+            self.requested_until = self.request.and(before).map(|_| now + REQUEST_VALIDITY);
+        }
     }
 
     fn next(
@@ -122,6 +140,9 @@ impl ActivePriority {
         let Some(before) = before.filter(|before| best < *before && levels[before].can_serve(failover)) else {
             return Some(best);
         };
+        if self.requested_until.take().is_some_and(|until| now < until) {
+            return Some(best);
+        }
         let Failback::After(stable) = failover.failback else { return Some(before) };
         let since = recovered.filter(|(level, _)| *level == best).map_or(now, |(_, since)| since);
         if now >= since + stable {

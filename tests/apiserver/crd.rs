@@ -442,7 +442,7 @@ fn largest() -> Value {
                 "locality": {"prefer": "SameZone", "overloadedAt": 10_000_000},
                 "failover": {
                     "minUsablePercent": 100,
-                    "failback": {"policy": "Automatic", "after": DURATION},
+                    "failback": {"policy": "Automatic", "after": DURATION, "requestedAt": "2026-12-01T11:40:00.123456789Z"},
                 },
             },
             "rebalance": {

@@ -111,6 +111,8 @@ fn endpoints_are_drained_and_used_again(kubeconfig: &Path) {
     assert!(code == 2 && error.contains("`db_0` is not an endpoint: write the name of a pod"), "{error}");
     let (code, _, error) = run("drain gone pg-0");
     assert!(code == 1 && error.contains("TcpLoadBalancer shop/gone does not exist"), "{error}");
+    let (code, _, error) = run("failback pg");
+    assert!(code == 1 && error.contains("shop/pg needs no request to fail back"), "{error}");
 }
 
 fn without_rights(kubeconfig: &Path) {

@@ -1,5 +1,6 @@
 //! The selection of an endpoint for a connection.
 
+use jiff::Timestamp;
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -99,13 +100,19 @@ pub struct Failover {
 )]
 pub struct Failback {
     /// `Automatic`: the lower number becomes active after it could serve for `after`. `Never`: it becomes active only
-    /// when the active level cannot serve any more; change the policy to `Automatic` to fail back. Default: Automatic.
+    /// when the active level cannot serve any more, or on request (`requestedAt`). Default: Automatic.
     #[serde(default)]
     pub policy: FailbackPolicy,
     /// The time for which the lower number must be able to serve without interruption. At most 24h. Default: 0s.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rules::at_most("24h"))]
     pub after: Option<Duration>,
+    /// The time of a request to fail back now (RFC 3339). Each new value makes the lowest number that can serve active,
+    /// whatever the policy; if none can at that moment, the request is valid for one more minute. `kubectl tcplb
+    /// failback` writes the present time. Removing it has no effect.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub requested_at: Option<Timestamp>,
 }
 
 #[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]

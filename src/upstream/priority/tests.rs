@@ -30,7 +30,7 @@ fn served(failover: Failover, steps: &[(u64, &UsableCounts)]) -> String {
 }
 
 fn failover(min_usable_percent: u8, failback: Failback) -> Failover {
-    Failover { min_usable_percent, failback }
+    Failover { min_usable_percent, failback, failback_request: None }
 }
 
 #[test]
@@ -86,6 +86,33 @@ fn without_failback_the_active_level_stays_while_it_can_serve() {
     let steps: &[(u64, &UsableCounts)] =
         &[(0, &[(1, 1), (1, 1)]), (1, &[(0, 1), (1, 1)]), (9000, &[(1, 1), (1, 1)]), (1, &[(1, 1), (0, 1)])];
     assert_eq!(served(failover(0, Failback::Never), steps), "0110");
+}
+
+#[test]
+fn a_request_fails_back_once_and_expires() {
+    let (down, up): (&UsableCounts, &UsableCounts) = (&[(0, 1), (1, 1)], &[(1, 1), (1, 1)]);
+    for failback in [Failback::Never, Failback::After(3600 * SECOND)] {
+        // A step has a duration in seconds, the endpoints, and the request.
+        for (steps, expected) in [
+            (&[(0, up, 0), (1, down, 0), (1, up, 0), (1, up, 1), (1, down, 1), (1, up, 1)][..], "011011"),
+            // The level recovers while the request is valid, and after it.
+            (&[(0, down, 0), (1, down, 1), (59, up, 1)], "110"),
+            (&[(0, down, 0), (1, down, 1), (60, up, 1)], "111"),
+            // A new process has no request to fulfil, and the removal of a request is none.
+            (&[(0, down, 1), (1, up, 1), (1, up, 0), (1, up, 2)], "1110"),
+        ] {
+            let (mut serving, mut now) = (ActivePriority::default(), Instant::now());
+            let mut served = String::new();
+            for (seconds, counts, request) in steps {
+                now += *seconds as u32 * SECOND;
+                let failback_request = (*request > 0).then(|| Timestamp::constant(*request, 0));
+                let failover = Failover { failback_request, ..failover(0, failback) };
+                let (level, _) = serving.settle(&levels(counts), &failover, now);
+                served += &level.unwrap().to_string();
+            }
+            assert_eq!(served, expected, "{failback:?} {steps:?}");
+        }
+    }
 }
 
 #[test]
