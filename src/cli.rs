@@ -22,7 +22,7 @@ pub use kubectl::{
 pub use run::{LogFormat, RunArgs};
 pub use simple::Simple;
 use values::admin_address;
-pub use values::{AdminAddress, ListenAddress, WorkloadName, port_range};
+pub use values::{AdminAddress, ClusterAuthorization, ListenAddress, LocalAuthorization, WorkloadName, port_range};
 
 use crate::api;
 
@@ -105,6 +105,9 @@ pub struct Standalone {
     /// The address of the metrics, health and admin pages; `off` disables them.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9900", value_parser = admin_address)]
     pub admin: AdminAddress,
+    /// The clients that may read the configuration and connections on the admin pages: / and /snapshot.
+    #[arg(long, value_name = "MODE", value_enum, default_value_t = LocalAuthorization::None)]
+    pub admin_authorization: LocalAuthorization,
     /// Share the listening addresses with other processes that also set this flag (SO_REUSEPORT).
     #[arg(long)]
     pub reuse_port: bool,

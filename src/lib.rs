@@ -23,6 +23,7 @@
 //! - [`state`]: the readiness of the process, and the result of its manifests;
 //! - [`instruments`]: metrics of the control plane, which its parts update;
 //! - [`metrics`] and [`admin`]: metrics and admin pages;
+//! - [`authorization`]: asks the API server whether a client may read the admin pages;
 //! - `shared`: shared values in persistent maps;
 //! - `printable`: makes text from outside safe for logs, pages and statuses;
 //! - [`kubectl`]: `kubectl tcplb`, which inspects the load balancers of a cluster;
@@ -33,6 +34,7 @@
 pub mod admin;
 pub mod api;
 pub mod app;
+pub mod authorization;
 mod capacity;
 pub mod cli;
 pub mod controller;

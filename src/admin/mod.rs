@@ -1,6 +1,8 @@
 //! The admin pages over HTTP: metrics, health and the applied configuration.
 
+mod access;
 mod guard;
+mod json;
 mod page;
 mod rendering;
 mod report;
@@ -10,19 +12,24 @@ mod visitors;
 
 use std::{sync::Arc, time::Duration};
 
+pub use access::AdminAccess;
 use axum::{
     Router, extract,
     http::{
-        HeaderMap, StatusCode, Uri,
+        HeaderMap, Request, StatusCode, Uri,
         header::{ACCEPT, CONTENT_TYPE, ETAG, HeaderValue},
     },
     middleware::from_fn_with_state,
     response::{Html, IntoResponse, Response},
-    routing::get,
+    routing::{MethodRouter, get},
     serve::Listener,
 };
 pub use guard::AllowedHosts;
-use hyper::server::conn::http1;
+use hyper::{
+    body::Incoming,
+    server::conn::http1,
+    service::{Service, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
@@ -39,6 +46,8 @@ use crate::{
     proxy::Monitor,
     state::ReadinessState,
 };
+use access::{ConnectionEnds, TenantPage};
+use json::json;
 use rendering::Rendering;
 use report::Reports;
 pub use thread::AdminThread;
@@ -62,6 +71,7 @@ pub struct Server {
     pub monitor: Monitor,
     pub state: Arc<ReadinessState>,
     pub hosts: AllowedHosts,
+    pub access: AdminAccess,
     /// The maximum number of clients at a time.
     pub connections: usize,
     pub endpoint_series: EndpointSeries,
@@ -70,19 +80,24 @@ pub struct Server {
 impl Server {
     /// Serves until `stop`. Then it closes the listening socket, answers the accepted connections, and returns.
     pub async fn serve(self, mut listener: TcpListener, stop: CancellationToken) {
-        let Self { monitor, state, hosts, connections, endpoint_series } = self;
+        let Self { monitor, state, hosts, access, connections, endpoint_series } = self;
         let metrics = Metrics::new(monitor.clone(), state.clone(), endpoint_series);
         let rendering = Rendering::default();
         let reports = Reports::new(monitor.clone(), state.clone(), rendering.clone(), stop.clone());
         let pages = Arc::new(Pages { monitor, state, metrics, rendering, reports });
-        let service = TowerToHyperService::new(router(pages, hosts));
+        let service = TowerToHyperService::new(router(pages, hosts, access));
         let http = http();
         let (visitors, visits) = (Visitors::new(connections), GracefulShutdown::new());
         // Accepting pauses and continues while no descriptor is free.
         while let Some((stream, address)) = stop.run_until_cancelled(Listener::accept(&mut listener)).await {
             // Without the timeout, a client that reads nothing would be disconnected only to make room for another one.
             let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(WRITE_TIMEOUT));
-            let visit = visits.watch(http.serve_connection(TokioIo::new(stream), service.clone()));
+            let (service, ends) = (service.clone(), ConnectionEnds::of(&stream, address));
+            let service = service_fn(move |mut request: Request<Incoming>| {
+                request.extensions_mut().insert(ends);
+                service.call(request)
+            });
+            let visit = visits.watch(http.serve_connection(TokioIo::new(stream), service));
             visitors.admit(address.ip(), |place| {
                 let serving = async move {
                     // The result does not matter.
@@ -113,16 +128,15 @@ struct Pages {
     reports: Reports,
 }
 
-fn router(pages: Arc<Pages>, hosts: AllowedHosts) -> Router {
-    type PagesState = extract::State<Arc<self::Pages>>;
+type PagesState = extract::State<Arc<Pages>>;
 
+fn router(pages: Arc<Pages>, hosts: AllowedHosts, access: AdminAccess) -> Router {
+    open_pages().merge(tenant_pages(&access)).with_state(pages).layer(from_fn_with_state(hosts, guard::guard))
+}
+
+/// The pages for everyone who can connect.
+fn open_pages() -> Router<Arc<Pages>> {
     Router::new()
-        .route(
-            "/",
-            get(|pages: PagesState| async move {
-                pages.rendering.run(|| Html(page::render(&pages.monitor, &pages.state))).await
-            }),
-        )
         .route("/style.css", get(|| async { ([(CONTENT_TYPE, "text/css; charset=utf-8")], page::STYLE) }))
         .route("/livez", get(|pages: PagesState| async move { live(&pages.monitor) }))
         .route("/readyz", get(|pages: PagesState| async move { answer(pages.state.is_ready(), "not ready\n") }))
@@ -133,23 +147,30 @@ fn router(pages: Arc<Pages>, hosts: AllowedHosts) -> Router {
             }),
         )
         .route(
-            "/snapshot",
-            get(|pages: PagesState| async move {
-                pages.rendering.run(|| json(&snapshot::of(&pages.monitor, &pages.state))).await
-            }),
-        )
-        .route(
-            "/report",
-            get(|pages: PagesState, uri: Uri, headers: HeaderMap| async move { report(&pages, &uri, &headers).await }),
-        )
-        .route(
             "/metrics",
             get(|pages: PagesState, headers: HeaderMap| async move {
                 pages.rendering.run(|| text(&pages.metrics, &headers)).await
             }),
         )
-        .with_state(pages)
-        .layer(from_fn_with_state(hosts, guard::guard))
+}
+
+/// The pages with tenant data.
+fn tenant_pages(access: &AdminAccess) -> Router<Arc<Pages>> {
+    let protected = |page: TenantPage, handler: MethodRouter<Arc<Pages>>| {
+        let authorized = from_fn_with_state((access.clone(), page), access::authorize);
+        Router::new().route(page.path(), handler.layer(authorized))
+    };
+    let overview = get(|pages: PagesState| async move {
+        pages.rendering.run(|| Html(page::render(&pages.monitor, &pages.state))).await
+    });
+    let snapshot = get(|pages: PagesState| async move {
+        pages.rendering.run(|| json(&snapshot::of(&pages.monitor, &pages.state))).await
+    });
+    let report =
+        get(|pages: PagesState, uri: Uri, headers: HeaderMap| async move { report(&pages, &uri, &headers).await });
+    protected(TenantPage::Overview, overview)
+        .merge(protected(TenantPage::Snapshot, snapshot))
+        .merge(protected(TenantPage::Report, report))
 }
 
 fn live(monitor: &Monitor) -> Response {
@@ -184,12 +205,6 @@ fn report_text(report: &impl serde::Serialize) -> String {
 
 fn answer(good: bool, otherwise: &str) -> Response {
     if good { "ok\n".into_response() } else { (StatusCode::SERVICE_UNAVAILABLE, otherwise.to_owned()).into_response() }
-}
-
-fn json(value: &impl serde::Serialize) -> Response {
-    // Strings, numbers and maps with string keys: the serialization cannot fail.
-    let text = serde_json::to_string_pretty(value).unwrap_or_default() + "\n";
-    ([(CONTENT_TYPE, "application/json")], visible_json(&text).into_owned()).into_response()
 }
 
 fn text(metrics: &Metrics, headers: &HeaderMap) -> Response {

@@ -9,13 +9,15 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
 use super::{
-    serve::{Empty, Leading, Serving, serve},
+    serve::{Empty, Leading, Serving, local_access, serve},
     source::Source,
 };
 use crate::{
+    admin::AdminAccess,
     api::{self, Placement},
-    cli::{self, AdminAddress, Controller, PlacementName, RunArgs, Sidecar},
-    controller::{Settings, Workload},
+    authorization::Authorizer,
+    cli::{self, AdminAddress, ClusterAuthorization, Controller, PlacementName, RunArgs, Sidecar},
+    controller::{AdminToken, Settings, Workload},
     instruments::Instruments,
     model::ObjectKey,
     proxy::socket::Sharing,
@@ -54,6 +56,12 @@ pub async fn controller(arguments: Controller) -> anyhow::Result<ExitCode> {
     };
     let instruments = Arc::<Instruments>::default();
     let replica_name = arguments.run.replica_name.clone().or_else(|| Some(arguments.pod.clone()));
+    let admin_access = match arguments.admin_authorization {
+        ClusterAuthorization::Kubernetes => {
+            AdminAccess::Kubernetes(Authorizer::new(client.clone(), &arguments.namespace))
+        }
+        ClusterAuthorization::None => AdminAccess::Everyone,
+    };
     let settings = Settings {
         class: arguments.class,
         placement,
@@ -70,12 +78,14 @@ pub async fn controller(arguments: Controller) -> anyhow::Result<ExitCode> {
         selector: arguments.service_selector.into_iter().collect(),
         ports: arguments.ports,
         cluster_domain: arguments.cluster_domain,
+        admin_token: AdminToken::in_file(arguments.admin_token_file),
         instruments: instruments.clone(),
     };
     serve(Serving {
         source: Source::cluster(Cluster::start(client.clone(), scope, mode, instruments.clone())),
         instruments,
         admin: AdminAddress::At(arguments.admin.socket_address()),
+        admin_access,
         sharing: Sharing::Exclusive,
         takeover: None,
         empty: Empty::Waits,
@@ -99,6 +109,7 @@ pub async fn sidecar(arguments: Sidecar) -> anyhow::Result<ExitCode> {
         source: Source::cluster(Cluster::start(client().await?, scope, mode, instruments.clone())),
         instruments,
         admin: arguments.admin,
+        admin_access: local_access(arguments.admin_authorization),
         sharing: Sharing::Exclusive,
         takeover: None,
         empty: Empty::IsNotReady,

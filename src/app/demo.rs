@@ -30,7 +30,7 @@ use super::{
     shutdown::Signals,
 };
 use crate::{
-    admin::{self, AllowedHosts},
+    admin::{self, AdminAccess, AllowedHosts},
     api::{AddressPort, Host},
     cli::{self, AdminAddress, ListenAddress, Simple},
     descriptors::{self, Budget},
@@ -75,6 +75,7 @@ async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
         monitor: proxy.monitor(),
         state: state.clone(),
         hosts: AllowedHosts::new(&[]),
+        access: AdminAccess::Everyone,
         connections: budget.admin,
         endpoint_series: EndpointSeries::All,
     };

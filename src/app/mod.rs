@@ -29,7 +29,7 @@ use crate::{
 pub use last_words::print_error;
 use log::{LogOptions, log_to_stderr};
 use runtime::on_control_runtime;
-use serve::{Empty, Serving, serve};
+use serve::{Empty, Serving, local_access, serve};
 use source::Source;
 
 /// The program's name as a plugin of kubectl.
@@ -107,7 +107,7 @@ fn logged(options: &LogOptions, command: impl FnOnce() -> anyhow::Result<ExitCod
 
 /// `tcplb standalone`: serves until a signal or a successor ends it.
 fn standalone(arguments: Standalone) -> anyhow::Result<ExitCode> {
-    let Standalone { paths, simple, admin, reuse_port, takeover, run } = arguments;
+    let Standalone { paths, simple, admin, admin_authorization, reuse_port, takeover, run } = arguments;
     let simple = if paths.is_empty() {
         simple.or(Simple::from_environment(|name| std::env::var(name).ok()).map_err(anyhow::Error::msg)?)
     } else {
@@ -128,6 +128,7 @@ fn standalone(arguments: Standalone) -> anyhow::Result<ExitCode> {
             source,
             instruments: std::sync::Arc::default(),
             admin,
+            admin_access: local_access(admin_authorization),
             sharing,
             takeover,
             empty: Empty::Ends,

@@ -26,8 +26,8 @@ use super::{
     source::Source,
 };
 use crate::{
-    admin::{self, AdminThread, AllowedHosts},
-    cli::{AdminAddress, RunArgs},
+    admin::{self, AdminAccess, AdminThread, AllowedHosts},
+    cli::{AdminAddress, LocalAuthorization, RunArgs},
     controller::{self, Observed, Settings},
     descriptors::{self, Budget},
     instruments::Instruments,
@@ -62,6 +62,7 @@ pub struct Serving {
     /// The metrics that the source updates.
     pub instruments: Arc<Instruments>,
     pub admin: AdminAddress,
+    pub admin_access: AdminAccess,
     pub sharing: Sharing,
     /// The socket for taking over and offering listening sockets.
     pub takeover: Option<PathBuf>,
@@ -99,13 +100,13 @@ fn locality(run: &RunArgs) -> ProcessLocality {
 /// # Errors
 /// A sentence for the user.
 pub async fn serve(serving: Serving) -> anyhow::Result<ExitCode> {
-    let Serving { source, instruments, admin, sharing, takeover, empty, leading, run } = serving;
+    let Serving { source, instruments, admin, admin_access, sharing, takeover, empty, leading, run } = serving;
     let signals = Signals::catch()?;
     // Before any descriptor is received, because inherited sockets count against the limit.
     let budget = descriptors::raise_limit(run.worker_count(), source.manifests());
     let (successor, inheritance) = inherit(takeover.as_deref(), &signals).await?;
     let state = Arc::new(ReadinessState::new(instruments));
-    let mut admin = AdminPages::bind(admin, budget.admin, inheritance.admin, &run)?;
+    let mut admin = AdminPages::new(bind_admin(admin, inheritance.admin)?, admin_access, budget.admin, &run);
     let (proxy, access_log) = start_proxy(&run, budget, sharing, inheritance.listeners)?;
     if empty != Empty::Ends {
         // Liveness probes must not wait until a whole cluster has been read.
@@ -237,6 +238,7 @@ async fn write_last_lines(access_log: access_log::Writer, proxy: &Proxy, signals
 struct AdminPages {
     listener: Option<StdTcpListener>,
     hosts: AllowedHosts,
+    access: AdminAccess,
     /// The maximum number of connections.
     connections: usize,
     endpoint_series: EndpointSeries,
@@ -246,21 +248,17 @@ struct AdminPages {
 }
 
 impl AdminPages {
-    /// Binds the address without answering requests.
-    fn bind(
-        address: AdminAddress,
-        connections: usize,
-        inherited: Option<StdTcpListener>,
-        run: &RunArgs,
-    ) -> anyhow::Result<Self> {
-        Ok(Self {
-            listener: bind_admin(address, inherited)?,
+    /// The pages at a bound address. They are not open yet.
+    fn new(listener: Option<StdTcpListener>, access: AdminAccess, connections: usize, run: &RunArgs) -> Self {
+        Self {
+            listener,
             hosts: AllowedHosts::new(&run.admin_hosts),
+            access,
             connections,
             endpoint_series: run.endpoint_metrics.into(),
             stop: CancellationToken::new(),
             serving: None,
-        })
+        }
     }
 
     /// Starts to answer requests, unless already started.
@@ -275,6 +273,7 @@ impl AdminPages {
                 monitor: proxy.monitor(),
                 state: state.clone(),
                 hosts: self.hosts.clone(),
+                access: self.access.clone(),
                 connections: self.connections,
                 endpoint_series: self.endpoint_series,
             };
@@ -368,6 +367,14 @@ pub fn bind_admin(address: AdminAddress, inherited: Option<StdTcpListener>) -> a
         .map_err(|error| anyhow::anyhow!("admin pages: {} (--admin)", cannot_listen(address, &error)))?;
     bound.set_nonblocking(true)?;
     Ok(Some(bound))
+}
+
+/// The access to the admin pages of a process without an API server.
+pub fn local_access(authorization: LocalAuthorization) -> AdminAccess {
+    match authorization {
+        LocalAuthorization::Loopback => AdminAccess::Loopback,
+        LocalAuthorization::None => AdminAccess::Everyone,
+    }
 }
 
 /// Applies the first snapshot.

@@ -2,6 +2,8 @@
 
 use std::{fmt, net::IpAddr, ops::RangeInclusive, str::FromStr};
 
+use clap::ValueEnum;
+
 use crate::model::ObjectKey;
 
 /// A listening address. Without a host: all addresses.
@@ -60,6 +62,24 @@ pub fn admin_address(text: &str) -> Result<AdminAddress, String> {
     text.parse::<ListenAddress>()
         .map(|address| AdminAddress::At(address.socket_address()))
         .map_err(|_| format!("`{text}` is not an address: write for example 127.0.0.1:9900 or :9900, or off"))
+}
+
+/// The clients that may read tenant data on the admin pages of a process without an API server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LocalAuthorization {
+    /// Clients at loopback addresses.
+    Loopback,
+    /// All clients that can connect.
+    None,
+}
+
+/// The clients that may read tenant data on the admin pages of a controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ClusterAuthorization {
+    /// Clients at loopback addresses, and clients with a token that the API server accepts.
+    Kubernetes,
+    /// All clients that can connect.
+    None,
 }
 
 /// A number, or `unlimited`.

@@ -14,6 +14,7 @@
 //! changed load balancers without comparing the others: [`conditions::Statuses`] derives only their statuses, and
 //! [`provisioning`] is skipped unless ports or Services depend on the change.
 
+mod admin_token;
 mod allocations;
 mod calls;
 mod conditions;
@@ -38,6 +39,7 @@ use tokio::{sync::watch, time::sleep};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::error;
 
+pub use admin_token::AdminToken;
 #[cfg(feature = "fuzzing")]
 pub use allocations::simulation as fuzzing;
 pub use observed::Observed;

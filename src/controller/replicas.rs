@@ -17,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::poll::ReplicaUpdate;
 pub use self::poll::follow;
-use super::{Settings, observed::Observed};
+use super::{AdminToken, Settings, observed::Observed};
 use crate::{
     model::{ObjectKey, ReplicaReport},
     shared::{SharedObject, changes},
@@ -84,6 +84,7 @@ pub fn gather(observed: watch::Receiver<Observed>, settings: &Settings) -> watch
     let (sender, updates) = mpsc::unbounded_channel();
     let gatherer = Gatherer {
         service: settings.replicas.clone(),
+        token: settings.admin_token.clone(),
         slices: Objects::default(),
         followed: BTreeMap::new(),
         known: Replicas::new(),
@@ -97,6 +98,8 @@ pub fn gather(observed: watch::Receiver<Observed>, settings: &Settings) -> watch
 
 struct Gatherer {
     service: ObjectKey,
+    /// The token for the admin pages.
+    token: AdminToken,
     /// The EndpointSlices that were seen last.
     slices: Objects<EndpointSlice>,
     followed: BTreeMap<Arc<str>, PolledReplica>,
@@ -161,7 +164,7 @@ impl Gatherer {
         self.followed.retain(|pod, followed| ready.get(pod) == Some(&followed.address));
         for (pod, address) in ready {
             self.followed.entry(pod.clone()).or_insert_with(|| {
-                let follower = follow(pod.clone(), *address, self.sender.clone());
+                let follower = follow(pod.clone(), *address, self.token.clone(), self.sender.clone());
                 PolledReplica { address: *address, _follower: AbortOnDropHandle::new(tokio::spawn(follower)) }
             });
         }

@@ -1,5 +1,6 @@
 use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc};
 
+use super::admin_token::AdminToken;
 use crate::{api::Placement, instruments::Instruments, model::ObjectKey};
 
 /// The configuration of a controller.
@@ -28,6 +29,8 @@ pub struct Settings {
     pub ports: RangeInclusive<u16>,
     /// The cluster's DNS domain.
     pub cluster_domain: String,
+    /// The token for the admin pages of replicas.
+    pub admin_token: AdminToken,
     /// The metrics that the controller updates.
     pub instruments: Arc<Instruments>,
 }
@@ -77,6 +80,7 @@ impl Settings {
             selector: BTreeMap::from([("app".into(), "tcplb".into())]),
             ports: 20000..=24999,
             cluster_domain: "cluster.local".into(),
+            admin_token: AdminToken::default(),
             instruments: Arc::default(),
         }
     }

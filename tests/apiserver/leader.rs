@@ -20,7 +20,7 @@ use kube::{
 use serde_json::{Value, json};
 use tcplb::{
     api::{Placement, ServiceType, TcpLoadBalancer},
-    controller::{self, Observed, Replica, Replicas, Settings},
+    controller::{self, AdminToken, Observed, Replica, Replicas, Settings},
     model::{ListenerOutcome, ObjectKey, ReplicaReport, Served, Snapshot},
     source::{Cluster, Home, Scope},
     translate::translate,
@@ -125,6 +125,7 @@ impl Cell {
             selector: BTreeMap::from([("app".into(), "tcplb".into())]),
             ports: 20000..=24999,
             cluster_domain: "cluster.local".into(),
+            admin_token: AdminToken::default(),
             instruments: Arc::default(),
         }
     }

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "tests panic on unexpected values")]
 
 mod agreement;
+mod authorization;
 #[path = "../cases/mod.rs"]
 mod cases;
 mod check;

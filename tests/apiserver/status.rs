@@ -18,7 +18,7 @@ use kube::{
 use serde_json::{Value, json};
 use tcplb::{
     api::{Placement, ServiceType, TcpLoadBalancer},
-    controller::{Observed, Replica, Replicas, Settings, run_with},
+    controller::{AdminToken, Observed, Replica, Replicas, Settings, run_with},
     model::{BackendHealth, ListenerOutcome, ObjectKey, ReplicaReport, Served, Snapshot, UpstreamKey},
     source::{Cluster, Home, Scope},
     translate::{Verdicts, translate},
@@ -158,6 +158,7 @@ fn settings(namespace: &str) -> Settings {
         selector: BTreeMap::from([("app".to_owned(), "none".to_owned())]),
         ports: 20000..=24999,
         cluster_domain: "cluster.local".into(),
+        admin_token: AdminToken::default(),
         instruments: Arc::default(),
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::{examples::takes_arguments_of, helm, objects, of_kind};
+use crate::{examples::takes_arguments_of, helm, objects, of_kind, render};
 
 #[test]
 fn the_crd_is_the_programs_own_and_stays() {
@@ -113,6 +113,39 @@ fn a_change_of_the_log_level_replaces_no_pod() {
     let [(before, after)] = changed[..] else { panic!("only the ConfigMap changes: {changed:#?}") };
     assert_eq!((&before["kind"], &before["metadata"]["name"]), (&"ConfigMap".into(), &"tcplb-log".into()));
     assert_eq!((&before["data"]["filter"], &after["data"]["filter"]), (&"info".into(), &"debug".into()));
+}
+
+#[test]
+fn proxies_have_a_token_for_the_reports_of_each_other() {
+    let values = "host.enabled=true,host.allowedPorts={5432}";
+    let Some(objects) = objects(&["--set", values]) else { return };
+    for kind in ["Deployment", "DaemonSet"] {
+        let pod = &of_kind(&objects, kind)[0]["spec"]["template"]["spec"];
+        let volumes = pod["volumes"].as_array().unwrap();
+        let volume = volumes.iter().find(|volume| volume["name"] == "admin-token").unwrap();
+        let token = json!({"serviceAccountToken": {"audience": "tcplb", "expirationSeconds": 3600, "path": "token"}});
+        assert_eq!(volume["projected"]["sources"], json!([token]), "{kind}");
+        let container = &pod["containers"][0];
+        let mount = json!({"name": "admin-token", "mountPath": "/var/run/secrets/tcplb", "readOnly": true});
+        assert!(container["volumeMounts"].as_array().unwrap().contains(&mount), "{kind}");
+        let arguments = container["args"].as_array().unwrap();
+        for argument in ["--admin-authorization=kubernetes", "--admin-token-file=/var/run/secrets/tcplb/token"] {
+            assert!(arguments.contains(&json!(argument)), "{kind}: {arguments:?}");
+        }
+    }
+}
+
+#[test]
+fn without_authorization_there_are_no_tokens_and_no_rights_to_review_them() {
+    let values = "host.enabled=true,host.allowedPorts={5432},admin.authorization=none";
+    let Some(rendered) = render(&["--set", values]) else { return };
+    assert!(rendered.contains("--admin-authorization=none"));
+    for word in ["admin-token", "tokenreviews", "localsubjectaccessreviews", "replicas/report"] {
+        assert!(!rendered.contains(word), "{word}");
+    }
+    let namespaced = ["--values", "charts/tcplb/examples/namespaced.yaml"];
+    let Some(objects) = objects(&namespaced) else { return };
+    assert!(of_kind(&objects, "ClusterRole").is_empty() && of_kind(&objects, "ClusterRoleBinding").is_empty());
 }
 
 #[test]

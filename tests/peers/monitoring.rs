@@ -18,7 +18,7 @@ use jiff::{Timestamp, tz::TimeZone};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use rcgen::date_time_ymd;
 use tcplb::{
-    admin::{AllowedHosts, Server},
+    admin::{AdminAccess, AllowedHosts, Server},
     api::TcpLoadBalancerStatus,
     instruments::{
         Instruments, LeaderInstruments, LeaderView, LookupResult, PortCounts, RunningWatch, WatchFailure, WriteResult,
@@ -86,6 +86,7 @@ impl FaultyLeader {
             monitor: proxy.monitor(),
             state: Arc::new(ReadinessState::new(instruments.clone())),
             hosts: AllowedHosts::new(&[]),
+            access: AdminAccess::Everyone,
             connections: 10,
             endpoint_series: EndpointSeries::All,
         };

@@ -6,6 +6,7 @@
 mod harness;
 
 mod access_log;
+mod admin_access;
 mod delayed_link;
 mod drain;
 mod examples;

@@ -161,6 +161,10 @@ No versions: a change that does not concern the pods must not replace them, for 
 {{- with .Values.workers }}
 - --workers={{ int . }}
 {{- end }}
+- --admin-authorization={{ .Values.admin.authorization }}
+{{- if eq .Values.admin.authorization "kubernetes" }}
+- --admin-token-file=/var/run/secrets/tcplb/token
+{{- end }}
 {{- with .Values.extraArgs }}
 {{ toYaml . }}
 {{- end }}
@@ -187,6 +191,9 @@ livenessProbe: {{- toYaml .Values.livenessProbe | nindent 2 }}
 readinessProbe: {{- toYaml .Values.readinessProbe | nindent 2 }}
 volumeMounts:
 - {name: log, mountPath: /etc/tcplb/log, readOnly: true}
+{{- if eq .Values.admin.authorization "kubernetes" }}
+- {name: admin-token, mountPath: /var/run/secrets/tcplb, readOnly: true}
+{{- end }}
 {{- end -}}
 
 {{/* What is the same in the pods of both placements. */}}
@@ -199,6 +206,13 @@ enableServiceLinks: false
 volumes:
 - name: log
   configMap: {name: {{ include "tcplb.fullname" . }}-log, optional: true}
+{{- if eq .Values.admin.authorization "kubernetes" }}
+# The leader sends this token to the admin ports of all proxies. Nothing else accepts a token of this audience.
+- name: admin-token
+  projected:
+    sources:
+    - serviceAccountToken: {audience: tcplb, expirationSeconds: 3600, path: token}
+{{- end }}
 {{- end -}}
 
 {{/* The eight 16-bit groups of an address as a JSON array, those of IPv4 as if mapped into IPv6. Empty: it is no address. */}}

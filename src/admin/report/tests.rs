@@ -13,8 +13,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::*;
 use crate::{
-    admin::{AllowedHosts, page},
-    controller::follow,
+    admin::{AdminAccess, AllowedHosts, page},
+    controller::{AdminToken, follow},
     metrics::{EndpointSeries, ExpositionFormat, Metrics},
     model::Snapshot,
     proxy::{
@@ -396,12 +396,14 @@ async fn the_aggregating_leader_gets_a_report() {
         monitor: rig.proxy.monitor(),
         state: rig.state.clone(),
         hosts: AllowedHosts::default(),
+        access: AdminAccess::Everyone,
         connections: 10,
         endpoint_series: EndpointSeries::All,
     };
     let serving = AbortOnDropHandle::new(tokio::spawn(server.serve(pages, rig.stop.clone())));
     let (sender, mut updates) = unbounded_channel();
-    let following = AbortOnDropHandle::new(tokio::spawn(follow("pod-0".into(), address, sender)));
+    let following =
+        AbortOnDropHandle::new(tokio::spawn(follow("pod-0".into(), address, AdminToken::default(), sender)));
     let mut report = async || {
         let update = timeout(Duration::from_secs(30), updates.recv()).await.expect("in time").unwrap();
         update.report.expect("a report").load_balancers.clone()

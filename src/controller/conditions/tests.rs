@@ -12,7 +12,7 @@ use k8s_openapi::{
 use serde_json::{Value, json};
 
 use super::{
-    super::{Observed, Replica, Replicas, observed},
+    super::{AdminToken, Observed, Replica, Replicas, observed},
     finding::LONGEST_MESSAGE,
     *,
 };
@@ -115,6 +115,7 @@ impl Case {
             selector: BTreeMap::new(),
             ports: 20000..=24999,
             cluster_domain: "cluster.local".into(),
+            admin_token: AdminToken::default(),
             instruments: Arc::default(),
         }
     }

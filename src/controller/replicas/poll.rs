@@ -7,7 +7,7 @@ use hyper::{
     Request, Response, StatusCode,
     body::{Bytes, Incoming},
     client::conn::http1::{SendRequest, handshake},
-    header::{ETAG, HOST, HeaderName},
+    header::{AUTHORIZATION, ETAG, HOST, HeaderName},
 };
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
@@ -19,8 +19,10 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
+use super::super::AdminToken;
 use crate::{
     model::{REPORT_CHANGES, ReplicaReport, ReportChanges},
+    printable::printable,
     shared::revised,
 };
 
@@ -33,6 +35,8 @@ const FORGOTTEN: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_secs(1);
 /// The maximum size of a report: that of several thousand load balancers.
 const LARGEST: usize = 32 << 20;
+/// The maximum length of the text of a refusal, in bytes.
+const MAX_SENTENCE: usize = 1024;
 
 /// The header with the forms of an answer that a client accepts besides the complete one (RFC 3229).
 const ACCEPTED_MANIPULATION: HeaderName = HeaderName::from_static("a-im");
@@ -52,8 +56,11 @@ pub enum PollError {
     Silent,
     #[error("the connection failed: {0}")]
     Connection(#[from] hyper::Error),
-    #[error("the answer is {0}")]
-    Refused(StatusCode),
+    #[error("{0}")]
+    Token(String),
+    /// The second part is the answer's text.
+    #[error("the answer is {0}: {1}")]
+    Refused(StatusCode, String),
     #[error("the report is larger than {LARGEST} bytes")]
     TooLarge,
     #[error("the report cannot be read: {0}")]
@@ -61,13 +68,13 @@ pub enum PollError {
 }
 
 /// Sends the reports of the replica, until it is dropped.
-pub async fn follow(pod: Arc<str>, address: SocketAddr, sender: UnboundedSender<ReplicaUpdate>) {
+pub async fn follow(pod: Arc<str>, address: SocketAddr, token: AdminToken, sender: UnboundedSender<ReplicaUpdate>) {
     let sender = |report| drop(sender.send(ReplicaUpdate { pod: pod.clone(), address, report }));
     let mut connection = None;
     let (mut answered, mut limit) = (Instant::now(), FIRST_ANSWER);
     let mut lost = false;
     loop {
-        match next(address, &mut connection).await {
+        match next(address, &token, &mut connection).await {
             Ok(report) => {
                 if lost {
                     info!(%pod, "the replica reports again");
@@ -101,14 +108,15 @@ struct AdminConnection {
 /// The next report. `None`: it is unchanged.
 async fn next(
     address: SocketAddr,
+    token: &AdminToken,
     connection: &mut Option<AdminConnection>,
 ) -> Result<Option<Arc<ReplicaReport>>, PollError> {
     match connection {
-        Some(open) => timeout(ANSWER, open.ask(address)).await.map_err(|_| PollError::Silent)?,
+        Some(open) => timeout(ANSWER, open.ask(address, token)).await.map_err(|_| PollError::Silent)?,
         None => {
             let first = async {
                 let mut open = AdminConnection::open(address).await?;
-                let report = open.ask(address).await?;
+                let report = open.ask(address, token).await?;
                 Ok::<_, PollError>((open, report))
             };
             let (open, report) = timeout(FIRST_ANSWER, first).await.map_err(|_| PollError::Silent)??;
@@ -127,9 +135,12 @@ impl AdminConnection {
         Ok(Self { requests, last: None, _driver: AbortOnDropHandle::new(driver) })
     }
 
-    async fn ask(&mut self, address: SocketAddr) -> Result<Option<Arc<ReplicaReport>>, PollError> {
+    async fn ask(&mut self, address: SocketAddr, token: &AdminToken) -> Result<Option<Arc<ReplicaReport>>, PollError> {
         let unless = self.last.as_ref().map(|(tag, _)| format!("?unless={tag}")).unwrap_or_default();
-        let request = Request::get(format!("/report{unless}")).header(HOST, address.to_string());
+        let mut request = Request::get(format!("/report{unless}")).header(HOST, address.to_string());
+        if let Some(authorization) = token.authorization().await.map_err(PollError::Token)? {
+            request = request.header(AUTHORIZATION, authorization);
+        }
         // Replicas of older versions ignore this header.
         let request = request.header(ACCEPTED_MANIPULATION, REPORT_CHANGES);
         let request = request.body(Empty::new()).map_err(|error| PollError::Unreadable(error.to_string()))?;
@@ -140,7 +151,7 @@ impl AdminConnection {
             return Ok(None);
         }
         if ![StatusCode::OK, StatusCode::IM_USED].contains(&status) {
-            return Err(PollError::Refused(status));
+            return Err(PollError::Refused(status, sentence(response).await));
         }
         // A report without a tag would be requested again and again.
         let tag = tag(&response).ok_or_else(|| PollError::Unreadable("it has no tag".into()))?;
@@ -166,6 +177,13 @@ fn sharing(report: ReplicaReport, before: Option<&ReplicaReport>) -> ReplicaRepo
     let Some(before) = before else { return report };
     let load_balancers = report.load_balancers.into_iter().collect();
     ReplicaReport { load_balancers: revised(&before.load_balancers, load_balancers) }
+}
+
+/// The text of a refusal.
+async fn sentence(response: Response<Incoming>) -> String {
+    let text = Limited::new(response.into_body(), MAX_SENTENCE).collect().await;
+    let text = text.map(|text| String::from_utf8_lossy(&text.to_bytes()).trim().to_owned()).unwrap_or_default();
+    printable(&text, MAX_SENTENCE).into_owned()
 }
 
 async fn read<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, PollError> {

@@ -2,7 +2,10 @@ use std::{future::pending, time::Duration};
 
 use axum::{
     Router,
-    http::{StatusCode, Uri, header::ETAG},
+    http::{
+        HeaderMap, StatusCode, Uri,
+        header::{AUTHORIZATION, ETAG},
+    },
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -30,6 +33,7 @@ fn settings() -> Settings {
         selector: BTreeMap::new(),
         ports: 20000..=24999,
         cluster_domain: "cluster.local".into(),
+        admin_token: AdminToken::default(),
         instruments: Arc::default(),
     }
 }
@@ -187,10 +191,44 @@ async fn a_report_that_is_too_large_is_not_read() {
     let address = listener.local_addr().unwrap();
     tokio::spawn(axum::serve(listener, Router::new().route("/report", get(answer))).into_future());
     let (sender, mut updates) = mpsc::unbounded_channel();
-    let following = follow("a".into(), address, sender);
+    let following = follow("a".into(), address, AdminToken::default(), sender);
     let updates = tokio::select! {
         updates = updates.recv() => updates.unwrap(),
         () = following => pending().await,
     };
     assert!(updates.report.is_none());
+}
+
+#[tokio::test]
+async fn the_leader_sends_the_present_token_of_its_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("token");
+    std::fs::write(&path, "first").unwrap();
+    let (sent, mut sent_tokens) = mpsc::unbounded_channel();
+    let answer = async move |headers: HeaderMap| -> Response {
+        let sent_token = headers.get(AUTHORIZATION).map(|value| value.to_str().unwrap().to_owned());
+        sent.send(sent_token.clone()).unwrap();
+        match sent_token.as_deref() {
+            Some("Bearer second") => {
+                ([(ETAG, "\"1\"")], serde_json::to_string(&report(&["x"])).unwrap()).into_response()
+            }
+            _ => (StatusCode::UNAUTHORIZED, "another token, please\n").into_response(),
+        }
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(axum::serve(listener, Router::new().route("/report", get(answer))).into_future());
+    let (sender, mut updates) = mpsc::unbounded_channel();
+    let _following = AbortOnDropHandle::new(tokio::spawn(follow(
+        "a".into(),
+        address,
+        AdminToken::in_file(Some(path.clone())),
+        sender,
+    )));
+    let mut next_token = async || timeout(Duration::from_secs(30), sent_tokens.recv()).await.unwrap().unwrap();
+    assert_eq!(next_token().await.as_deref(), Some("Bearer first"));
+    std::fs::write(&path, "second").unwrap();
+    assert_eq!(next_token().await.as_deref(), Some("Bearer second"));
+    let update = timeout(Duration::from_secs(30), updates.recv()).await.unwrap().unwrap();
+    assert_eq!(update.report.unwrap().load_balancers.len(), 1);
 }

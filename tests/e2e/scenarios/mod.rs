@@ -1,3 +1,4 @@
+mod admin_access;
 mod certificates;
 mod checks;
 mod churn;

@@ -1,0 +1,78 @@
+//! The token that the leader sends to the admin pages of replicas.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use hyper::header::HeaderValue;
+use tokio::task::spawn_blocking;
+
+/// The maximum length of the file, in bytes.
+const MAX_FILE: u64 = 16 << 10;
+
+/// A file with a token. It is read for each request, because Kubernetes replaces it before the token expires. Without a
+/// file, requests have no token.
+#[derive(Clone, Debug, Default)]
+pub struct AdminToken(Option<Arc<Path>>);
+
+impl AdminToken {
+    pub fn in_file(path: Option<PathBuf>) -> Self {
+        Self(path.map(Into::into))
+    }
+
+    /// The value of the header `Authorization`. `None`: there is no file.
+    ///
+    /// # Errors
+    /// A sentence, if the file cannot be read or has no token.
+    pub async fn authorization(&self) -> Result<Option<HeaderValue>, String> {
+        let Some(path) = self.0.clone() else { return Ok(None) };
+        let file = path.clone();
+        let read = spawn_blocking(move || read(&file)).await.map_err(io::Error::other).flatten();
+        let failure = |error: &dyn std::fmt::Display| format!("the token file {} {error}", path.display());
+        let text = read.map_err(|error| failure(&format_args!("cannot be read: {error}")))?;
+        let header = HeaderValue::try_from(format!("Bearer {}", text.trim()));
+        // The error does not quote the token.
+        let mut header = header.map_err(|_| failure(&"has no token"))?;
+        if text.trim().is_empty() {
+            return Err(failure(&"is empty"));
+        }
+        header.set_sensitive(true);
+        Ok(Some(header))
+    }
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(MAX_FILE).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_replaced_token_is_read_for_the_next_request() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        let token = AdminToken::in_file(Some(path.clone()));
+        assert!(token.authorization().await.unwrap_err().contains("cannot be read"));
+        for content in ["first", "second\n"] {
+            fs::write(&path, content).unwrap();
+            let header = token.authorization().await.unwrap().unwrap();
+            assert_eq!(header.to_str().unwrap(), format!("Bearer {}", content.trim()));
+            assert!(header.is_sensitive() && !format!("{header:?}").contains(content.trim()));
+        }
+        for (content, expected) in [("", "is empty"), (" \n", "is empty"), ("se\ncret", "has no token")] {
+            fs::write(&path, content).unwrap();
+            let error = token.authorization().await.unwrap_err();
+            assert!(error.ends_with(expected) && !error.contains("cret"), "{error}");
+        }
+        assert_eq!(AdminToken::default().authorization().await, Ok(None));
+    }
+}
