@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 IMAGE ?= docker.io/library/tcplb:$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
-.PHONY: help build test models check deny generate fuzz fuzz-corpus fuzz-smoke bench bench-smoke growth replica soak image image-program e2e kind minikube demo clean
+.PHONY: help build test models check deny generate screenshots fuzz fuzz-corpus fuzz-smoke bench bench-smoke growth replica soak image image-program e2e kind minikube demo clean
 
 help: ## list the tasks
 	@awk -F ':[^#]*## ' '/^[a-z0-9-]+:[^#]*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,12 @@ generate: ## rewrite generated files: the CRD and its copies, tables in the docs
 	UPDATE=1 $(CARGO) test --locked --lib the_documented_table
 	GOLDEN=write $(CARGO) test --locked --lib translate::tests::golden
 	GOLDEN=write $(CARGO) test --locked --lib kubectl
+	GOLDEN=write $(CARGO) test --locked --lib top::tests
+
+screenshots: ## rewrite docs/images: runs the tests of the admin page in Chromium
+	SCREENSHOTS=1 $(CARGO) test --locked --test peers admin_page::the_page_fits
+	mkdir -p docs/images
+	cp target/tmp/admin-page.png target/tmp/admin-page-narrow.png docs/images/
 
 fuzz: ## run each fuzz target for SECONDS_EACH (1800) on all cores; TARGETS="pem proxy_header" selects targets
 	scripts/fuzz $(or $(SECONDS_EACH),1800) $(TARGETS)

@@ -6,6 +6,7 @@ mod completion;
 mod kubectl;
 mod run;
 mod simple;
+mod top;
 mod values;
 
 use std::path::PathBuf;
@@ -16,11 +17,12 @@ pub use clap_complete::Shell;
 pub use cluster::{Controller, PlacementName, Sidecar};
 pub use completion::kubectl_completion;
 pub use kubectl::{
-    BundleFlags, ClusterFlags, DoctorFlags, DoctorOutput, DrainFlags, FailbackFlags, Kubectl, KubectlCli,
+    BundleFlags, ClusterFlags, ClusterTop, DoctorFlags, DoctorOutput, DrainFlags, FailbackFlags, Kubectl, KubectlCli,
     KubectlCommand, StatusFlags, StatusOutput, UndrainFlags,
 };
 pub use run::{LogFormat, RunArgs};
 pub use simple::Simple;
+pub use top::{TopFlags, TopOutput, TopSort, TopUrl};
 use values::admin_address;
 pub use values::{AdminAddress, ClusterAuthorization, ListenAddress, LocalAuthorization, WorkloadName, port_range};
 
@@ -59,6 +61,10 @@ pub enum Command {
     Check(CheckArgs),
     /// Inspect the load balancers of a cluster and their replicas. Installed as kubectl-tcplb, this is `kubectl tcplb`.
     Kubectl(Box<Kubectl>),
+    /// Show the rates of the load balancers and endpoints of one process in a live table.
+    ///
+    /// Exit code 0: it was shown. 1: the process cannot be read.
+    Top(TopUrl),
     /// Print a completion script for a shell.
     ///
     /// For bash: source <(tcplb completion bash). `kubectl tcplb` is completed by kubectl, if this program is also

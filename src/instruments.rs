@@ -4,6 +4,7 @@ mod label_values;
 mod watches;
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -16,7 +17,11 @@ use prometheus_client::{
 
 use self::label_values::label_values;
 pub use self::watches::{RunningWatch, WatchFailure, WatchInstruments};
-use crate::{api::TcpLoadBalancerStatus, model::ObjectKey, shared::SharedObject};
+use crate::{
+    api::TcpLoadBalancerStatus,
+    model::{ObjectKey, ReplicaReport},
+    shared::SharedObject,
+};
 
 /// Upper bounds for durations of calculations, in seconds.
 const CALCULATION_BUCKETS: [f64; 10] = [0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0];
@@ -38,6 +43,7 @@ pub struct Instruments {
     /// Reused translations that differed from a full one.
     pub mismatches: Counter,
     leader_view: Mutex<Option<Arc<LeaderView>>>,
+    leader_name: Mutex<Option<Arc<str>>>,
 }
 
 impl Default for Instruments {
@@ -52,6 +58,7 @@ impl Default for Instruments {
             leader: Family::default(),
             mismatches: Counter::default(),
             leader_view: Mutex::default(),
+            leader_name: Mutex::default(),
         }
     }
 }
@@ -81,6 +88,15 @@ impl Instruments {
     /// The view of the leader, if this replica leads.
     pub fn leader_view(&self) -> Option<Arc<LeaderView>> {
         self.locked_view().clone()
+    }
+
+    /// The pod that holds the Lease, as it was last read. `None`: unknown, or nobody holds it.
+    pub fn leader_name(&self) -> Option<Arc<str>> {
+        self.leader_name.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn set_leader_name(&self, name: Option<&str>) {
+        *self.leader_name.lock().unwrap_or_else(PoisonError::into_inner) = name.map(Into::into);
     }
 
     fn locked_view(&self) -> MutexGuard<'_, Option<Arc<LeaderView>>> {
@@ -115,10 +131,20 @@ pub struct LeaderView {
     pub statuses: OrdMap<ObjectKey, SharedObject<TcpLoadBalancerStatus>>,
     /// The use of the range of proxy ports. `None` without a range.
     pub ports: Option<PortCounts>,
-    /// The ready replicas whose reports are known.
-    pub replicas_reporting: usize,
-    /// The ready replicas without a report.
-    pub replicas_silent: usize,
+    /// The ready replicas by the names of their pods, with their reports. `None`: a replica does not report.
+    pub replicas: BTreeMap<Arc<str>, Option<Arc<ReplicaReport>>>,
+}
+
+impl LeaderView {
+    /// The number of ready replicas whose reports are known.
+    pub fn replicas_reporting(&self) -> usize {
+        self.replicas.values().flatten().count()
+    }
+
+    /// The number of ready replicas without a report.
+    pub fn replicas_silent(&self) -> usize {
+        self.replicas.len() - self.replicas_reporting()
+    }
 }
 
 /// The number of proxy ports by their use.

@@ -25,6 +25,8 @@
 //! - [`metrics`] and [`admin`]: metrics and admin pages;
 //! - [`authorization`]: asks the API server whether a client may read the admin pages;
 //! - `shared`: shared values in persistent maps;
+//! - `traffic`: rates of traffic counters;
+//! - `top`: a live table of load balancers for terminals;
 //! - `printable`: makes text from outside safe for logs, pages and statuses;
 //! - [`kubectl`]: `kubectl tcplb`, which inspects the load balancers of a cluster;
 //! - [`tools`]: a test backend, self-signed certificates, conversions into manifests.
@@ -55,6 +57,8 @@ pub mod state;
 pub mod takeover;
 mod tcp;
 pub mod tools;
+mod top;
+mod traffic;
 pub mod translate;
 pub mod upstream;
 pub mod world;

@@ -30,6 +30,8 @@ pub struct Configuration {
     pub verdicts: Arc<Verdicts>,
     /// Problems that belong to no load balancer.
     pub problems: Vec<String>,
+    /// The zone of this process, if it is known.
+    pub zone: Option<Arc<str>>,
 }
 
 impl Configuration {

@@ -36,12 +36,29 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("state", &["instruments", "model", "translate"]),
     ("metrics", &["instruments", "model", "printable", "proxy", "state", "translate", "upstream"]),
     ("authorization", &["printable"]),
-    ("admin", &["authorization", "metrics", "model", "printable", "proxy", "shared", "state", "translate", "upstream"]),
+    (
+        "admin",
+        &[
+            "authorization",
+            "instruments",
+            "metrics",
+            "model",
+            "printable",
+            "proxy",
+            "shared",
+            "state",
+            "traffic",
+            "translate",
+            "upstream",
+        ],
+    ),
     ("controller", &["api", "instruments", "model", "printable", "shared", "source", "translate", "world"]),
     ("tools", &["api"]),
     ("cost", &[]),
+    ("traffic", &[]),
+    ("top", &["model", "printable", "traffic"]),
     ("cli", &["api", "metrics", "model", "proxy"]),
-    ("kubectl", &["api", "cli", "model", "printable", "source", "world"]),
+    ("kubectl", &["api", "cli", "model", "printable", "source", "top", "world"]),
 ];
 
 /// The only module that may use all others.

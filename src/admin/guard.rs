@@ -26,9 +26,10 @@ use crate::printable::printable;
 /// any name.
 const PROBES: [&str; 3] = ["/livez", "/readyz", "/lb-ready"];
 
-/// Forbids scripts, frames, forms and external content. Styles have a page of their own.
-const CONTENT_POLICY: &str =
-    "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// Forbids inline scripts and styles, frames and external content. The script and the style have pages of their own, and
+/// the script may request pages.
+const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
+     connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// The host names for which the admin pages are answered, in addition to IP addresses and `localhost`.
 ///

@@ -2,7 +2,9 @@
 
 mod access;
 mod guard;
+mod instance;
 mod json;
+mod moment;
 mod page;
 mod rendering;
 mod report;
@@ -35,6 +37,7 @@ use hyper_util::{
     server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
+pub use instance::Instance;
 use socket2::SockRef;
 use tokio::{net::TcpListener, time::sleep};
 use tokio_util::sync::CancellationToken;
@@ -48,6 +51,7 @@ use crate::{
 };
 use access::{ConnectionEnds, TenantPage};
 use json::json;
+use page::StatusPage;
 use rendering::Rendering;
 use report::Reports;
 pub use thread::AdminThread;
@@ -70,6 +74,7 @@ const MAX_HEAD: usize = 32 << 10;
 pub struct Server {
     pub monitor: Monitor,
     pub state: Arc<ReadinessState>,
+    pub instance: Instance,
     pub hosts: AllowedHosts,
     pub access: AdminAccess,
     /// The maximum number of clients at a time.
@@ -80,11 +85,12 @@ pub struct Server {
 impl Server {
     /// Serves until `stop`. Then it closes the listening socket, answers the accepted connections, and returns.
     pub async fn serve(self, mut listener: TcpListener, stop: CancellationToken) {
-        let Self { monitor, state, hosts, access, connections, endpoint_series } = self;
+        let Self { monitor, state, instance, hosts, access, connections, endpoint_series } = self;
         let metrics = Metrics::new(monitor.clone(), state.clone(), endpoint_series);
         let rendering = Rendering::default();
         let reports = Reports::new(monitor.clone(), state.clone(), rendering.clone(), stop.clone());
-        let pages = Arc::new(Pages { monitor, state, metrics, rendering, reports });
+        let page = StatusPage::new(instance.clone());
+        let pages = Arc::new(Pages { monitor, state, instance, page, metrics, rendering, reports });
         let service = TowerToHyperService::new(router(pages, hosts, access));
         let http = http();
         let (visitors, visits) = (Visitors::new(connections), GracefulShutdown::new());
@@ -123,6 +129,8 @@ fn http() -> http1::Builder {
 struct Pages {
     monitor: Monitor,
     state: Arc<ReadinessState>,
+    instance: Instance,
+    page: StatusPage,
     metrics: Metrics,
     rendering: Rendering,
     reports: Reports,
@@ -138,6 +146,8 @@ fn router(pages: Arc<Pages>, hosts: AllowedHosts, access: AdminAccess) -> Router
 fn open_pages() -> Router<Arc<Pages>> {
     Router::new()
         .route("/style.css", get(|| async { ([(CONTENT_TYPE, "text/css; charset=utf-8")], page::STYLE) }))
+        .route("/script.js", get(|| async { ([(CONTENT_TYPE, "text/javascript; charset=utf-8")], page::SCRIPT) }))
+        .route("/icon.svg", get(|| async { ([(CONTENT_TYPE, "image/svg+xml")], page::ICON) }))
         .route("/livez", get(|pages: PagesState| async move { live(&pages.monitor) }))
         .route("/readyz", get(|pages: PagesState| async move { answer(pages.state.is_ready(), "not ready\n") }))
         .route(
@@ -160,11 +170,12 @@ fn tenant_pages(access: &AdminAccess) -> Router<Arc<Pages>> {
         let authorized = from_fn_with_state((access.clone(), page), access::authorize);
         Router::new().route(page.path(), handler.layer(authorized))
     };
-    let overview = get(|pages: PagesState| async move {
-        pages.rendering.run(|| Html(page::render(&pages.monitor, &pages.state))).await
+    let overview = get(|pages: PagesState, uri: Uri| async move {
+        let query = uri.query().unwrap_or_default();
+        pages.rendering.run(|| Html(pages.page.render(&pages.monitor, &pages.state, query))).await
     });
     let snapshot = get(|pages: PagesState| async move {
-        pages.rendering.run(|| json(&snapshot::of(&pages.monitor, &pages.state))).await
+        pages.rendering.run(|| json(&snapshot::of(&pages.monitor, &pages.state, &pages.instance))).await
     });
     let report =
         get(|pages: PagesState, uri: Uri, headers: HeaderMap| async move { report(&pages, &uri, &headers).await });

@@ -1,135 +1,364 @@
-//! The admin page for browsers.
+//! The admin page for browsers. It is complete without scripts; with them, it updates in place.
 
-use std::fmt::Write;
+mod html;
+mod load_balancer;
+mod overview;
+mod query;
+mod replicas;
+#[cfg(test)]
+mod tests;
 
-use super::snapshot::{self, AppliedListener, AppliedLoadBalancer};
-use crate::{
-    model::{DrainView, EndpointView, TlsVersion},
-    printable::printable,
-    proxy::Monitor,
-    state::ReadinessState,
+use std::{
+    fmt::Write,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
-pub const STYLE: &str = "\
-:root { color-scheme: light dark }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem }
-h1 { font-size: 1.3rem } h2 { font-size: 1.1rem; margin-top: 2rem }
-table { border-collapse: collapse; width: 100%; margin: .5rem 0 }
-th, td { text-align: left; padding: .25rem .75rem .25rem 0; border-bottom: 1px solid #8884 }
-td.number, th.number { text-align: right }
-.good { color: #187a33 } .bad { color: #b3261e }
-@media (prefers-color-scheme: dark) { .good { color: #6fce87 } .bad { color: #ff8a80 } }
-nav a { margin-right: 1rem }";
+use jiff::{SignedDuration, Timestamp};
 
-/// The complete page: no scripts, no external content. It reloads itself.
-pub fn render(monitor: &Monitor, state: &ReadinessState) -> String {
-    let picture = snapshot::of(monitor, state);
-    let mut page = format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta http-equiv=\"refresh\" content=\"2\">\
-         <title>tcplb</title><link rel=\"stylesheet\" href=\"/style.css\"><h1>tcplb {}</h1>\
-         <nav><a href=\"/metrics\">metrics</a><a href=\"/snapshot\">snapshot</a><a href=\"/livez\">livez</a>\
-         <a href=\"/readyz\">readyz</a><a href=\"/lb-ready\">lb-ready</a></nav>\
-         <p>{} · configuration generation {}</p>",
-        env!("CARGO_PKG_VERSION"),
-        mark(state.takes_new_connections(), "accepting connections", "not accepting new connections"),
-        picture.generation,
-    );
-    for problem in &picture.problems {
-        let _ = write!(page, "<p class=\"bad\">{}</p>", escape(problem));
-    }
-    for load_balancer in &picture.load_balancers {
-        write_load_balancer(&mut page, load_balancer);
-    }
-    write_draining(&mut page, &picture.draining);
-    page
+use self::{
+    html::{Column, HtmlText, byte_rate, marked, rate, sparkline, table, text},
+    load_balancer::{HISTORY, MAX_ENDPOINTS, class, counted, write_details, write_summary},
+    overview::{Overview, arrange},
+    query::{PageOrder, PageQuery, fragment},
+    replicas::ReplicaViews,
+};
+use super::{
+    instance::Instance,
+    moment::{LiveListeners, Moment},
+    snapshot,
+};
+use crate::{
+    model::{DrainView, ObjectKey},
+    proxy::Monitor,
+    state::ReadinessState,
+    traffic::{RateHistory, TrafficCounts},
+    translate::Severity,
+    upstream::Endpoint,
+};
+
+pub const STYLE: &str = include_str!("page/style.css");
+pub const SCRIPT: &str = include_str!("page/script.js");
+pub const ICON: &str = include_str!("page/icon.svg");
+
+/// The maximum number of load balancers on the page.
+const MAX_LISTED: usize = 500;
+/// The maximum number of load balancers that the summary names.
+const MAX_NAMED: usize = 10;
+/// The maximum number of draining endpoints and listeners on the page.
+const MAX_DRAINING: usize = 100;
+/// The number of endpoints up to which details are written without a request for them.
+const MAX_UNREQUESTED: usize = 400;
+
+/// Renders the page, and keeps the rates of the requests for it.
+pub struct StatusPage {
+    instance: Instance,
+    rates: Mutex<PageRates>,
 }
 
-fn write_load_balancer(page: &mut String, load_balancer: &AppliedLoadBalancer) {
-    let _ = write!(page, "<h2>{}</h2><p>from {}", escape(&load_balancer.name), escape(&load_balancer.origin));
-    if let Some(applied) = &load_balancer.applied {
-        let _ = write!(page, " · {:?}", applied.balancing.algorithm);
-    }
-    page.push_str("</p>");
-    for problem in &load_balancer.problems {
-        let _ = write!(page, "<p class=\"bad\">{}: {}</p>", problem.severity, escape(&problem.sentence));
-    }
-    if load_balancer.listeners.is_empty() {
-        return;
-    }
-    page.push_str(
-        "<table><tr><th>listener<th>address<th>TLS<th class=\"number\">open<th class=\"number\">accepted</tr>",
-    );
-    load_balancer.listeners.iter().for_each(|port| write_port(page, port));
-    page.push_str(
-        "</table><table><tr><th>endpoint<th>backend<th>state<th>check<th class=\"number\">open<th class=\"number\">connections\
-         <th>last failure</tr>",
-    );
-    load_balancer.endpoints.iter().for_each(|member| write_member(page, member));
-    page.push_str("</table>");
+/// The rates of the times at which the page was requested.
+struct PageRates {
+    /// `None`: the sum of all.
+    load_balancers: RateHistory<Option<ObjectKey>>,
+    /// By the id of the endpoint.
+    endpoints: RateHistory<u64>,
 }
 
-fn write_draining(page: &mut String, all: &[DrainView]) {
-    if all.is_empty() {
-        return;
-    }
-    page.push_str(
-        "<h2>draining</h2><table><tr><th>load balancer<th>endpoint or listener<th>reason<th class=\"number\">open</tr>",
-    );
-    for DrainView { load_balancer, what, reason, active } in all {
-        let (load_balancer, what) = (escape(load_balancer), escape(what));
-        let _ = write!(page, "<tr><td>{load_balancer}<td>{what}<td>{reason}<td class=\"number\">{active}</tr>");
-    }
-    page.push_str("</table>");
+/// The input of all parts of the page.
+struct PageParts<'a> {
+    query: PageQuery,
+    moment: &'a Moment,
+    listeners: LiveListeners<'a>,
+    replicas: ReplicaViews,
+    rates: MutexGuard<'a, PageRates>,
 }
 
-fn write_port(page: &mut String, port: &AppliedListener) {
-    let address = match (&port.bound, &port.failure) {
-        (Some(bound), _) => mark(true, bound, ""),
-        (None, failure) => mark(false, "", failure.as_deref().unwrap_or("not bound")),
-    };
-    let tls = match port.applied.tls.as_ref().map(|tls| tls.min_version) {
-        None => "none",
-        Some(TlsVersion::V1_2) => "TLS1.2",
-        Some(TlsVersion::V1_3) => "TLS1.3",
-    };
+impl StatusPage {
+    pub fn new(instance: Instance) -> Self {
+        let rates = PageRates { load_balancers: RateHistory::new(HISTORY), endpoints: RateHistory::new(1) };
+        Self { instance, rates: Mutex::new(rates) }
+    }
+
+    /// The page for a request with this query.
+    pub fn render(&self, monitor: &Monitor, state: &ReadinessState, query: &str) -> String {
+        let moment = Moment::now(monitor, state);
+        let leader_view = state.instruments().leader_view();
+        let mut parts = PageParts {
+            query: PageQuery::parse(query),
+            moment: &moment,
+            listeners: moment.listeners(),
+            replicas: ReplicaViews::new(leader_view, &self.instance.name),
+            rates: self.rates.lock().unwrap_or_else(PoisonError::into_inner),
+        };
+        let overviews = parts.overviews();
+        let mut page = String::with_capacity(16 << 10);
+        write_head(&mut page, &self.instance, &overviews);
+        write_form(&mut page, &parts.query);
+        page.push_str("<main id=\"live\">");
+        self.write_facts(&mut page, monitor, state, &parts, &overviews);
+        write_findings(&mut page, &parts, &overviews);
+        parts.replicas.write(&mut page, &moment.configuration);
+        write_draining(&mut page, &moment);
+        write_list(&mut page, &parts, overviews);
+        page.push_str("</main>");
+        page.push_str(HELP);
+        page
+    }
+
+    fn write_facts(
+        &self,
+        page: &mut String,
+        monitor: &Monitor,
+        state: &ReadinessState,
+        parts: &PageParts,
+        overviews: &[Overview],
+    ) {
+        let process = self.instance.view(state);
+        let uptime = Timestamp::now().duration_since(self.instance.started);
+        let mut facts =
+            vec![if process.node.is_some() { ("pod", text(&process.name)) } else { ("host", text(&process.name)) }];
+        facts.extend(process.node.as_deref().map(|node| ("node", text(node))));
+        facts.extend(process.zone.as_deref().map(|zone| ("zone", text(zone))));
+        facts.push(("version", process.version));
+        facts.push(("uptime", duration(uptime)));
+        if process.leads {
+            facts.push(("leader", "this replica".into()));
+        } else {
+            facts.extend(process.leader.as_deref().map(|leader| ("leader", text(leader))));
+        }
+        facts.push(("configuration", format!("generation {}", parts.moment.view.snapshot.generation)));
+        facts.push((
+            "state",
+            if process.accepts {
+                marked("good", "accepting connections")
+            } else {
+                marked("bad", "not accepting new connections")
+            },
+        ));
+        let rates = parts.rates.load_balancers.latest(&None);
+        let active: u64 = overviews.iter().map(|overview| overview.active).sum();
+        facts.push(("open", format!("{active} of {}", monitor.capacity().total())));
+        facts.push(("new", rate(rates, |rates| rates.connections) + "/s"));
+        facts.push(("relayed", byte_rate(rates)));
+        facts.push(("failures", rate(rates, |rates| rates.failures) + "/s"));
+        page.push_str("<dl class=\"facts\">");
+        for (name, value) in facts {
+            let _ = write!(page, "<div><dt>{name}</dt><dd>{value}</dd></div>");
+        }
+        sparkline(page, parts.rates.load_balancers.recent(&None), HISTORY);
+        page.push_str("</dl>\n");
+    }
+}
+
+impl<'a> PageParts<'a> {
+    /// All load balancers, sorted by name. Adds an interval to the rates.
+    fn overviews(&mut self) -> Vec<Overview<'a>> {
+        let moment = self.moment;
+        let verdicts = moment.configuration.verdicts.iter();
+        let mut overviews: Vec<Overview> =
+            verdicts.map(|verdict| Overview::of(verdict, moment, &self.listeners, &self.replicas)).collect();
+        let mut all = TrafficCounts::default();
+        overviews.iter().for_each(|overview| all += overview.counts);
+        let counts = overviews.iter().map(|overview| (Some(overview.object.clone()), overview.counts));
+        let now = Instant::now();
+        self.rates.load_balancers.sample(now, counts.chain([(None, all)]));
+        let endpoints = overviews.iter().filter_map(|overview| overview.upstream);
+        let counts = endpoints.flat_map(|upstream| {
+            let counts = |endpoint: &Arc<Endpoint>| {
+                let connections = endpoint.connections();
+                (endpoint.id(), TrafficCounts { connections, ..TrafficCounts::default() })
+            };
+            upstream.endpoints().iter().map(counts).collect::<Vec<_>>()
+        });
+        self.rates.endpoints.sample(now, counts);
+        for overview in &mut overviews {
+            overview.rates = self.rates.load_balancers.latest(&Some(overview.object.clone()));
+        }
+        overviews
+    }
+}
+
+fn write_head(page: &mut String, instance: &Instance, overviews: &[Overview]) {
+    let with_problems = overviews.iter().filter(|overview| !overview.problems.is_empty()).count();
+    let name = HtmlText(&instance.name);
+    let title = if with_problems > 0 { format!("{with_problems} with problems · ") } else { String::new() };
     let _ = write!(
         page,
-        "<tr><td>{}<td>{address}<td>{tls}<td class=\"number\">{}<td class=\"number\">{}</tr>",
-        escape(&port.applied.name),
-        port.active,
-        port.accepted
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><title>{title}tcplb {name}</title>\
+         <link rel=\"icon\" href=\"/icon.svg\"><link rel=\"stylesheet\" href=\"/style.css\">\
+         <script src=\"/script.js\" defer></script>\
+         <noscript><meta http-equiv=\"refresh\" content=\"5\"></noscript></head><body>\n\
+         <header><h1>tcplb</h1><nav><a href=\"/metrics\">metrics</a><a href=\"/snapshot\">snapshot</a>\
+         <a href=\"/livez\">livez</a><a href=\"/readyz\">readyz</a><a href=\"/lb-ready\">lb-ready</a>\
+         <button id=\"show-help\" class=\"with-script\" type=\"button\">keys</button></nav></header>\
+         <p id=\"connection\" role=\"status\" hidden></p>\n"
     );
 }
 
-fn write_member(page: &mut String, member: &EndpointView) {
-    let state = match (member.usable, member.healthy) {
-        (true, _) if !member.in_service => mark(true, "standby", ""),
-        (true, _) if member.share < 100 => mark(true, &format!("usable, {} %", member.share), ""),
-        (true, _) => mark(true, "usable", ""),
-        (false, false) => mark(false, "", "unhealthy"),
-        (false, true) => mark(false, "", "ejected"),
-    };
+fn write_form(page: &mut String, query: &PageQuery) {
     let _ = write!(
         page,
-        "<tr><td>{}<td>{}<td>{state}<td>{}<td class=\"number\">{}<td class=\"number\">{}<td>{}</tr>",
-        escape(&member.address),
-        escape(&member.backend),
-        member.check.as_ref().map_or("none", |check| &check.type_),
-        member.active,
-        member.connections,
-        escape(member.last_failure.as_deref().unwrap_or(""))
+        "<form id=\"filter\" role=\"search\"><input type=\"search\" name=\"q\" value=\"{}\" autocomplete=\"off\" \
+         placeholder=\"name, address or problem\" aria-label=\"search load balancers\">\
+         <label>sort by <select name=\"sort\">",
+        HtmlText(&query.search)
     );
+    for order in PageOrder::ALL {
+        let selected = if order == query.order { " selected" } else { "" };
+        let _ = write!(page, "<option value=\"{}\"{selected}>{}</option>", order.parameter(), order.title());
+    }
+    page.push_str("</select></label><button class=\"without-script\">show</button></form>\n");
 }
 
-fn mark(good: bool, yes: &str, no: &str) -> String {
-    let (class, text) = if good { ("good", yes) } else { ("bad", no) };
-    format!("<span class=\"{class}\">{}</span>", escape(text))
+/// Writes the number of problems with links to the load balancers, and the problems that belong to none.
+fn write_findings(page: &mut String, parts: &PageParts, overviews: &[Overview]) {
+    let mut found: Vec<&Overview> = overviews.iter().filter(|overview| !overview.problems.is_empty()).collect();
+    found.sort_by_key(|overview| overview.severity());
+    let errors = found.iter().filter(|overview| overview.severity() == Some(Severity::Refused)).count();
+    let class = class(found.first().and_then(|overview| overview.severity()));
+    let _ = write!(page, "<p id=\"summary\" class=\"{class}\">");
+    let all = overviews.len();
+    let _ = match (errors, found.len() - errors) {
+        (0, 0) if all == 0 => write!(page, "no load balancers are declared"),
+        (0, 0) => write!(page, "all {all} load balancers are served without problems"),
+        (0, warnings) => write!(page, "{warnings} of {all} load balancers have warnings: "),
+        (errors, 0) => write!(page, "{errors} of {all} load balancers have problems: "),
+        (errors, warnings) => {
+            write!(page, "{errors} of {all} load balancers have problems, {warnings} have warnings: ")
+        }
+    };
+    for (index, overview) in found.iter().take(MAX_NAMED).enumerate() {
+        let (link, name) = (fragment(&overview.name), HtmlText(&overview.name));
+        let _ = write!(page, "{}<a href=\"{link}\">{name}</a>", if index > 0 { ", " } else { "" });
+    }
+    if let more @ 1.. = found.len().saturating_sub(MAX_NAMED) {
+        let _ = write!(page, " and {more} more");
+    }
+    page.push_str("</p>\n");
+    if let silent @ 1.. = parts.replicas.silent() {
+        let _ = write!(page, "<p class=\"bad\">{silent} ready replicas do not report: see their logs</p>");
+    }
+    for problem in &parts.moment.configuration.problems {
+        let _ = write!(page, "<p class=\"bad\">error: {}</p>", HtmlText(problem));
+    }
 }
 
-/// The maximum length of a text in a cell or paragraph.
-const MAX_TEXT: usize = 4096;
-
-fn escape(text: &str) -> String {
-    let text = printable(text, MAX_TEXT);
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").replace('\'', "&#39;")
+fn write_draining(page: &mut String, moment: &Moment) {
+    if moment.draining.is_empty() {
+        return;
+    }
+    page.push_str("<section id=\"draining\"><h2>Draining</h2>");
+    let columns = [
+        Column::Text("load balancer"),
+        Column::Text("endpoint or listener"),
+        Column::Text("reason"),
+        Column::Number("open"),
+        Column::Number("time left"),
+    ];
+    let now = Timestamp::now();
+    table(
+        page,
+        columns,
+        moment.draining.iter().take(MAX_DRAINING).map(|draining| {
+            let DrainView { load_balancer, what, reason, active, until } = snapshot::draining(draining);
+            let left = until.map(|until| until.duration_since(now).max(SignedDuration::ZERO));
+            [
+                text(&load_balancer),
+                text(&what),
+                text(&reason),
+                active.to_string(),
+                left.map(duration).unwrap_or_default(),
+            ]
+        }),
+    );
+    if let more @ 1.. = moment.draining.len().saturating_sub(MAX_DRAINING) {
+        let _ = write!(page, "<p>and {more} more</p>");
+    }
+    page.push_str("</section>");
 }
+
+fn write_list(page: &mut String, parts: &PageParts, overviews: Vec<Overview>) {
+    let all = overviews.len();
+    let listed = arrange(overviews, &parts.query, parts.moment);
+    let _ = write!(page, "<section id=\"load-balancers\"><h2>Load balancers");
+    if listed.len() < all {
+        let _ = write!(page, " <span class=\"muted\">{} of {all}</span>", listed.len());
+    }
+    page.push_str("</h2><div class=\"columns\">");
+    for order in [
+        PageOrder::Name,
+        PageOrder::Endpoints,
+        PageOrder::Open,
+        PageOrder::Connections,
+        PageOrder::Bytes,
+        PageOrder::Failures,
+    ] {
+        let current = if order == parts.query.order { " aria-current=\"true\"" } else { "" };
+        let number = if order == PageOrder::Name { "" } else { " class=\"n\"" };
+        let (link, parameter) = (parts.query.sorted_by(order), order.parameter());
+        let _ = write!(
+            page,
+            "<span{number}><a href=\"{}\" data-sort=\"{parameter}\"{current}>{}</a></span>",
+            HtmlText(&link),
+            order.title()
+        );
+    }
+    page.push_str("<span>new/s, last minutes</span></div>\n");
+    let mut room = MAX_UNREQUESTED;
+    for overview in listed.iter().take(MAX_LISTED) {
+        write_load_balancer(page, parts, overview, listed.len() == 1, &mut room);
+    }
+    if let more @ 1.. = listed.len().saturating_sub(MAX_LISTED) {
+        let _ = write!(page, "<p>and {more} more load balancers: search for a name</p>");
+    }
+    page.push_str("</section>");
+}
+
+/// Writes a load balancer. The details of one with problems are unfolded while there is room. Details that are neither
+/// requested nor have room are omitted; scripts and links request them.
+fn write_load_balancer(page: &mut String, parts: &PageParts, overview: &Overview, is_only: bool, room: &mut usize) {
+    let is_requested = parts.query.unfolded.contains(&overview.name);
+    let rows = overview.endpoints.min(MAX_ENDPOINTS);
+    let has_room = *room > rows;
+    let unfolds = is_requested || is_only || (has_room && !overview.problems.is_empty());
+    let open = if unfolds { " open" } else { "" };
+    let _ = write!(page, "<details id=\"{}\"{open}>", HtmlText(&overview.name));
+    write_summary(page, overview, parts);
+    if is_requested || is_only || has_room {
+        *room = room.saturating_sub(rows + 1);
+        page.push_str("<div>");
+        write_details(page, overview, parts);
+    } else {
+        let link = parts.query.with_unfolded(&overview.name);
+        let _ = write!(page, "<div data-lazy><p><a href=\"{}\">show {}</a></p>", HtmlText(&link), counts(overview));
+    }
+    page.push_str("</div></details>\n");
+}
+
+/// The contents of the details, for a link to them.
+fn counts(overview: &Overview) -> String {
+    match counted(&overview.problems) {
+        problems if problems.is_empty() => format!("{} endpoints", overview.endpoints),
+        problems => format!("{} endpoints, {problems}", overview.endpoints),
+    }
+}
+
+/// A duration in its largest units: `3 d 4 h`, `12 s`.
+fn duration(duration: SignedDuration) -> String {
+    let seconds = duration.as_secs();
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (1.., ..) => format!("{days} d {hours} h"),
+        (_, 1.., _) => format!("{hours} h {minutes} min"),
+        (_, _, 1..) => format!("{minutes} min {} s", seconds % 60),
+        _ => format!("{seconds} s"),
+    }
+}
+
+const HELP: &str = "\
+<dialog id=\"help\"><h2>Keys</h2><p><kbd>/</kbd> search, <kbd>Esc</kbd> leave the search</p>\
+<p><kbd>j</kbd> <kbd>k</kbd> or arrows: next and previous load balancer</p>\
+<p><kbd>Enter</kbd> unfold or fold, <kbd>u</kbd> unfold all, <kbd>f</kbd> fold all</p>\
+<p><kbd>?</kbd> this help</p>\
+<form method=\"dialog\"><button>close</button></form></dialog></body></html>\n";

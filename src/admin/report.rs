@@ -1,7 +1,7 @@
 //! The report of this proxy to the leader: the served state of each load balancer. It contains no secrets.
 
 #[cfg(test)]
-mod tests;
+pub mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},

@@ -1,17 +1,24 @@
 //! The applied configuration as JSON. It contains no secrets.
 
-use std::{collections::BTreeMap, fs, sync::Arc};
+use std::{fs, sync::Arc};
 
+use jiff::{Timestamp, Unit};
+use tokio::time::Instant;
+
+use super::{
+    instance::Instance,
+    moment::{LiveListeners, Moment},
+};
 use crate::{
     model::{
         self, BindState, DrainView, EndpointView, HostLimits, ListenerKey, ListenerView, LoadBalancerView, ObjectKey,
         Picture, ProbeCounts, ProblemView, UpstreamKey,
     },
     printable::limited,
-    proxy::{self, ListenerState, Monitor, View},
+    proxy::{self, Monitor, View, accounting::CloseReason},
     state::ReadinessState,
     translate::{Severity, Verdict},
-    upstream::{Endpoint, Upstream},
+    upstream::Endpoint,
 };
 
 /// The document with all settings.
@@ -21,51 +28,62 @@ pub type AppliedLoadBalancer = LoadBalancerView<Arc<model::Listener>, Arc<model:
 pub type AppliedListener = ListenerView<Arc<model::Listener>>;
 
 /// The current document.
-pub fn of(monitor: &Monitor, state: &ReadinessState) -> AppliedPicture {
-    let view = monitor.view();
-    let configuration = state.configuration();
-    // If several have the same key, the first one is served.
-    let live = view.listeners.iter().rev().map(|live| (&live.key, live)).collect();
+pub fn of(monitor: &Monitor, state: &ReadinessState, instance: &Instance) -> AppliedPicture {
+    let moment = Moment::now(monitor, state);
+    let listeners = moment.listeners();
+    let configuration = &moment.configuration;
     Picture {
-        generation: view.snapshot.generation,
+        process: Some(instance.view(state)),
+        generation: moment.view.snapshot.generation,
         load_balancers: configuration
             .verdicts
             .iter()
-            .map(|(key, verdict)| load_balancer(key, verdict, &view, &live))
+            .map(|(key, verdict)| load_balancer(key, verdict, &moment, &listeners))
             .collect(),
         problems: configuration.problems.iter().map(bounded).collect(),
-        draining: monitor.draining().iter().map(draining).filter(|draining| draining.active > 0).collect(),
+        draining: moment.draining.iter().map(draining).collect(),
         host: Some(host_limits(|path| fs::read_to_string(path).ok())),
     }
 }
 
-fn draining(departing: &proxy::Draining) -> DrainView {
-    let proxy::Draining { object, reason, resource } = departing;
+/// The view of a drain in progress.
+pub fn draining(departing: &proxy::Draining) -> DrainView {
+    let proxy::Draining { object, reason, resource, until } = departing;
+    let left = until.saturating_duration_since(Instant::now());
     DrainView {
         load_balancer: bounded(object),
         what: bounded(resource),
         reason: reason.label().into(),
         active: resource.open(),
+        until: Timestamp::now().checked_add(left).and_then(|until| until.round(Unit::Second)).ok(),
     }
 }
 
-type LiveListeners<'a> = BTreeMap<&'a ListenerKey, &'a Arc<ListenerState>>;
-
-fn load_balancer(object: &ObjectKey, verdict: &Verdict, view: &View, live: &LiveListeners) -> AppliedLoadBalancer {
-    let key = UpstreamKey { object: object.clone() };
-    // The upstreams are sorted.
-    let upstream = view.upstreams.binary_search_by(|(other, _)| other.cmp(&key));
-    let upstream = upstream.ok().map(|place| &view.upstreams[place].1);
+/// The view of a load balancer.
+pub fn load_balancer(
+    object: &ObjectKey,
+    verdict: &Verdict,
+    moment: &Moment,
+    listeners: &LiveListeners,
+) -> AppliedLoadBalancer {
+    let view = &moment.view;
+    let applied = view.snapshot.upstreams.get(&UpstreamKey { object: object.clone() });
+    let endpoints = moment.upstream(object).map(|upstream| upstream.endpoints());
     let left_out = view.report.left_out_of(object).into_iter();
     let left_out = left_out.map(|sentence| ProblemView { severity: label(Severity::Refused).into(), sentence });
     LoadBalancerView {
         name: bounded(object),
         origin: bounded(&verdict.origin),
         problems: verdict.problems.iter().map(problem).chain(left_out).collect(),
-        listeners: view.snapshot.listeners_of(object).map(|(key, listener)| port(key, listener, view, live)).collect(),
-        applied: view.snapshot.upstreams.get(&key).cloned(),
-        endpoints: upstream.map(|upstream| members(upstream)).unwrap_or_default(),
+        listeners: self::listeners(object, view, listeners),
+        endpoints: endpoints.iter().flat_map(|all| all.iter()).map(|endpoint| member(endpoint, applied)).collect(),
+        applied: applied.cloned(),
     }
+}
+
+/// The views of the listeners of a load balancer.
+pub fn listeners(object: &ObjectKey, view: &View, live: &LiveListeners) -> Vec<AppliedListener> {
+    view.snapshot.listeners_of(object).map(|(key, listener)| port(key, listener, view, live)).collect()
 }
 
 fn problem(problem: &crate::translate::Problem) -> ProblemView {
@@ -86,27 +104,36 @@ fn port(key: &ListenerKey, listener: &Arc<model::Listener>, view: &View, live: &
         None => (None, None),
     };
     let totals = live.get(key).map(|live| live.counters.totals()).unwrap_or_default();
+    let failures = CloseReason::ALL.into_iter().filter(|reason| reason.is_failure());
+    let failures = failures.map(|reason| (reason.label().into(), totals.closed(reason)));
     ListenerView {
         port: key.port,
         bound,
         failure,
         active: totals.active(),
         accepted: totals.accepted,
+        bytes_to_backend: totals.bytes_to_backend,
+        bytes_to_client: totals.bytes_to_client,
+        failures: failures.filter(|(_, count)| *count > 0).collect(),
         applied: listener.clone(),
     }
 }
 
-fn members(upstream: &Upstream) -> Vec<EndpointView> {
-    upstream.endpoints().iter().map(|endpoint| member(endpoint)).collect()
-}
-
-fn member(endpoint: &Endpoint) -> EndpointView {
+/// The view of an endpoint. `applied` is the configuration of its upstream.
+pub fn member(endpoint: &Endpoint, applied: Option<&Arc<model::UpstreamConfig>>) -> EndpointView {
     let state = endpoint.state();
+    // The endpoints are sorted. One that was just removed is absent.
+    let config = applied.and_then(|applied| {
+        let place = applied.endpoints.binary_search_by(|config| config.key.cmp(endpoint.key())).ok()?;
+        Some(&applied.endpoints[place])
+    });
     EndpointView {
         backend: endpoint.key().backend.to_string(),
         address: endpoint.address().to_string(),
         usable: endpoint.usable(),
         in_service: endpoint.in_service(),
+        weight: config.map_or(0, |config| config.weight.value()),
+        priority: endpoint.backend().priority.0,
         share: endpoint.share(),
         near: endpoint.near(),
         healthy: state.healthy,
@@ -115,6 +142,7 @@ fn member(endpoint: &Endpoint) -> EndpointView {
         last_failure: state.last_failure.map(|failure| format!("{:.0}: {}", failure.at, bounded(&failure.reason))),
         active: endpoint.active(),
         connections: endpoint.connections(),
+        connect_failures: endpoint.connect_failures(),
         preconnected: endpoint.pool_figures().idle,
     }
 }
@@ -144,7 +172,7 @@ fn host_limits(read: impl Fn(&str) -> Option<String>) -> HostLimits {
 
 /// Limits a text from outside, which may have any length. Invisible characters are escaped when the document is
 /// written.
-fn bounded(text: &(impl ToString + ?Sized)) -> String {
+pub fn bounded(text: &(impl ToString + ?Sized)) -> String {
     limited(&text.to_string(), MAX_TEXT).into_owned()
 }
 

@@ -20,7 +20,7 @@ use crate::{
     shared::{changes, revised},
     source::{Changed, Names, Settle, resolve},
     state::{Configuration, ReadinessState},
-    translate::{Memo, Problem, Severity, Verdicts, translate, translate_with},
+    translate::{Memo, Problem, Severity, Verdicts, here, translate, translate_with},
     upstream::in_place,
     world::{Declared, ProcessLocality, World},
 };
@@ -34,6 +34,8 @@ const RESYNC_PERIOD: Duration = Duration::from_secs(3600);
 const EXPIRATION_PAUSE: Duration = Duration::from_millis(100);
 /// The minimum time between comparisons with a full translation.
 const COMPARISON_PERIOD: Duration = Duration::from_secs(3600);
+/// The minimum time between searches for the zone of this process.
+const ZONE_SEARCH_PERIOD: Duration = Duration::from_secs(60);
 /// The maximum number of joined or left endpoints in a log line.
 const MOST_NAMED: usize = 10;
 /// The maximum number of logged problems of an object, because its author determines their number.
@@ -53,6 +55,7 @@ pub struct Compiler {
     last_translation: Instant,
     /// The time of the last comparison with a full translation.
     last_comparison: Instant,
+    last_zone_search: Option<Instant>,
     published: Configuration,
     state: Arc<ReadinessState>,
     observed: watch::Sender<Observed>,
@@ -70,6 +73,7 @@ impl Compiler {
             memo: Memo::default(),
             last_translation: Instant::now(),
             last_comparison: Instant::now(),
+            last_zone_search: None,
             published: Configuration::default(),
             state,
             observed: watch::Sender::default(),
@@ -135,6 +139,7 @@ impl Compiler {
             generation: snapshot.generation,
             verdicts: Arc::new(verdicts),
             problems: self.world.problems.clone(),
+            zone: self.zone(),
         };
         log_changes(&self.published, &configuration);
         if snapshot.generation != self.last.generation {
@@ -145,6 +150,17 @@ impl Compiler {
         self.published = configuration.clone();
         self.state.set_configuration(configuration);
         self.last.clone()
+    }
+
+    /// The zone of this process. In a cluster it is searched in all EndpointSlices until it is found, but not after each
+    /// change.
+    fn zone(&mut self) -> Option<Arc<str>> {
+        let is_due = self.last_zone_search.is_none_or(|last| last.elapsed() >= ZONE_SEARCH_PERIOD);
+        if self.published.zone.is_some() || !is_due {
+            return self.published.zone.clone();
+        }
+        self.last_zone_search = Some(Instant::now());
+        here(&self.world).zone
     }
 
     /// Translates the current world, reusing the results of unchanged load balancers. At most once per hour, and always

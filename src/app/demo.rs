@@ -30,7 +30,7 @@ use super::{
     shutdown::Signals,
 };
 use crate::{
-    admin::{self, AdminAccess, AllowedHosts},
+    admin::{self, AdminAccess, AllowedHosts, Instance},
     api::{AddressPort, Host},
     cli::{self, AdminAddress, ListenAddress, Simple},
     descriptors::{self, Budget},
@@ -43,6 +43,7 @@ use crate::{
     },
     state::{Configuration, ReadinessState},
     tools::backend::{self, EchoServer},
+    traffic::bytes,
     translate::{Verdicts, translate},
     world::{Declared, World},
 };
@@ -74,6 +75,7 @@ async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
     let pages = admin::Server {
         monitor: proxy.monitor(),
         state: state.clone(),
+        instance: Instance { name: "demo".into(), node: None, started: Timestamp::now() },
         hosts: AllowedHosts::new(&[]),
         access: AdminAccess::Everyone,
         connections: budget.admin,
@@ -305,11 +307,4 @@ impl Display {
         let sample = self.sample();
         format!("{} connections, {} relayed", sample.accepted, bytes(sample.bytes as f64))
     }
-}
-
-fn bytes(count: f64) -> String {
-    let units = ["B", "KiB", "MiB", "GiB"];
-    let power = (count.max(1.0).log2() / 10.0).floor().min(3.0);
-    let decimals = if power > 0.0 { 1 } else { 0 };
-    format!("{:.decimals$} {}", count / 1024f64.powf(power), units[power as usize])
 }

@@ -77,6 +77,7 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Check(arguments) => Ok(check::run(arguments)),
         Command::Kubectl(arguments) => on_control_runtime(kubectl::run(*arguments)),
+        Command::Top(arguments) => on_control_runtime(kubectl::top_of_address(&arguments)),
         Command::Completion { shell } => commands::completion(shell),
         Command::Man { out } => commands::man(&out),
         Command::Crd => commands::crd(),

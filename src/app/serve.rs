@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use jiff::Timestamp;
 use tokio::{
     net::TcpListener,
     runtime,
@@ -26,7 +27,7 @@ use super::{
     source::Source,
 };
 use crate::{
-    admin::{self, AdminAccess, AdminThread, AllowedHosts},
+    admin::{self, AdminAccess, AdminThread, AllowedHosts, Instance},
     cli::{AdminAddress, LocalAuthorization, RunArgs},
     controller::{self, Observed, Settings},
     descriptors::{self, Budget},
@@ -91,8 +92,11 @@ pub struct Leading {
 
 /// The location of the process. Empty environment variables count as absent.
 fn locality(run: &RunArgs) -> ProcessLocality {
-    let non_empty = |name: &Option<String>| name.as_deref().filter(|name| !name.is_empty()).map(Into::into);
     ProcessLocality { node: non_empty(&run.node), zone: non_empty(&run.zone) }
+}
+
+fn non_empty<'a, T: From<&'a str>>(name: &'a Option<String>) -> Option<T> {
+    name.as_deref().filter(|name| !name.is_empty()).map(Into::into)
 }
 
 /// Serves until a signal or a successor ends it.
@@ -237,6 +241,7 @@ async fn write_last_lines(access_log: access_log::Writer, proxy: &Proxy, signals
 /// The admin pages, if enabled.
 struct AdminPages {
     listener: Option<StdTcpListener>,
+    instance: Instance,
     hosts: AllowedHosts,
     access: AdminAccess,
     /// The maximum number of connections.
@@ -252,6 +257,7 @@ impl AdminPages {
     fn new(listener: Option<StdTcpListener>, access: AdminAccess, connections: usize, run: &RunArgs) -> Self {
         Self {
             listener,
+            instance: Instance { name: replica_name(run), node: non_empty(&run.node), started: Timestamp::now() },
             hosts: AllowedHosts::new(&run.admin_hosts),
             access,
             connections,
@@ -272,6 +278,7 @@ impl AdminPages {
             let server = admin::Server {
                 monitor: proxy.monitor(),
                 state: state.clone(),
+                instance: self.instance.clone(),
                 hosts: self.hosts.clone(),
                 access: self.access.clone(),
                 connections: self.connections,

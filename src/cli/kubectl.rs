@@ -4,6 +4,7 @@ use std::{num::NonZeroU64, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::top::TopFlags;
 use crate::api;
 
 /// Inspect the TcpLoadBalancers of a cluster and their replicas, and drain endpoints.
@@ -43,6 +44,10 @@ pub enum KubectlCommand {
     /// It contains no Secrets, private keys and passwords; values that may be secret are removed. Parts that cannot be
     /// read are named. Exit code 0: the archive is written. 1: it is not.
     Bundle(BundleFlags),
+    /// Show the rates of load balancers, their endpoints and replicas in a live table.
+    ///
+    /// Exit code 0: it was shown. 1: no replica can be read.
+    Top(ClusterTop),
     /// Give endpoints of a load balancer no new connections, for example before maintenance.
     ///
     /// Adds them to spec.drainedEndpoints. Their open connections follow spec.drain.endpointDrained. Exit code 0: they are
@@ -111,6 +116,15 @@ pub struct StatusFlags {
     /// The seconds between two readings with --watch.
     #[arg(long, value_name = "SECONDS", default_value = "2", requires = "watch")]
     pub interval: NonZeroU64,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct ClusterTop {
+    /// Show the load balancers of all namespaces.
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    pub all_namespaces: bool,
+    #[command(flatten)]
+    pub top: TopFlags,
 }
 
 #[derive(Args, Clone, Debug)]

@@ -176,13 +176,12 @@ impl Leader {
 
     /// The view of the cluster, without statuses.
     fn view(&mut self, world: &World, replicas: &Replicas) -> LeaderView {
-        let replicas_reporting = replicas.values().filter(|replica| replica.report.is_some()).count();
         let ports = match &world.mode {
             ProcessMode::Gateway(allocations, _) => Some(self.port_counts(allocations)),
             ProcessMode::Standalone | ProcessMode::Sidecar(_) | ProcessMode::Host(_) => None,
         };
-        let replicas_silent = replicas.len() - replicas_reporting;
-        LeaderView { replicas_reporting, replicas_silent, ports, ..LeaderView::default() }
+        let replicas = replicas.iter().map(|(pod, replica)| (pod.clone(), replica.report.clone())).collect();
+        LeaderView { replicas, ports, ..LeaderView::default() }
     }
 
     fn port_counts(&mut self, allocations: &Arc<Allocations>) -> PortCounts {

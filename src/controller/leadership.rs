@@ -141,6 +141,8 @@ impl LeaderElector {
 
     async fn reach(&mut self) -> Result<LeaseOutcome, ApiFailure> {
         let lease = self.leases.get_opt(&self.name).await?;
+        let holder = lease.as_ref().and_then(|lease| lease.spec.as_ref()?.holder_identity.as_deref());
+        self.instruments.set_leader_name(holder.filter(|holder| !holder.is_empty()));
         let claim = match claim(lease, &self.identity, &mut self.seen, Instant::now(), Timestamp::now()) {
             Move::Claim(claim) => *claim,
             Move::Wait(pause) => return Ok(LeaseOutcome::Waits(pause)),
@@ -153,7 +155,10 @@ impl LeaderElector {
             }
         };
         match written {
-            Ok(_) => Ok(LeaseOutcome::Holds),
+            Ok(_) => {
+                self.instruments.set_leader_name(Some(&self.identity));
+                Ok(LeaseOutcome::Holds)
+            }
             // Another replica wrote first; the next read shows the result.
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(LeaseOutcome::Contested),
             Err(error) => Err(error.into()),

@@ -6,7 +6,7 @@ use std::{fmt, time::Duration};
 use futures::{StreamExt, stream};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{
-    Request, StatusCode,
+    Request, StatusCode, Uri,
     body::Bytes,
     client::conn::http1::handshake,
     header::{DATE, HOST, HeaderValue},
@@ -15,8 +15,12 @@ use hyper_util::rt::TokioIo;
 use jiff::{Timestamp, fmt::rfc2822};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
-use serde::de::{DeserializeOwned, IgnoredAny};
-use tokio::time::timeout;
+use serde::de::DeserializeOwned;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
@@ -25,19 +29,18 @@ use super::{
     right::{AccessError, Right},
 };
 use crate::{
-    model::{Picture, ReplicaReport},
+    model::{ReplicaReport, StatePicture},
     printable::printable,
 };
 
 /// The maximum size of a page: that of several thousand load balancers.
 const MAX_PAGE: usize = 64 << 20;
 /// The number of replicas that are read at a time.
-const CONCURRENT: usize = 16;
+pub const CONCURRENT: usize = 16;
+/// The time limit of a request without port forwarding.
+const DIRECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The maximum length of an error of a connection, in bytes.
 const MAX_ERROR: usize = 512;
-
-/// The document of `/snapshot`, without settings.
-pub type StatePicture = Picture<IgnoredAny, IgnoredAny>;
 
 /// An admin page.
 #[derive(Clone, Debug)]
@@ -100,29 +103,56 @@ async fn read(connection: &ClusterConnection, replica: &ReplicaPod, path: &str) 
     let port = replica.admin_port;
     let forwarder = pods.portforward(&replica.key.name, &[port]).await;
     let mut forwarder = forwarder.map_err(|error| port_forward(&replica.key.namespace).error(&error))?;
-    let failed = |error: &dyn fmt::Display| PageError::Connect(printable(&error.to_string(), MAX_ERROR).into_owned());
     let stream = forwarder.take_stream(port).ok_or_else(|| failed(&"the port is not forwarded"))?;
     let refusal = forwarder.take_error(port);
-    let exchange = async {
-        let (mut requests, driver) = handshake(TokioIo::new(stream)).await?;
-        let _driver = AbortOnDropHandle::new(tokio::spawn(driver));
-        let request = Request::get(path).header(HOST, "localhost").body(Empty::<Bytes>::new());
-        // The paths are constants.
-        let request = request.unwrap_or_default();
-        let response = requests.send_request(request).await?;
-        let (status, date) = (response.status(), response.headers().get(DATE).and_then(time));
-        Ok::<_, hyper::Error>((status, date, Limited::new(response.into_body(), MAX_PAGE).collect().await))
-    };
-    match exchange.await {
-        Ok((StatusCode::OK, date, Ok(body))) => Ok(AdminPage { body: body.to_bytes(), date }),
-        Ok((StatusCode::OK, _, Err(error))) => Err(PageError::Unreadable(error.to_string())),
-        Ok((status, ..)) => Err(PageError::Refused(status)),
+    match exchange(stream, "localhost", path).await {
+        Ok(answer) => answer,
         // The kubelet has the cause; the stream only ends.
         Err(error) => match refusal {
             Some(refusal) => Err(refusal.await.map_or_else(|| failed(&error), |refusal| failed(&refusal))),
             None => Err(failed(&error)),
         },
     }
+}
+
+/// Reads one page at an address, without a cluster.
+pub async fn page_at(url: &Uri, path: &str) -> Result<AdminPage, PageError> {
+    let (host, port) = (url.host().unwrap_or_default(), url.port_u16().unwrap_or(80));
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let reading = async {
+        let stream = TcpStream::connect((host, port)).await.map_err(|error| failed(&error))?;
+        let authority = url.authority().map(ToString::to_string).unwrap_or_default();
+        exchange(stream, &authority, path).await.map_err(|error| failed(&error))?
+    };
+    timeout(DIRECT_TIMEOUT, reading).await.map_err(|_| PageError::Silent(DIRECT_TIMEOUT))?
+}
+
+/// Requests a page on a connection.
+///
+/// # Errors
+/// If the connection fails before an answer.
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    host: &str,
+    path: &str,
+) -> Result<Result<AdminPage, PageError>, hyper::Error> {
+    let (mut requests, driver) = handshake(TokioIo::new(stream)).await?;
+    let _driver = AbortOnDropHandle::new(tokio::spawn(driver));
+    let request = Request::get(path).header(HOST, host).body(Empty::<Bytes>::new());
+    // The paths are constants.
+    let request = request.unwrap_or_default();
+    let response = requests.send_request(request).await?;
+    let (status, date) = (response.status(), response.headers().get(DATE).and_then(time));
+    let body = Limited::new(response.into_body(), MAX_PAGE).collect().await;
+    Ok(match (status, body) {
+        (StatusCode::OK, Ok(body)) => Ok(AdminPage { body: body.to_bytes(), date }),
+        (StatusCode::OK, Err(error)) => Err(PageError::Unreadable(error.to_string())),
+        (status, _) => Err(PageError::Refused(status)),
+    })
+}
+
+fn failed(error: &dyn fmt::Display) -> PageError {
+    PageError::Connect(printable(&error.to_string(), MAX_ERROR).into_owned())
 }
 
 /// The permission to forward ports. Kubernetes before 1.35 requires `get` instead.

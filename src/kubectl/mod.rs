@@ -8,17 +8,19 @@ mod bundle;
 mod connection;
 mod doctor;
 #[cfg(test)]
-mod golden;
+pub mod golden;
 mod maintenance;
 mod output;
 mod replica;
 mod right;
 mod status;
+mod top;
 
 use std::process::ExitCode;
 
 use crate::cli::{Kubectl, KubectlCommand};
 use connection::ClusterConnection;
+pub use top::of_address as top_of_address;
 
 /// Runs a command.
 ///
@@ -36,6 +38,10 @@ pub async fn run(arguments: Kubectl) -> anyhow::Result<ExitCode> {
         KubectlCommand::Bundle(flags) => bundle::run(&connection, &flags).await,
         KubectlCommand::Doctor(flags) => doctor::run(&connection, &flags).await,
         KubectlCommand::Drain(flags) => maintenance::drain(&connection, &flags).await,
+        KubectlCommand::Top(flags) => {
+            let namespace = (!flags.all_namespaces).then_some(connection.namespace.as_str());
+            top::of_cluster(&connection, namespace, &flags.top).await
+        }
         KubectlCommand::Undrain(flags) => maintenance::undrain(&connection, &flags).await,
         KubectlCommand::Failback(flags) => maintenance::failback(&connection, &flags).await,
     }

@@ -80,8 +80,9 @@ fn leader_instruments() -> (Arc<Instruments>, LeaderInstruments, RunningWatch) {
     leader.set_view(LeaderView {
         statuses: imbl::OrdMap::unit(ObjectKey::new("shop", "pg"), status.into()),
         ports: Some(PortCounts { allocated: 2, cooldown: 1, free: 4997 }),
-        replicas_reporting: 2,
-        replicas_silent: 1,
+        replicas: [("a", true), ("b", true), ("c", false)]
+            .map(|(pod, reports)| (pod.into(), reports.then(Arc::default)))
+            .into(),
     });
     (instruments, leader, watch)
 }

@@ -1,15 +1,18 @@
 //! The document of the admin page `/snapshot`: the applied configuration and the live state of one process. It contains
 //! no secrets.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeMap};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 
 /// The whole document. `L` and `U` are the settings of listeners and upstreams. Readers that do not need them use
-/// [`serde::de::IgnoredAny`].
+/// [`StatePicture`].
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Picture<L, U> {
+    /// Absent: an older version wrote the document.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<ProcessView>,
     pub generation: u64,
     pub load_balancers: Vec<LoadBalancerView<L, U>>,
     /// Problems that belong to no load balancer.
@@ -20,6 +23,31 @@ pub struct Picture<L, U> {
     /// The limits of the process's host or pod. Absent: an older version wrote the document.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<HostLimits>,
+}
+
+/// The document without settings, for reading.
+pub type StatePicture = Picture<IgnoredAny, IgnoredAny>;
+
+/// A process and its role.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProcessView {
+    /// The name of the pod or host.
+    pub name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    pub version: String,
+    /// The start of the process.
+    pub started: String,
+    /// True if the process accepts new connections.
+    pub accepts: bool,
+    /// The pod that holds the Lease, as far as this process knows. Absent: unknown, or there is no election.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<String>,
+    /// True if this process leads.
+    pub leads: bool,
 }
 
 /// Limits of the kernel in the network namespace of a process. Absent: unknown.
@@ -46,6 +74,9 @@ pub struct DrainView {
     pub reason: Cow<'static, str>,
     /// The number of open connections.
     pub active: usize,
+    /// The time at which the last connection is due to be closed. Absent: an older version wrote the document.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<jiff::Timestamp>,
 }
 
 /// A load balancer: its verdict and its served configuration.
@@ -81,6 +112,13 @@ pub struct ListenerView<L> {
     pub failure: Option<String>,
     pub active: u64,
     pub accepted: u64,
+    #[serde(default)]
+    pub bytes_to_backend: u64,
+    #[serde(default)]
+    pub bytes_to_client: u64,
+    /// The connections that were refused or failed, by close reason.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub failures: BTreeMap<Cow<'static, str>, u64>,
     pub applied: L,
 }
 
@@ -92,6 +130,12 @@ pub struct EndpointView {
     pub usable: bool,
     /// False: on standby, because another priority is active.
     pub in_service: bool,
+    /// The share of connections, relative to the others. 0: an older version wrote the document.
+    #[serde(default)]
+    pub weight: u32,
+    /// The priority level of its backend.
+    #[serde(default)]
+    pub priority: u8,
     /// The effective share of its weight, in percent. It is less than 100 during slow start.
     pub share: u32,
     /// True if locality prefers it as near this process.
@@ -106,6 +150,9 @@ pub struct EndpointView {
     pub last_failure: Option<String>,
     pub active: u32,
     pub connections: u64,
+    /// Failed attempts to connect.
+    #[serde(default)]
+    pub connect_failures: u64,
     pub preconnected: usize,
 }
 

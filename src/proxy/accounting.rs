@@ -230,6 +230,25 @@ impl ListenerCounters {
         &self.shards[worker]
     }
 
+    /// The traffic of all workers, without the details of [`Self::totals`].
+    pub fn traffic(&self) -> ListenerTraffic {
+        let mut traffic = ListenerTraffic::default();
+        let mut closed = 0;
+        for shard in &self.shards {
+            for (reason, counter) in CloseReason::ALL.into_iter().zip(&shard.closed.0) {
+                let count = counter.get();
+                closed += count;
+                traffic.failures += if reason.is_failure() { count } else { 0 };
+            }
+        }
+        for shard in &self.shards {
+            traffic.accepted += shard.accepted.get();
+            traffic.bytes += shard.bytes_to_backend.get() + shard.bytes_to_client.get();
+        }
+        traffic.active = traffic.accepted.saturating_sub(closed);
+        traffic
+    }
+
     /// The sum over all workers. Closed connections are read before accepted ones, so `active` is never negative.
     pub fn totals(&self) -> Totals {
         let mut totals = Totals::default();
@@ -261,6 +280,17 @@ impl Shard {
     pub fn close(&self, reason: CloseReason) {
         self.closed.0[reason as usize].add(1);
     }
+}
+
+/// The traffic of a listener since it was created.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ListenerTraffic {
+    pub accepted: u64,
+    pub active: u64,
+    /// Connections that were refused, aborted, or never connected to a backend.
+    pub failures: u64,
+    /// In both directions.
+    pub bytes: u64,
 }
 
 /// The totals of a listener since it was created.
@@ -388,6 +418,8 @@ mod tests {
         counters.shard(0).duration.observe(Duration::from_secs(1_000_000));
         let totals = counters.totals();
         assert_eq!((totals.accepted, totals.active(), totals.closed(CloseReason::Complete)), (2, 1, 1));
+        let traffic = counters.traffic();
+        assert_eq!((traffic.accepted, traffic.active, traffic.failures), (2, 1, 0));
         assert_eq!(totals.duration.buckets, [0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
         assert!((totals.duration.seconds - 1_000_000.003).abs() < 1e-6);
     }

@@ -41,7 +41,7 @@ use listeners::ports;
 use memo::{Baseline, NewResult};
 use tls::certificates::CertificateLoader;
 
-pub use context::{expirations::REPORT_DELAY, pods::selects_pods};
+pub use context::{expirations::REPORT_DELAY, locality::here, pods::selects_pods};
 pub use memo::Memo;
 pub use verdict::{Part, Problem, Reason, Severity, Verdict, Verdicts};
 

@@ -2,9 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "tests panic on unexpected values")]
 
+mod admin_page;
 mod alerts;
 #[path = "../harness/authority.rs"]
 mod authority;
+mod browser;
 mod checks;
 mod haproxy;
 #[path = "../harness/mod.rs"]

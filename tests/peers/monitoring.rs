@@ -18,7 +18,7 @@ use jiff::{Timestamp, tz::TimeZone};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use rcgen::date_time_ymd;
 use tcplb::{
-    admin::{AdminAccess, AllowedHosts, Server},
+    admin::{AdminAccess, AllowedHosts, Instance, Server},
     api::TcpLoadBalancerStatus,
     instruments::{
         Instruments, LeaderInstruments, LeaderView, LookupResult, PortCounts, RunningWatch, WatchFailure, WriteResult,
@@ -78,13 +78,13 @@ impl FaultyLeader {
         leader.set_view(LeaderView {
             statuses: OrdMap::unit(ObjectKey::new("shop", "not-ready"), not_ready().into()),
             ports: Some(PortCounts { allocated: 95, cooldown: 4, free: 1 }),
-            replicas_reporting: 1,
-            replicas_silent: 1,
+            replicas: [("a".into(), Some(Arc::default())), ("b".into(), None)].into(),
         });
         let admin = free_address();
         let server = Server {
             monitor: proxy.monitor(),
             state: Arc::new(ReadinessState::new(instruments.clone())),
+            instance: Instance { name: "test".into(), node: None, started: Timestamp::now() },
             hosts: AllowedHosts::new(&[]),
             access: AdminAccess::Everyone,
             connections: 10,

@@ -117,9 +117,17 @@ fn admin_pages_are_closed_to_other_sites_and_odd_requests() {
         assert!(policy.starts_with("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "{policy}");
     }
     let page = ask("GET / HTTP/1.1\r\nHost: 127.0.0.1").body;
-    assert!(!page.contains("<style") && !page.contains("style=") && !page.contains("<script"), "{page}");
-    let style = ask("GET /style.css HTTP/1.1\r\nHost: 127.0.0.1");
-    assert_eq!((style.status, style.header("content-type")), (200, Some("text/css; charset=utf-8")));
+    assert!(!page.contains("<style") && !page.contains("style="), "{page}");
+    assert_eq!(page.matches("<script").count(), 1, "{page}");
+    assert!(page.contains("<script src=\"/script.js\" defer></script>"), "{page}");
+    for (path, content_type) in [
+        ("/style.css", "text/css; charset=utf-8"),
+        ("/script.js", "text/javascript; charset=utf-8"),
+        ("/icon.svg", "image/svg+xml"),
+    ] {
+        let file = ask(&format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1"));
+        assert_eq!((file.status, file.header("content-type")), (200, Some(content_type)), "{path}");
+    }
     for (head, what) in [
         (format!("GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: {}", "y".repeat(1 << 20)), "a head of 1 MiB"),
         (format!("GET /{} HTTP/1.1\r\nHost: 127.0.0.1", "a".repeat(100_000)), "a long path"),

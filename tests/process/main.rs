@@ -27,4 +27,5 @@ mod shutdown;
 mod sources;
 mod takeover;
 mod tls_client;
+mod top;
 mod unreachable;

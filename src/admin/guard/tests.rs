@@ -76,7 +76,7 @@ async fn a_refusal_says_which_flag_allows_the_name() {
 }
 
 #[tokio::test]
-async fn every_response_forbids_scripts_frames_and_caches() {
+async fn every_response_forbids_inline_scripts_frames_and_caches() {
     for (method, uri, host, status) in [
         ("GET", "/", "127.0.0.1", 200),
         ("HEAD", "/livez", "127.0.0.1", 200),
@@ -91,6 +91,7 @@ async fn every_response_forbids_scripts_frames_and_caches() {
         let header = |name: &str| response.headers()[name].to_str().unwrap().to_owned();
         assert!(header("content-security-policy").starts_with("default-src 'none'"), "{method} {uri}");
         assert!(header("content-security-policy").contains("frame-ancestors 'none'"), "{method} {uri}");
+        assert!(!header("content-security-policy").contains("unsafe-inline"), "{method} {uri}");
         assert_eq!(header("x-content-type-options"), "nosniff");
         assert_eq!(header("x-frame-options"), "DENY");
         assert_eq!(header("referrer-policy"), "no-referrer");

@@ -1,3 +1,5 @@
+pub mod rig;
+
 use std::io;
 
 use jiff::Timestamp;
@@ -5,125 +7,21 @@ use k8s_openapi::{ByteString, api::core::v1::Secret};
 use serde_json::json;
 use tokio::{
     net::{TcpListener, TcpStream},
-    runtime::Handle,
     sync::mpsc::unbounded_channel,
     time::timeout,
 };
 use tokio_util::task::AbortOnDropHandle;
 
+use self::rig::{Rig, free_port, spec};
 use super::*;
 use crate::{
-    admin::{AdminAccess, AllowedHosts, page},
+    admin::{AdminAccess, AllowedHosts, page::StatusPage},
     controller::{AdminToken, follow},
-    metrics::{EndpointSeries, ExpositionFormat, Metrics},
-    model::Snapshot,
-    proxy::{
-        Options, Proxy,
-        access_log::{AccessLog, Events, Format, LineEncoder, ProcessIdentity},
-        socket::Sharing,
-    },
+    metrics::EndpointSeries,
     tools::cert,
     translate::translate,
-    world::{Declared, ObjectIdentity, ProcessLocality, World},
+    world::ProcessLocality,
 };
-
-/// A proxy for declared load balancers, and its reports.
-struct Rig {
-    proxy: Proxy,
-    state: Arc<ReadinessState>,
-    reports: Reports,
-    stop: CancellationToken,
-    world: World,
-    last: Arc<Snapshot>,
-}
-
-impl Rig {
-    fn metrics(&self, endpoint_series: EndpointSeries) -> String {
-        Metrics::new(self.proxy.monitor(), self.state.clone(), endpoint_series).text(ExpositionFormat::OpenMetrics)
-    }
-
-    fn start() -> Self {
-        let encoder = LineEncoder { format: Format::Text, process: ProcessIdentity::new("test") };
-        let (access_log, _) = AccessLog::start(Events::Ends, encoder, io::sink());
-        let (sharing, inherited) = (Sharing::Exclusive, BTreeMap::new());
-        let options = Options {
-            workers: 1,
-            descriptors: 100,
-            spare_from: i32::MAX,
-            preconnected: 0,
-            pipes: 0,
-            probes: 10,
-            cancels: 10,
-            sharing,
-            inherited,
-            access_log,
-        };
-        let proxy = Proxy::start(options, &Handle::current()).unwrap();
-        let (state, stop) = (Arc::new(ReadinessState::default()), CancellationToken::new());
-        let reports = Reports::new(proxy.monitor(), state.clone(), Rendering::default(), stop.clone());
-        Self { proxy, state, reports, stop, world: World::default(), last: Arc::default() }
-    }
-
-    fn declare(&mut self, name: &str, identity: Option<(&str, i64)>, spec: serde_json::Value) {
-        let identity = identity.map(|(uid, generation)| ObjectIdentity {
-            created: Timestamp::UNIX_EPOCH,
-            uid: uid.into(),
-            generation,
-        });
-        let declared = Declared {
-            spec: Some(Arc::new(serde_json::from_value(spec).unwrap())),
-            problems: Vec::new(),
-            origin: "test".into(),
-            folder: "".into(),
-            identity,
-            status: None,
-        };
-        self.world.load_balancers.insert(ObjectKey::new("shop", name), declared);
-    }
-
-    /// Compiles the configuration without applying it.
-    fn compile(&mut self) {
-        let (snapshot, verdicts) = translate(&self.world, &self.last, Timestamp::now());
-        self.last = Arc::new(snapshot);
-        let generation = self.last.generation;
-        let verdicts = Arc::new(verdicts);
-        self.state.set_configuration(Configuration { generation, verdicts, problems: Vec::new() });
-    }
-
-    async fn apply(&mut self) {
-        self.compile();
-        self.publish().await;
-    }
-
-    async fn publish(&self) {
-        let mut reports = self.proxy.reports();
-        self.proxy.publish(self.last.clone());
-        reports.wait_for(|report| report.generation == self.last.generation).await.unwrap();
-    }
-
-    async fn now(&self) -> ReplicaReport {
-        let version = self.reports.next(None).await.unwrap();
-        let text = serde_json::to_string(&version.report).unwrap();
-        assert_eq!(serde_json::from_str::<ReplicaReport>(&text).unwrap(), version.report);
-        version.report
-    }
-
-    async fn tag(&self) -> Arc<str> {
-        self.reports.next(None).await.unwrap().tag.clone()
-    }
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-fn spec(port: u16) -> serde_json::Value {
-    json!({
-        "listeners": [{"port": port, "address": "127.0.0.1"}],
-        "backends": [{"name": "db", "addresses": ["127.0.0.1:1", "127.0.0.1:2"]}],
-        "healthCheck": {"active": {"type": "None"}},
-    })
-}
 
 #[tokio::test]
 async fn only_objects_of_the_api_server_are_reported() {
@@ -183,11 +81,8 @@ async fn long_polls_are_answered_at_the_next_change() {
             let (_, verdicts) = translate(&rig.world, &rig.last, Timestamp::now());
             sleep(GATHERED_FOR * 2).await;
             let generation = rig.last.generation;
-            rig.state.set_configuration(Configuration {
-                generation,
-                verdicts: Arc::new(verdicts),
-                problems: Vec::new(),
-            });
+            let verdicts = Arc::new(verdicts);
+            rig.state.set_configuration(Configuration { generation, verdicts, ..Configuration::default() });
         });
     let report = report.unwrap().unwrap().report;
     assert_eq!(report.load_balancers["uid"].generation, 2);
@@ -377,7 +272,8 @@ async fn an_endpoint_dropped_as_a_loop_is_reported() {
          forwards back to this load balancer: write the address of a server; it is ignored"
     );
     assert_eq!(served.here, BTreeSet::from([expected.clone()]));
-    assert!(page::render(&rig.proxy.monitor(), &rig.state).contains(&expected));
+    let page = StatusPage::new(rig::instance());
+    assert!(page.render(&rig.proxy.monitor(), &rig.state, "").contains(&expected));
     // After it leads to a server, there is no problem left.
     rig.declare("a", Some(("uid", 2)), spec(port));
     rig.apply().await;
@@ -395,6 +291,7 @@ async fn the_aggregating_leader_gets_a_report() {
     let server = crate::admin::Server {
         monitor: rig.proxy.monitor(),
         state: rig.state.clone(),
+        instance: rig::instance(),
         hosts: AllowedHosts::default(),
         access: AdminAccess::Everyone,
         connections: 10,

@@ -9,8 +9,8 @@ use serde::Serialize;
 use super::gather::StatusFacts;
 use crate::{
     api::{Address, BackendStatus, ListenerStatus, Placement, Summary, TcpLoadBalancer},
-    kubectl::admin_pages::{PageError, ReplicaPages, StatePicture},
-    model::{EndpointView, ListenerOutcome, Served},
+    kubectl::admin_pages::{PageError, ReplicaPages},
+    model::{EndpointView, ListenerOutcome, Served, StatePicture},
 };
 
 #[derive(Debug, Serialize)]

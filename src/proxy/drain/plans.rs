@@ -58,6 +58,8 @@ pub struct Draining {
     pub object: ObjectKey,
     pub reason: CloseReason,
     pub resource: DrainingResource,
+    /// The time at which the last connection is due to be closed. A limit of the rate may delay it.
+    pub until: Instant,
 }
 
 type DrainKey = (DrainTarget, CloseReason);
@@ -135,6 +137,7 @@ impl DrainPlans {
                 plan.log_begin(case.1);
                 plan
             });
+            self.has_changed |= plan.close != close;
             plan.close = close;
             plan.total = plan.total.max(plan.resource.open());
         }
@@ -209,7 +212,7 @@ impl DrainPlans {
     pub fn take_changed(&mut self) -> Option<Vec<Draining>> {
         let draining = |((_, reason), plan): (&DrainKey, &DrainPlan)| {
             let (object, resource) = (plan.object.clone(), plan.resource.clone());
-            Draining { object, reason: *reason, resource }
+            Draining { object, reason: *reason, resource, until: plan.since + plan.close.after }
         };
         std::mem::take(&mut self.has_changed).then(|| self.plans.iter().map(draining).collect())
     }

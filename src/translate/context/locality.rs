@@ -17,7 +17,7 @@ pub(super) fn all_are_elsewhere(world: &World, zone: &str) -> bool {
 
 /// The locality of this process. If only its node is known, the zone is that of a pod on this node in an EndpointSlice,
 /// usually its own, listed behind the Service of the replicas.
-pub(super) fn here(world: &World) -> ProcessLocality {
+pub fn here(world: &World) -> ProcessLocality {
     let ProcessLocality { node, zone } = world.locality.clone().unwrap_or_default();
     let zone = zone.or_else(|| zone_of(node.as_deref()?, world).map(Into::into));
     ProcessLocality { node, zone }

@@ -1,0 +1,189 @@
+use std::{cmp::Reverse, sync::Arc};
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{
+    query::{PageOrder, PageQuery},
+    replicas::ReplicaViews,
+};
+use crate::{
+    admin::{
+        moment::{LiveListeners, Moment},
+        snapshot::bounded,
+    },
+    model::{BindState, ObjectKey},
+    traffic::{TrafficCounts, TrafficRates},
+    translate::{Severity, Verdict},
+    upstream::Upstream,
+};
+
+/// The page warns this long before a certificate expires.
+const CERTIFICATE_WARNING: SignedDuration = SignedDuration::from_hours(14 * 24);
+
+/// A load balancer in the list of the page, without the state of single endpoints.
+pub struct Overview<'a> {
+    pub object: &'a ObjectKey,
+    pub verdict: &'a Verdict,
+    pub name: String,
+    pub upstream: Option<&'a Arc<Upstream>>,
+    pub endpoints: usize,
+    pub usable: usize,
+    /// Open connections.
+    pub active: u64,
+    pub counts: TrafficCounts,
+    /// `None`: not known yet.
+    pub rates: Option<TrafficRates>,
+    /// The worst problems come first.
+    pub problems: Vec<ListedProblem>,
+}
+
+/// A problem of a load balancer, in a sentence.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ListedProblem {
+    pub severity: Severity,
+    pub sentence: String,
+}
+
+impl ListedProblem {
+    /// Something is not served, or not as declared.
+    pub fn error(sentence: String) -> Self {
+        Self { severity: Severity::Refused, sentence }
+    }
+
+    /// Something needs attention.
+    pub fn warning(sentence: String) -> Self {
+        Self { severity: Severity::Warning, sentence }
+    }
+}
+
+impl<'a> Overview<'a> {
+    pub fn of(
+        (object, verdict): (&'a ObjectKey, &'a Verdict),
+        moment: &'a Moment,
+        listeners: &LiveListeners,
+        replicas: &ReplicaViews,
+    ) -> Self {
+        let upstream = moment.upstream(object);
+        let (endpoints, usable) = upstream.map_or((0, 0), |upstream| {
+            let all = upstream.endpoints().len();
+            (all, upstream.usable().min(all))
+        });
+        let mut overview = Self {
+            object,
+            verdict,
+            name: bounded(object),
+            upstream,
+            endpoints,
+            usable,
+            active: 0,
+            counts: TrafficCounts::default(),
+            rates: None,
+            problems: Vec::new(),
+        };
+        overview.add_traffic(moment, listeners);
+        overview.add_problems(moment, replicas);
+        overview
+    }
+
+    /// The severity of the worst problem.
+    pub fn severity(&self) -> Option<Severity> {
+        self.problems.first().map(|problem| problem.severity)
+    }
+
+    fn add_traffic(&mut self, moment: &Moment, listeners: &LiveListeners) {
+        for (key, _) in moment.view.snapshot.listeners_of(self.object) {
+            let Some(listener) = listeners.get(key) else { continue };
+            let traffic = listener.counters.traffic();
+            self.active += traffic.active;
+            self.counts +=
+                TrafficCounts { connections: traffic.accepted, bytes: traffic.bytes, failures: traffic.failures };
+        }
+    }
+
+    fn add_problems(&mut self, moment: &Moment, replicas: &ReplicaViews) {
+        let view = &moment.view;
+        let declared = &self.verdict.problems;
+        self.problems.extend(
+            declared.iter().map(|problem| ListedProblem { severity: problem.severity, sentence: problem.to_string() }),
+        );
+        self.problems.extend(view.report.left_out_of(self.object).into_iter().map(ListedProblem::error));
+        let states = view.report.listeners.range(self.object.listeners());
+        self.problems.extend(states.filter_map(|(key, state)| match state {
+            BindState::Bound(_) => None,
+            BindState::Failed(why) => Some(ListedProblem::error(format!("listener {}: {why}", key.port))),
+        }));
+        self.add_endpoint_problems();
+        self.add_certificate_problems(moment, Timestamp::now());
+        self.problems.extend(replicas.problems_of(self.verdict));
+        self.problems.sort();
+        self.problems.dedup();
+    }
+
+    fn add_endpoint_problems(&mut self) {
+        let (endpoints, usable) = (self.endpoints, self.usable);
+        if endpoints == 0 {
+            return;
+        }
+        match endpoints - usable {
+            0 => {}
+            _ if usable == 0 => self.problems.push(ListedProblem::error(format!(
+                "no endpoint is usable: new connections are refused ({endpoints} endpoints)"
+            ))),
+            unusable => self
+                .problems
+                .push(ListedProblem::warning(format!("{unusable} of {endpoints} endpoints are not usable"))),
+        }
+    }
+
+    fn add_certificate_problems(&mut self, moment: &Moment, now: Timestamp) {
+        let listeners =
+            moment.view.snapshot.listeners_of(self.object).filter_map(|(_, listener)| listener.tls.as_ref());
+        for certificate in listeners.flat_map(|tls| &tls.certificates) {
+            let left = certificate.not_after.duration_since(now);
+            // An expired certificate is a problem of its verdict.
+            if left.is_positive() && left < CERTIFICATE_WARNING {
+                let sentence =
+                    format!("the certificate of {} expires in {} days", certificate.source, left.as_hours() / 24);
+                self.problems.push(ListedProblem::warning(sentence));
+            }
+        }
+    }
+
+    /// True if a name, an address or a problem contains the text, which is in lower case.
+    pub fn matches(&self, search: &str, moment: &Moment) -> bool {
+        let contains = |text: &str| text.to_lowercase().contains(search);
+        search.is_empty()
+            || contains(&self.name)
+            || contains(&self.verdict.origin)
+            || self.problems.iter().any(|problem| contains(&problem.sentence))
+            || moment.view.snapshot.listeners_of(self.object).any(|(key, listener)| {
+                contains(&listener.name) || key.port.to_string() == search || listener.bind.to_string().contains(search)
+            })
+            || self.upstream.is_some_and(|upstream| {
+                upstream.endpoints().iter().any(|endpoint| {
+                    contains(&endpoint.key().backend) || endpoint.address().to_string().contains(search)
+                })
+            })
+    }
+}
+
+/// Selects and sorts load balancers. Equal ones are sorted by their names.
+pub fn arrange<'a>(mut all: Vec<Overview<'a>>, query: &PageQuery, moment: &Moment) -> Vec<Overview<'a>> {
+    all.retain(|overview| overview.matches(&query.search, moment));
+    let rates = |overview: &Overview| overview.rates.unwrap_or_default();
+    // Verdicts are sorted by name, and sorting is stable.
+    match query.order {
+        PageOrder::Name => {}
+        PageOrder::Problems => {
+            all.sort_by_key(|overview| overview.severity().map_or((1, Severity::Warning), |severity| (0, severity)));
+        }
+        PageOrder::Endpoints => all.sort_by_key(|overview| Reverse(overview.endpoints - overview.usable)),
+        PageOrder::Open => all.sort_by_key(|overview| Reverse(overview.active)),
+        PageOrder::Connections => {
+            all.sort_by(|one, other| rates(other).connections.total_cmp(&rates(one).connections));
+        }
+        PageOrder::Bytes => all.sort_by(|one, other| rates(other).bytes.total_cmp(&rates(one).bytes)),
+        PageOrder::Failures => all.sort_by(|one, other| rates(other).failures.total_cmp(&rates(one).failures)),
+    }
+    all
+}

@@ -1,0 +1,159 @@
+use std::{collections::HashMap, sync::Arc};
+
+use super::{
+    html::{Column, marked, table, text},
+    overview::ListedProblem,
+};
+use crate::{
+    instruments::LeaderView,
+    model::{ListenerOutcome, ReplicaReport, Served},
+    state::Configuration,
+    translate::Verdict,
+};
+
+/// The ready replicas as the leader sees them. Empty: this process does not lead.
+#[derive(Default)]
+pub struct ReplicaViews {
+    view: Option<Arc<LeaderView>>,
+    /// The name of this process, whose own problems are listed anyway.
+    own: String,
+}
+
+/// The state of a load balancer in one replica.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct ReplicaState {
+    endpoints: u32,
+    usable: u32,
+    open_listeners: usize,
+    problems: Vec<String>,
+}
+
+impl ReplicaState {
+    fn of(served: &Served) -> Self {
+        let mut state = Self::default();
+        for (port, outcome) in &served.listeners {
+            match outcome {
+                ListenerOutcome::Bound(_) => state.open_listeners += 1,
+                ListenerOutcome::Failed(why) => state.problems.push(format!("listener {port}: {why}")),
+            }
+        }
+        for backend in served.backends.values() {
+            state.endpoints += backend.endpoints;
+            state.usable += backend.usable;
+        }
+        if state.endpoints > 0 && state.usable == 0 {
+            state.problems.push("no endpoint is usable".into());
+        }
+        state.problems.extend(served.here.iter().cloned());
+        state
+    }
+}
+
+impl ReplicaViews {
+    pub fn new(view: Option<Arc<LeaderView>>, own: &str) -> Self {
+        Self { view, own: own.to_owned() }
+    }
+
+    fn all(&self) -> impl Iterator<Item = (&Arc<str>, Option<&ReplicaReport>)> {
+        let replicas = self.view.iter().flat_map(|view| &view.replicas);
+        replicas.map(|(pod, report)| (pod, report.as_deref()))
+    }
+
+    /// The replicas that report a load balancer.
+    fn serving<'a>(&'a self, verdict: &Verdict) -> impl Iterator<Item = (&'a Arc<str>, &'a Arc<Served>)> {
+        let uid = verdict.identity.as_ref().map(|identity| identity.uid.clone());
+        self.all().filter_map(move |(pod, report)| Some((pod, report?.load_balancers.get(uid.as_ref()?)?)))
+    }
+
+    /// The problems of a load balancer in other replicas.
+    pub fn problems_of(&self, verdict: &Verdict) -> Vec<ListedProblem> {
+        let others = self.serving(verdict).filter(|(pod, _)| ***pod != *self.own);
+        let problems = others.flat_map(|(pod, served)| {
+            let problems = ReplicaState::of(served).problems.into_iter();
+            problems.map(move |problem| ListedProblem::error(format!("pod {pod}: {problem}")))
+        });
+        problems.collect()
+    }
+
+    /// The number of replicas that do not report.
+    pub fn silent(&self) -> usize {
+        self.view.as_ref().map_or(0, |view| view.replicas_silent())
+    }
+
+    /// Writes the table of all replicas.
+    pub fn write(&self, page: &mut String, configuration: &Configuration) {
+        if self.view.is_none() {
+            return;
+        }
+        let identities = configuration.verdicts.values().filter_map(|verdict| verdict.identity.as_ref());
+        let generations: HashMap<&str, i64> =
+            identities.map(|identity| (&*identity.uid, identity.generation)).collect();
+        page.push_str("<section id=\"replicas\"><h2>Replicas</h2>");
+        let columns = [
+            Column::Text("pod"),
+            Column::Text("report"),
+            Column::Number("load balancers"),
+            Column::Number("outdated"),
+            Column::Number("with problems"),
+            Column::Number("usable endpoints"),
+        ];
+        table(page, columns, self.all().map(|(pod, report)| self.row(pod, report, &generations)));
+        page.push_str("</section>");
+    }
+
+    fn row(&self, pod: &str, report: Option<&ReplicaReport>, generations: &HashMap<&str, i64>) -> [String; 6] {
+        let note = if *pod == *self.own { " <span class=\"muted\">this replica</span>" } else { "" };
+        let pod = text(pod) + note;
+        let Some(report) = report else {
+            let unknown = || "–".to_owned();
+            return [pod, marked("bad", "none"), unknown(), unknown(), unknown(), unknown()];
+        };
+        let (mut served_now, mut with_problems, mut endpoints, mut usable) = (0, 0, 0, 0);
+        for (uid, served) in &report.load_balancers {
+            let state = ReplicaState::of(served);
+            served_now += usize::from(generations.get(&**uid) == Some(&served.generation));
+            with_problems += usize::from(!state.problems.is_empty());
+            endpoints += state.endpoints;
+            usable += state.usable;
+        }
+        let count = |class: &str, count: usize| {
+            if count == 0 { "0".into() } else { marked(class, &count.to_string()) }
+        };
+        [
+            pod,
+            marked("good", "received"),
+            report.load_balancers.len().to_string(),
+            count("warning", generations.len().saturating_sub(served_now)),
+            count("bad", with_problems),
+            format!("{usable}/{endpoints}"),
+        ]
+    }
+
+    /// Writes the table of a load balancer with its state in each replica.
+    pub fn write_of(&self, page: &mut String, verdict: &Verdict) {
+        let Some(identity) = verdict.identity.as_ref().filter(|_| self.view.is_some()) else { return };
+        let columns = [
+            Column::Text("replica"),
+            Column::Number("generation"),
+            Column::Number("open listeners"),
+            Column::Number("usable endpoints"),
+            Column::Text("problems"),
+        ];
+        let row = |(pod, report): (&Arc<str>, Option<&ReplicaReport>)| {
+            let served = report.and_then(|report| report.load_balancers.get(&identity.uid));
+            let Some(served) = served else {
+                let unknown = || "–".to_owned();
+                let why = if report.is_some() { "not served yet" } else { "no report" };
+                return [text(pod), unknown(), unknown(), unknown(), marked("warning", why)];
+            };
+            let ReplicaState { endpoints, usable, open_listeners, problems } = ReplicaState::of(served);
+            let generation = served.generation.to_string();
+            let generation =
+                if served.generation == identity.generation { generation } else { marked("warning", &generation) };
+            let problems: Vec<String> = problems.iter().map(|problem| marked("bad", problem)).collect();
+            let listeners = format!("{open_listeners}/{}", served.listeners.len());
+            [text(pod), generation, listeners, format!("{usable}/{endpoints}"), problems.join("<br>")]
+        };
+        table(page, columns, self.all().map(row));
+    }
+}

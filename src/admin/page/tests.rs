@@ -1,0 +1,193 @@
+use std::{sync::Arc, time::Duration};
+
+use serde_json::{Value, json};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::{sleep, timeout},
+};
+
+use super::*;
+use crate::{
+    admin::report::tests::rig::{Rig, free_port, instance, spec},
+    instruments::{Instruments, LeaderView},
+    model::{BackendHealth, ListenerOutcome, ReplicaReport, Served},
+};
+
+/// A page of the load balancers of a rig.
+struct Pages {
+    rig: Rig,
+    page: StatusPage,
+}
+
+impl Pages {
+    async fn of(declared: &[(&str, Value)]) -> Self {
+        let mut rig = Rig::start();
+        for (name, spec) in declared {
+            rig.declare(name, Some((&format!("uid-{name}"), 3)), spec.clone());
+        }
+        rig.apply().await;
+        Self { rig, page: StatusPage::new(instance()) }
+    }
+
+    fn get(&self, query: &str) -> String {
+        self.page.render(&self.rig.proxy.monitor(), &self.rig.state, query)
+    }
+}
+
+/// The names of the listed load balancers, in their order.
+fn listed(page: &str) -> Vec<&str> {
+    let ids = page.split("<details id=\"").skip(1);
+    ids.filter_map(|rest| rest.split('"').next()?.strip_prefix("shop/")).collect()
+}
+
+fn without_endpoints(port: u16) -> Value {
+    let mut spec = spec(port);
+    spec["backends"] = json!([{"name": "unknown"}]);
+    spec
+}
+
+#[tokio::test]
+async fn load_balancers_with_problems_come_first_unfolded_and_in_the_summary() {
+    let pages =
+        Pages::of(&[("a", spec(free_port())), ("b", without_endpoints(free_port())), ("c", spec(free_port()))]).await;
+    let page = pages.get("");
+    assert_eq!(listed(&page), ["b", "a", "c"]);
+    assert!(page.contains("1 of 3 load balancers have problems: <a href=\"#shop%2Fb\">shop/b</a>"), "{page}");
+    assert_eq!(page.matches("\" open>").count(), 1, "{page}");
+    assert!(page.contains("<dt>pod</dt><dd>test</dd>") && page.contains("<dt>node</dt><dd>node-1</dd>"), "{page}");
+    assert_eq!(listed(&pages.get("sort=name")), ["a", "b", "c"]);
+    assert_eq!(listed(&pages.get("q=SHOP%2FC")), ["c"]);
+    assert_eq!(listed(&pages.get("q=unknown")), ["b"], "text of a problem");
+    assert_eq!(listed(&pages.get("q=127.0.0.1:2")), ["a", "c"], "the address of an endpoint");
+}
+
+#[tokio::test]
+async fn a_page_of_load_balancers_without_problems_says_so() {
+    let pages = Pages::of(&[("a", spec(free_port()))]).await;
+    assert!(pages.get("").contains("all 1 load balancers are served without problems"));
+    assert!(Pages::of(&[]).await.get("").contains("no load balancers are declared"));
+}
+
+#[tokio::test]
+async fn passthrough_and_termination_are_told_apart() {
+    let listener = json!({
+        "port": free_port(), "address": "127.0.0.1", "tls": {"mode": "Passthrough"},
+        "routes": [{"serverNames": ["eu.example.com"], "backends": ["db"]}],
+    });
+    let mut spec = spec(0);
+    spec["listeners"] = json!([listener]);
+    let page = Pages::of(&[("a", spec)]).await.get("");
+    assert!(page.contains("<td>passthrough</td>") && page.contains("<td>eu.example.com</td>"), "{page}");
+    assert!(!page.contains("TLS 1."), "{page}");
+}
+
+#[tokio::test]
+async fn rates_are_known_from_the_second_request() {
+    let port = free_port();
+    let pages = Pages::of(&[("a", spec(port))]).await;
+    assert!(pages.get("").contains("data-unit=\"new/s\">–<"));
+    // The endpoints refuse the connection, which is therefore a failure.
+    let _client = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let failed = async {
+        while !pages.get("").contains("connect_failed 1") {
+            sleep(Duration::from_millis(10)).await;
+        }
+        let counts = |page: &str| {
+            page.contains("<svg class=\"rates\" viewBox=\"0 0 60 20\" preserveAspectRatio=\"none\" role=\"img\"")
+        };
+        while !counts(&pages.get("")) {
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(Duration::from_secs(30), failed).await.unwrap();
+    assert!(!pages.get("").contains("data-unit=\"failures/s\">0<"));
+}
+
+#[tokio::test]
+async fn draining_connections_have_a_countdown() {
+    let (port, backend) = (free_port(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let mut declared = spec(port);
+    declared["backends"][0]["addresses"] = json!([backend.local_addr().unwrap().to_string()]);
+    declared["drain"] = json!({"endpointRemoved": {"policy": "Close", "after": "90s"}});
+    let mut pages = Pages::of(&[("a", declared.clone())]).await;
+    assert!(!pages.get("").contains("Draining"));
+    let _client = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let _served = timeout(Duration::from_secs(30), backend.accept()).await.unwrap().unwrap();
+    declared["backends"][0]["addresses"] = json!(["127.0.0.1:2"]);
+    pages.rig.declare("a", Some(("uid-a", 4)), declared);
+    pages.rig.apply().await;
+    let shown = async {
+        while !pages.get("").contains("<td>endpoint_removed</td><td class=\"n\">1</td><td class=\"n\">1 min ") {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(30), shown).await.expect("a minute and some seconds are left");
+}
+
+#[tokio::test]
+async fn details_beyond_a_limit_are_written_on_request() {
+    let many: Vec<(String, Value)> = (0..40)
+        .map(|number| {
+            let mut spec = spec(free_port());
+            let addresses: Vec<String> = (1..=20).map(|last| format!("127.0.{number}.{last}:9")).collect();
+            spec["backends"][0]["addresses"] = json!(addresses);
+            (format!("lb-{number:02}"), spec)
+        })
+        .collect();
+    let many: Vec<(&str, Value)> = many.iter().map(|(name, spec)| (name.as_str(), spec.clone())).collect();
+    let pages = Pages::of(&many).await;
+    let page = pages.get("");
+    assert_eq!(listed(&page).len(), 40);
+    assert!(page.contains("<td>127.0.0.20:9</td>") && !page.contains("127.0.39.20:9"));
+    assert!(page.contains("<a href=\"/?open=shop%2Flb-39\">show 20 endpoints</a>"), "{page}");
+    assert!(pages.get("open=shop/lb-39").contains("<td>127.0.39.20:9</td>"));
+}
+
+#[tokio::test]
+async fn the_page_of_the_leader_shows_all_replicas() {
+    let mut pages = Pages::of(&[("a", spec(free_port()))]).await;
+    let instruments = Arc::<Instruments>::default();
+    let state = ReadinessState::new(instruments.clone());
+    state.set_configuration((*pages.rig.state.configuration()).clone());
+    pages.rig.state = Arc::new(state);
+    instruments.set_leader_name(Some("other"));
+    assert!(pages.get("").contains("<dt>leader</dt><dd>other</dd>"));
+    let backends = |usable| [("db".to_owned(), BackendHealth { endpoints: 2, usable, ..BackendHealth::default() })];
+    let served = |generation, usable, outcome| {
+        let listeners = [(5432, outcome)].into();
+        let served = Served { generation, listeners, backends: backends(usable).into(), ..Served::default() };
+        let load_balancers = [(Arc::<str>::from("uid-a"), Arc::new(served))].into_iter().collect();
+        Some(Arc::new(ReplicaReport { load_balancers }))
+    };
+    let leading = instruments.lead("tcplb");
+    leading.set_view(LeaderView {
+        replicas: [
+            ("test".into(), served(3, 2, ListenerOutcome::Bound(5432))),
+            ("pod-2".into(), served(2, 0, ListenerOutcome::Failed("<in use>".into()))),
+            ("pod-3".into(), None),
+        ]
+        .into(),
+        ..LeaderView::default()
+    });
+    let page = pages.get("");
+    for part in [
+        "<dt>leader</dt><dd>this replica</dd>",
+        "1 ready replicas do not report",
+        "1 of 1 load balancers have problems",
+        "error: pod pod-2: listener 5432: &lt;in use&gt;",
+        "error: pod pod-2: no endpoint is usable",
+        "<td>pod-3</td><td><span class=\"bad\">none</span></td>",
+        "<td>test</td><td class=\"n\">3</td><td class=\"n\">1/1</td><td class=\"n\">2/2</td><td></td>",
+        "<td>pod-2</td><td class=\"n\"><span class=\"warning\">2</span></td><td class=\"n\">0/1</td>",
+    ] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+    drop(leading);
+    assert!(!pages.get("").contains("id=\"replicas\""));
+}
+
+#[test]
+fn durations_have_two_units() {
+    let texts = [5, 65, 3700, 90_061].map(|seconds| duration(SignedDuration::from_secs(seconds)));
+    assert_eq!(texts, ["5 s", "1 min 5 s", "1 h 1 min", "1 d 1 h"]);
+}

@@ -1,0 +1,138 @@
+//! A live table of load balancers, endpoints and replicas for terminals.
+//!
+//! [`TopState`] decides what is shown, without a terminal; `draw` draws it.
+
+mod counter_sums;
+mod draw;
+mod order;
+mod print;
+mod screen;
+mod state;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    io::{self, IsTerminal},
+    pin::pin,
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::bail;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use self::{
+    draw::draw,
+    print::{TopDocument, text},
+    screen::{Screen, Termination},
+    state::{Reaction, TopState},
+};
+use crate::model::StatePicture;
+pub use order::TopOrder;
+
+/// The state of a replica at one moment.
+#[derive(Debug)]
+pub struct ReplicaSample {
+    /// The name of the replica: its pod or its address.
+    pub name: String,
+    /// A sentence if it cannot be read.
+    pub picture: Result<StatePicture, String>,
+}
+
+/// The settings of the table.
+#[derive(Clone, Debug)]
+pub struct TopOptions {
+    pub interval: Duration,
+    pub order: TopOrder,
+    /// Text that the names or addresses contain. Empty: all.
+    pub filter: String,
+    pub output: TopFormat,
+}
+
+/// The form of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TopFormat {
+    /// On a terminal it is updated until a key ends it. Otherwise it is printed once.
+    Live,
+    Text,
+    Json,
+}
+
+/// Shows the table. `read` reads all replicas.
+///
+/// # Errors
+/// If no replica can be read, or the terminal cannot be used.
+pub async fn run<F>(options: TopOptions, read: impl Fn() -> F) -> anyhow::Result<ExitCode>
+where
+    F: Future<Output = anyhow::Result<Vec<ReplicaSample>>>,
+{
+    let mut state = TopState::new(&options);
+    match options.output {
+        TopFormat::Live if io::stdout().is_terminal() && io::stdin().is_terminal() => {
+            show(&mut state, options.interval, read).await?;
+        }
+        format => print(&mut state, options.interval, read, format).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints the table once, with the rates of one interval.
+async fn print<F>(
+    state: &mut TopState,
+    interval: Duration,
+    read: impl Fn() -> F,
+    format: TopFormat,
+) -> anyhow::Result<()>
+where
+    F: Future<Output = anyhow::Result<Vec<ReplicaSample>>>,
+{
+    state.observe(std::time::Instant::now(), &read().await?);
+    sleep(interval).await;
+    let samples = read().await?;
+    state.observe(std::time::Instant::now(), &samples);
+    let errors: Vec<&String> = samples.iter().filter_map(|sample| sample.picture.as_ref().err()).collect();
+    if let (Some(first), true) = (errors.first(), errors.len() == samples.len()) {
+        bail!("no replica can be read: {first}");
+    }
+    let document = TopDocument::new(state);
+    print::print(&match format {
+        TopFormat::Json => document.json(),
+        TopFormat::Live | TopFormat::Text => text(&document),
+    })?;
+    Ok(())
+}
+
+/// Shows the table on the terminal until a key or a signal ends it.
+async fn show<F>(state: &mut TopState, interval: Duration, read: impl Fn() -> F) -> anyhow::Result<()>
+where
+    F: Future<Output = anyhow::Result<Vec<ReplicaSample>>>,
+{
+    // Mistakes in arguments and missing permissions are printed without a change of the terminal.
+    state.observe(std::time::Instant::now(), &read().await?);
+    let mut termination = Termination::catch()?;
+    let (mut screen, mut events) = Screen::open()?;
+    loop {
+        let next = Instant::now() + interval;
+        let mut reading = pin!(async {
+            sleep_until(next).await;
+            read().await
+        });
+        loop {
+            screen.draw(|frame| draw(frame, state))?;
+            tokio::select! {
+                samples = &mut reading => {
+                    match samples {
+                        Ok(samples) => state.observe(std::time::Instant::now(), &samples),
+                        Err(error) => state.fail(&format!("{error:#}")),
+                    }
+                    break;
+                }
+                event = events.recv() => match event {
+                    Some(event) => if state.handle(&event) == Reaction::End { return Ok(()) },
+                    None => bail!("the terminal was closed"),
+                },
+                () = termination.received() => return Ok(()),
+            }
+        }
+    }
+}

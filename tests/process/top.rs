@@ -1,0 +1,114 @@
+//! `tcplb top` of a running process.
+
+use std::{
+    io::{Read, Write},
+    net::SocketAddr,
+    process::{Child, Command, Stdio},
+    thread,
+};
+
+use serde_json::Value;
+
+use crate::harness::{EchoServer, Tcplb, free_address, run, visit, wait_until};
+
+/// A load balancer that has served one connection.
+fn served() -> (Tcplb, SocketAddr) {
+    let (server, listen) = (EchoServer::start(None), free_address());
+    let tcplb = Tcplb::standalone(&["--listen", &listen.to_string(), "--backend", &server.address.to_string()]).ready();
+    visit(listen).unwrap();
+    (tcplb, server.address)
+}
+
+#[test]
+fn the_table_is_printed_once_without_a_terminal() {
+    let (tcplb, backend) = served();
+    let url = format!("http://{}", tcplb.admin);
+    let (code, text, errors) = run(&["top", &url, "--interval", "1s"]);
+    assert_eq!((code, errors.as_str()), (0, ""));
+    assert!(text.starts_with("NAME ") && text.contains(&backend.to_string()), "{text}");
+    let (code, json, _) = run(&["top", &url, "--interval", "1s", "-o", "json", "--filter", "nothing"]);
+    let document: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((code, document["replicas"].as_u64()), (0, Some(1)));
+    assert_eq!(document["rows"], serde_json::json!([]));
+}
+
+#[test]
+fn a_process_that_cannot_be_read_is_an_error() {
+    let url = format!("http://{}", free_address());
+    let (code, text, errors) = run(&["top", &url, "--interval", "1s"]);
+    assert_eq!((code, text.as_str()), (1, ""));
+    assert!(errors.contains("no replica can be read: cannot connect to its admin port"), "{errors}");
+    let (code, _, errors) = run(&["top", "https://127.0.0.1:9900"]);
+    assert_eq!(code, 2);
+    assert!(errors.contains("write for example http://127.0.0.1:9900"), "{errors}");
+}
+
+/// The sequences for the beginning and the end of an alternate screen.
+const ALTERNATE: &str = "\u{1b}[?1049h";
+const NORMAL: &str = "\u{1b}[?1049l";
+
+/// `tcplb top` in a terminal that `script` provides. Killed on drop.
+struct Terminal {
+    script: Child,
+    shown: std::sync::Arc<std::sync::Mutex<Vec<u8>>>,
+}
+
+impl Terminal {
+    fn start(url: &str) -> Self {
+        let top = format!("{} top {url} --interval 1s", env!("CARGO_BIN_EXE_tcplb"));
+        let mut command = Command::new("script");
+        command.args(["--quiet", "--flush", "--return", "--command", &format!("exec {top}"), "/dev/null"]);
+        let mut script = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut output = script.stdout.take().unwrap();
+        let shown = std::sync::Arc::<std::sync::Mutex<Vec<u8>>>::default();
+        let written = shown.clone();
+        thread::spawn(move || {
+            let mut buffer = [0; 16 * 1024];
+            while let Ok(count @ 1..) = output.read(&mut buffer) {
+                written.lock().unwrap().extend_from_slice(&buffer[..count]);
+            }
+        });
+        Self { script, shown }
+    }
+
+    fn shows(&self, part: &str) {
+        wait_until(&format!("{part:?} is shown"), || {
+            String::from_utf8_lossy(&self.shown.lock().unwrap()).contains(part)
+        });
+    }
+
+    fn ends(&mut self) -> Option<i32> {
+        let mut status = None;
+        wait_until("the terminal has ended", || {
+            status = self.script.try_wait().unwrap();
+            status.is_some()
+        });
+        self.shows(NORMAL);
+        status.unwrap().code()
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.script.kill();
+        let _ = self.script.wait();
+    }
+}
+
+#[test]
+fn the_terminal_is_restored_after_a_key_and_after_a_signal() {
+    let (tcplb, _) = served();
+    let url = format!("http://{}", tcplb.admin);
+    let mut terminal = Terminal::start(&url);
+    terminal.shows(ALTERNATE);
+    terminal.shows("NEW/S");
+    terminal.script.stdin.as_mut().unwrap().write_all(b"q").unwrap();
+    assert_eq!(terminal.ends(), Some(0));
+
+    let mut terminal = Terminal::start(&url);
+    terminal.shows("NEW/S");
+    let children = format!("/proc/{0}/task/{0}/children", terminal.script.id());
+    let child = std::fs::read_to_string(children).unwrap();
+    assert!(Command::new("kill").arg("-TERM").arg(child.trim()).status().unwrap().success());
+    assert_eq!(terminal.ends(), Some(0));
+}
