@@ -13,6 +13,7 @@ mod maintenance;
 mod output;
 mod replica;
 mod right;
+mod runbook;
 mod status;
 mod top;
 

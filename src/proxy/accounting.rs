@@ -393,19 +393,30 @@ mod tests {
 
     #[test]
     fn the_documented_table_of_reasons_is_current() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md");
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/close-reasons.md");
         let text = std::fs::read_to_string(path).unwrap();
         let table = "| reason | outcome | meaning |\n|---|---|---|\n";
-        let (before, rows) = text.split_once(table).expect("docs/operations.md has the table");
+        let (before, rows) = text.split_once(table).expect("docs/close-reasons.md has the table");
         let after: String = rows.split_inclusive('\n').skip_while(|line| line.starts_with('|')).collect();
-        let row =
-            |reason: CloseReason| format!("| `{}` | {} | {} |\n", reason.label(), reason.outcome(), reason.meaning());
+        let row = |reason: CloseReason| {
+            let label = reason.label();
+            let name = if reason.is_failure() { format!("[`{label}`](#{label})") } else { format!("`{label}`") };
+            format!("| {name} | {} | {} |\n", reason.outcome(), reason.meaning())
+        };
         let current = format!("{before}{table}{}{after}", CloseReason::ALL.map(row).concat());
         if std::env::var_os("UPDATE").is_some() {
             std::fs::write(path, current).unwrap();
         } else {
-            assert_eq!(text, current, "docs/operations.md is not current: run `make generate`");
+            assert_eq!(text, current, "docs/close-reasons.md is not current: run `make generate`");
         }
+    }
+
+    #[test]
+    fn the_documentation_has_a_section_for_each_failure() {
+        let text = include_str!("../../docs/close-reasons.md");
+        let sections: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("### ")).collect();
+        let failures = CloseReason::ALL.into_iter().filter(|reason| reason.is_failure());
+        assert_eq!(sections, failures.map(CloseReason::label).collect::<Vec<_>>());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::types::{
 
 macro_rules! condition_reasons {
     ($($reason:ident: $($type_:ident)|+;)*) => {
-        /// The reasons of conditions. `docs/kubernetes.md` describes each.
+        /// The reasons of conditions. `docs/conditions.md` describes each.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum ConditionReason {
             $($reason),*

@@ -2,9 +2,12 @@
 
 use serde::Serialize;
 
-use crate::kubectl::output::{Cell, Tone};
+use crate::kubectl::{
+    output::{Cell, Tone},
+    runbook,
+};
 
-/// The page with a section for each check. Without a public repository, its path.
+/// The page with a section for each check.
 const RUNBOOKS: &str = "docs/kubectl.md";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -85,14 +88,6 @@ impl CheckName {
             Self::Reachability => "reachability",
         }
     }
-
-    fn runbook(self) -> String {
-        let page = match env!("CARGO_PKG_REPOSITORY") {
-            "" => RUNBOOKS.to_owned(),
-            repository => format!("{repository}/blob/v{}/{RUNBOOKS}", env!("CARGO_PKG_VERSION")),
-        };
-        format!("{page}#{}", self.as_str())
-    }
 }
 
 /// The result of a check for one object, or for all of them.
@@ -116,7 +111,7 @@ impl CheckResult {
     }
 
     pub fn warning(check: CheckName, message: impl Into<String>) -> Self {
-        let runbook = Some(check.runbook());
+        let runbook = Some(runbook::address(RUNBOOKS, check.as_str()));
         Self { check, state: CheckState::Warning, object: None, message: message.into(), runbook }
     }
 

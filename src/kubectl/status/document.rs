@@ -9,9 +9,16 @@ use serde::Serialize;
 use super::gather::StatusFacts;
 use crate::{
     api::{Address, BackendStatus, ListenerStatus, Placement, Summary, TcpLoadBalancer},
-    kubectl::admin_pages::{PageError, ReplicaPages},
+    kubectl::{
+        admin_pages::{PageError, ReplicaPages},
+        output::Tone,
+        runbook,
+    },
     model::{EndpointView, ListenerOutcome, Served, StatePicture},
 };
+
+/// The page with a section for each reason of a condition that is not as desired.
+const RUNBOOKS: &str = "docs/conditions.md";
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -39,11 +46,21 @@ pub struct LoadBalancerDetails {
     pub addresses: Vec<Address>,
     pub listeners: Vec<ListenerStatus>,
     pub backends: Vec<BackendStatus>,
-    pub conditions: Vec<Condition>,
+    pub conditions: Vec<ConditionDetails>,
     /// The replicas that serve its class, placement and namespace.
     pub replicas: Vec<ReplicaDetails>,
     /// The certificates that replicas present, with their earliest expiry.
     pub certificates: Vec<CertificateDetails>,
+}
+
+/// A condition, and the section about its reason.
+#[derive(Debug, Serialize)]
+pub struct ConditionDetails {
+    #[serde(flatten)]
+    pub condition: Condition,
+    /// Absent if the condition is as desired.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runbook: Option<String>,
 }
 
 /// The state of a load balancer in a replica.
@@ -150,19 +167,41 @@ impl LoadBalancerDetails {
             addresses: status.addresses,
             listeners: status.listeners,
             backends: status.backends,
-            conditions: status.conditions,
+            conditions: status.conditions.into_iter().map(ConditionDetails::new).collect(),
             replicas,
             certificates: certificates(served, now),
         }
     }
 
     pub fn condition(&self, type_: &str) -> Option<&Condition> {
-        self.conditions.iter().find(|condition| condition.type_ == type_)
+        self.conditions.iter().map(|details| &details.condition).find(|condition| condition.type_ == type_)
     }
 
     /// The number of replicas that serve the latest generation completely.
     pub fn current_replicas(&self) -> usize {
         self.replicas.iter().filter(|replica| replica.current).count()
+    }
+}
+
+impl ConditionDetails {
+    fn new(condition: Condition) -> Self {
+        let is_desired = tone(&condition) == Tone::Good;
+        let runbook = (!is_desired).then(|| runbook::address(RUNBOOKS, &condition.reason));
+        Self { condition, runbook }
+    }
+}
+
+/// The meaning of a condition.
+pub fn tone(condition: &Condition) -> Tone {
+    match (&*condition.type_, &*condition.status, &*condition.reason) {
+        (_, "True", "ExpiresSoon" | "FailedOver") => Tone::Warning,
+        ("Reconciling", "True", _) => Tone::Warning,
+        ("Stalled", "True", _) => Tone::Bad,
+        ("ClientAddressPreserved", "False", _) => Tone::Warning,
+        (_, "True", _) => Tone::Good,
+        (_, "False", "Pending" | "ServiceTerminating") => Tone::Warning,
+        (_, "False", _) => Tone::Bad,
+        _ => Tone::Warning,
     }
 }
 

@@ -181,6 +181,7 @@ fn names_and_messages_cannot_control_the_terminal() {
     let mut facts = facts();
     let conditions = &mut facts.load_balancers[0].status.as_mut().unwrap().conditions;
     conditions[0].message = "a\u{1b}[2Jb\u{202e}c".into();
+    conditions[0].reason = "d\u{1b}[2Je\u{202e}f".into();
     for output in ["text", "wide", "json", "yaml"] {
         for name in ["", " postgres"] {
             let text = plain(&rendered(&format!("kubectl-tcplb status{name} -o {output}"), &facts));

@@ -1,9 +1,8 @@
 //! The status as tables.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-
 use super::document::{
-    CertificateDetails, EndpointCondition, EndpointDetails, LoadBalancerDetails, ReplicaDetails, StatusDocument,
+    CertificateDetails, ConditionDetails, EndpointCondition, EndpointDetails, LoadBalancerDetails, ReplicaDetails,
+    StatusDocument, tone,
 };
 use crate::{
     api::Placement,
@@ -125,7 +124,7 @@ fn placement(placement: Placement) -> &'static str {
 
 fn conditions(object: &LoadBalancerDetails) -> String {
     let mut table = TextTable::new(&["CONDITION", "STATUS", "REASON", "MESSAGE"]);
-    for condition in &object.conditions {
+    for ConditionDetails { condition, .. } in &object.conditions {
         let tone = tone(condition);
         table.push(vec![
             Cell::toned(format!("{} {}", tone.sign(), condition.type_), tone),
@@ -134,21 +133,23 @@ fn conditions(object: &LoadBalancerDetails) -> String {
             Cell::plain(&condition.message),
         ]);
     }
-    if table.is_empty() { "no controller has written a status yet\n".into() } else { table.to_string() }
+    if table.is_empty() {
+        "no controller has written a status yet\n".into()
+    } else {
+        table.to_string() + &runbooks(object)
+    }
 }
 
-/// The meaning of a condition.
-fn tone(condition: &Condition) -> Tone {
-    match (&*condition.type_, &*condition.status, &*condition.reason) {
-        (_, "True", "ExpiresSoon" | "FailedOver") => Tone::Warning,
-        ("Reconciling", "True", _) => Tone::Warning,
-        ("Stalled", "True", _) => Tone::Bad,
-        ("ClientAddressPreserved", "False", _) => Tone::Warning,
-        (_, "True", _) => Tone::Good,
-        (_, "False", "Pending" | "ServiceTerminating") => Tone::Warning,
-        (_, "False", _) => Tone::Bad,
-        _ => Tone::Warning,
+/// The sections about the conditions that are not as desired. Several conditions can have the same reason.
+fn runbooks(object: &LoadBalancerDetails) -> String {
+    let mut addresses: Vec<&str> = Vec::new();
+    for address in object.conditions.iter().filter_map(|details| details.runbook.as_deref()) {
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
     }
+    let line = |address: &str| format!("{}\n", Cell::toned(format!("see {address}"), Tone::Faint));
+    addresses.into_iter().map(line).collect()
 }
 
 /// The replicas with problems, or those whose state is not current.
