@@ -29,7 +29,7 @@ use super::{
     snapshot,
 };
 use crate::{
-    model::{DrainView, ObjectKey},
+    model::{DrainView, ObjectKey, ProcessView},
     proxy::Monitor,
     state::ReadinessState,
     traffic::{RateHistory, TrafficCounts},
@@ -95,7 +95,9 @@ impl StatusPage {
         write_head(&mut page, &self.instance, &overviews);
         write_form(&mut page, &parts.query);
         page.push_str("<main id=\"live\">");
-        self.write_facts(&mut page, monitor, state, &parts, &overviews);
+        let open: u64 = overviews.iter().map(|overview| overview.active).sum();
+        let open = format!("{open} of {}", monitor.capacity().total());
+        self.write_facts(&mut page, &self.instance.view(state), open, &parts);
         write_findings(&mut page, &parts, &overviews);
         parts.replicas.write(&mut page, &moment.configuration);
         write_draining(&mut page, &moment);
@@ -105,21 +107,13 @@ impl StatusPage {
         page
     }
 
-    fn write_facts(
-        &self,
-        page: &mut String,
-        monitor: &Monitor,
-        state: &ReadinessState,
-        parts: &PageParts,
-        overviews: &[Overview],
-    ) {
-        let process = self.instance.view(state);
+    fn write_facts(&self, page: &mut String, process: &ProcessView, open: String, parts: &PageParts) {
         let uptime = Timestamp::now().duration_since(self.instance.started);
         let mut facts =
             vec![if process.node.is_some() { ("pod", text(&process.name)) } else { ("host", text(&process.name)) }];
         facts.extend(process.node.as_deref().map(|node| ("node", text(node))));
         facts.extend(process.zone.as_deref().map(|zone| ("zone", text(zone))));
-        facts.push(("version", process.version));
+        facts.push(("version", process.version.clone()));
         facts.push(("uptime", duration(uptime)));
         if process.leads {
             facts.push(("leader", "this replica".into()));
@@ -136,8 +130,7 @@ impl StatusPage {
             },
         ));
         let rates = parts.rates.load_balancers.latest(&None);
-        let active: u64 = overviews.iter().map(|overview| overview.active).sum();
-        facts.push(("open", format!("{active} of {}", monitor.capacity().total())));
+        facts.push(("open", open));
         facts.push(("new", rate(rates, |rates| rates.connections) + "/s"));
         facts.push(("relayed", byte_rate(rates)));
         facts.push(("failures", rate(rates, |rates| rates.failures) + "/s"));

@@ -56,12 +56,7 @@ pub async fn controller(arguments: Controller) -> anyhow::Result<ExitCode> {
     };
     let instruments = Arc::<Instruments>::default();
     let replica_name = arguments.run.replica_name.clone().or_else(|| Some(arguments.pod.clone()));
-    let admin_access = match arguments.admin_authorization {
-        ClusterAuthorization::Kubernetes => {
-            AdminAccess::Kubernetes(Authorizer::new(client.clone(), &arguments.namespace))
-        }
-        ClusterAuthorization::None => AdminAccess::Everyone,
-    };
+    let admin_access = cluster_access(&arguments, &client);
     let settings = Settings {
         class: arguments.class,
         placement,
@@ -93,6 +88,15 @@ pub async fn controller(arguments: Controller) -> anyhow::Result<ExitCode> {
         run: RunArgs { replica_name, ..arguments.run },
     })
     .await
+}
+
+fn cluster_access(arguments: &Controller, client: &Client) -> AdminAccess {
+    match arguments.admin_authorization {
+        ClusterAuthorization::Kubernetes => {
+            AdminAccess::Kubernetes(Authorizer::new(client.clone(), &arguments.namespace))
+        }
+        ClusterAuthorization::None => AdminAccess::Everyone,
+    }
 }
 
 /// `tcplb sidecar`: serves one load balancer of a cluster within a pod.

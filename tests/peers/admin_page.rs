@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::{
     browser::{Browser, Tab, TabOptions},
-    harness::{Client, EchoServer, Folder, Tcplb, free_address, program, visit, wait_until},
+    harness::{Client, EchoServer, Folder, Tcplb, free_address, program, visit},
     needs,
 };
 
