@@ -17,8 +17,8 @@ pub use clap_complete::Shell;
 pub use cluster::{Controller, PlacementName, Sidecar};
 pub use completion::kubectl_completion;
 pub use kubectl::{
-    BundleFlags, ClusterFlags, ClusterTop, DoctorFlags, DoctorOutput, DrainFlags, FailbackFlags, Kubectl, KubectlCli,
-    KubectlCommand, StatusFlags, StatusOutput, UndrainFlags,
+    BundleFlags, ClusterFlags, ClusterTop, ConnectionsFlags, DoctorFlags, DoctorOutput, DrainFlags, FailbackFlags,
+    Kubectl, KubectlCli, KubectlCommand, StatusFlags, StatusOutput, UndrainFlags,
 };
 pub use run::{LogFormat, RunArgs};
 pub use simple::Simple;
@@ -111,7 +111,7 @@ pub struct Standalone {
     /// The address of the metrics, health and admin pages; `off` disables them.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9900", value_parser = admin_address)]
     pub admin: AdminAddress,
-    /// The clients that may read the configuration and connections on the admin pages: / and /snapshot.
+    /// The clients that may read the configuration and connections on the admin pages: /, /snapshot and /connections.
     #[arg(long, value_name = "MODE", value_enum, default_value_t = LocalAuthorization::None)]
     pub admin_authorization: LocalAuthorization,
     /// Share the listening addresses with other processes that also set this flag (SO_REUSEPORT).

@@ -36,6 +36,7 @@ pub enum TenantPage {
     Overview,
     Snapshot,
     Report,
+    Connections,
 }
 
 impl TenantPage {
@@ -44,6 +45,7 @@ impl TenantPage {
             Self::Overview => "/",
             Self::Snapshot => "/snapshot",
             Self::Report => "/report",
+            Self::Connections => "/connections",
         }
     }
 
@@ -53,6 +55,7 @@ impl TenantPage {
             Self::Overview => "page",
             Self::Snapshot => "snapshot",
             Self::Report => "report",
+            Self::Connections => "connections",
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The admin pages over HTTP: metrics, health and the applied configuration.
 
 mod access;
+mod connections;
 mod guard;
 mod instance;
 mod json;
@@ -50,6 +51,7 @@ use crate::{
     state::ReadinessState,
 };
 use access::{ConnectionEnds, TenantPage};
+use connections::ConnectionPages;
 use json::json;
 use page::StatusPage;
 use rendering::Rendering;
@@ -90,7 +92,8 @@ impl Server {
         let rendering = Rendering::default();
         let reports = Reports::new(monitor.clone(), state.clone(), rendering.clone(), stop.clone());
         let page = StatusPage::new(instance.clone());
-        let pages = Arc::new(Pages { monitor, state, instance, page, metrics, rendering, reports });
+        let open_connections = ConnectionPages::new(monitor.clone(), stop.clone());
+        let pages = Arc::new(Pages { monitor, state, instance, page, metrics, rendering, reports, open_connections });
         let service = TowerToHyperService::new(router(pages, hosts, access));
         let http = http();
         let (visitors, visits) = (Visitors::new(connections), GracefulShutdown::new());
@@ -134,6 +137,7 @@ struct Pages {
     metrics: Metrics,
     rendering: Rendering,
     reports: Reports,
+    open_connections: ConnectionPages,
 }
 
 type PagesState = extract::State<Arc<Pages>>;
@@ -179,9 +183,12 @@ fn tenant_pages(access: &AdminAccess) -> Router<Arc<Pages>> {
     });
     let report =
         get(|pages: PagesState, uri: Uri, headers: HeaderMap| async move { report(&pages, &uri, &headers).await });
+    let connections =
+        get(|pages: PagesState, uri: Uri| async move { pages.open_connections.answer(uri.query()).await });
     protected(TenantPage::Overview, overview)
         .merge(protected(TenantPage::Snapshot, snapshot))
         .merge(protected(TenantPage::Report, report))
+        .merge(protected(TenantPage::Connections, connections))
 }
 
 fn live(monitor: &Monitor) -> Response {

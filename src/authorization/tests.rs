@@ -244,19 +244,19 @@ async fn a_flood_of_tokens_neither_loads_the_api_server_nor_excludes_others() {
                 };
                 let refused = join_all((0..20).map(authorize)).await;
                 assert!(refused.iter().all(Result::is_err));
-                sleep(Duration::from_millis(200)).await;
+                sleep(Duration::from_millis(500)).await;
             }
         })
     };
     let floods: Vec<_> = (0..4).map(flood).collect();
-    for _ in 0..150 {
+    for _ in 0..70 {
         sleep(seconds(1)).await;
         let asked = Instant::now();
         assert_eq!(authorizer.authorize(TOKEN, "report", SOURCE).await, Ok(()));
         assert_eq!(asked.elapsed(), Duration::ZERO, "a known client does not wait");
     }
     let reviews = api.token_reviews();
-    assert!(reviews <= 20 * 151 + 10, "{reviews} reviews in {:?}", begun.elapsed());
+    assert!(reviews <= 20 * 71 + 10, "{reviews} reviews in {:?}", begun.elapsed());
     assert!(reviews > 100, "{reviews}: the flood is one");
     assert_eq!(authorizer.authorize("token-of-a-guest", "report", [10, 2, 0, 1].into()).await, Ok(()));
     floods.iter().for_each(tokio::task::JoinHandle::abort);

@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn commands_flags_and_values_are_completed() {
-        assert_eq!(completed("")[..3], ["status", "doctor", "bundle"]);
+        assert_eq!(completed("")[..3], ["status", "doctor", "connections"]);
         assert_eq!(completed("sta"), ["status", ":4"]);
         assert_eq!(completed("status --out"), ["--output", ":4"]);
         assert_eq!(completed("status --names"), ["--namespace", ":4"]);

@@ -1,11 +1,15 @@
 //! The arguments of `kubectl tcplb`, which is also `tcplb kubectl`.
 
-use std::{num::NonZeroU64, path::PathBuf};
+use std::{
+    net::{IpAddr, SocketAddr},
+    num::NonZeroU64,
+    path::PathBuf,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::top::TopFlags;
-use crate::api;
+use crate::{api, model::ConnectionOrder};
 
 /// Inspect the TcpLoadBalancers of a cluster and their replicas, and drain endpoints.
 ///
@@ -38,6 +42,10 @@ pub enum KubectlCommand {
     /// Exit code 0: no errors. 1: errors; with --strict also warnings. 2: the checks could not run, because of wrong
     /// arguments or an unusable kubeconfig.
     Doctor(DoctorFlags),
+    /// Show the open connections of load balancers in all replicas, or with --follow those that end.
+    ///
+    /// Exit code 0: they are shown. 1: they cannot be read, or there is no such load balancer.
+    Connections(ConnectionsFlags),
     /// Write an archive for the analysis of a problem: objects, and the report, snapshot, metrics and log of each
     /// replica.
     ///
@@ -125,6 +133,67 @@ pub struct ClusterTop {
     pub all_namespaces: bool,
     #[command(flatten)]
     pub top: TopFlags,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct ConnectionsFlags {
+    /// The load balancer. Default: all in the namespace.
+    pub name: Option<String>,
+    /// The connections of all namespaces.
+    #[arg(short = 'A', long, conflicts_with_all = ["name", "namespace"])]
+    pub all_namespaces: bool,
+    /// The order.
+    #[arg(long, value_name = "ORDER", value_enum, default_value_t = ConnectionSort::Age)]
+    pub sort: ConnectionSort,
+    /// The maximum number of connections.
+    #[arg(long, value_name = "NUMBER", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub limit: u16,
+    /// Only connections to this port of a listener.
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub listener: Option<u16>,
+    /// Only connections to this endpoint: an address, with or without a port.
+    #[arg(long, value_name = "ADDRESS", value_parser = endpoint_address)]
+    pub endpoint: Option<String>,
+    /// Only connections of clients with this address, or in this network.
+    #[arg(long, value_name = "NETWORK")]
+    pub client: Option<api::Network>,
+    /// Print connections when they end. The format is text, wide or json.
+    #[arg(short, long, conflicts_with_all = ["sort", "limit"])]
+    pub follow: bool,
+    /// The output format. Default: text.
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = StatusOutput::Text)]
+    pub output: StatusOutput,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ConnectionSort {
+    /// The oldest first.
+    Age,
+    /// The newest first.
+    Newest,
+    /// The longest without a byte first.
+    Idle,
+    /// The most bytes in both directions first.
+    Bytes,
+}
+
+impl ConnectionsFlags {
+    pub fn order(&self) -> ConnectionOrder {
+        match self.sort {
+            ConnectionSort::Age => ConnectionOrder::Age,
+            ConnectionSort::Newest => ConnectionOrder::Newest,
+            ConnectionSort::Idle => ConnectionOrder::Idle,
+            ConnectionSort::Bytes => ConnectionOrder::Bytes,
+        }
+    }
+}
+
+/// An address, with or without a port.
+fn endpoint_address(text: &str) -> Result<String, String> {
+    let valid = text.parse::<IpAddr>().is_ok() || text.parse::<SocketAddr>().is_ok();
+    valid.then(|| text.to_owned()).ok_or_else(|| {
+        format!("`{text}` is not an address of an endpoint: write for example 10.0.0.1 or 10.0.0.1:5432")
+    })
 }
 
 #[derive(Args, Clone, Debug)]

@@ -6,15 +6,15 @@ use std::{fmt, time::Duration};
 use futures::{StreamExt, stream};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{
-    Request, StatusCode, Uri,
-    body::Bytes,
+    Request, Response, StatusCode, Uri,
+    body::{Bytes, Incoming},
     client::conn::http1::handshake,
     header::{DATE, HOST, HeaderValue},
 };
 use hyper_util::rt::TokioIo;
 use jiff::{Timestamp, fmt::rfc2822};
 use k8s_openapi::api::core::v1::Pod;
-use kube::Api;
+use kube::{Api, api::Portforwarder};
 use serde::de::DeserializeOwned;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -35,6 +35,8 @@ use crate::{
 
 /// The maximum size of a page: that of several thousand load balancers.
 const MAX_PAGE: usize = 64 << 20;
+/// The maximum length of a line, in bytes.
+const MAX_LINE: usize = 256 << 10;
 /// The number of replicas that are read at a time.
 pub const CONCURRENT: usize = 16;
 /// The time limit of a request without port forwarding.
@@ -99,19 +101,80 @@ pub async fn page(connection: &ClusterConnection, replica: &ReplicaPod, path: &s
 }
 
 async fn read(connection: &ClusterConnection, replica: &ReplicaPod, path: &str) -> Result<AdminPage, PageError> {
-    let pods: Api<Pod> = Api::namespaced(connection.client.clone(), &replica.key.namespace);
-    let port = replica.admin_port;
-    let forwarder = pods.portforward(&replica.key.name, &[port]).await;
-    let mut forwarder = forwarder.map_err(|error| port_forward(&replica.key.namespace).error(&error))?;
-    let stream = forwarder.take_stream(port).ok_or_else(|| failed(&"the port is not forwarded"))?;
-    let refusal = forwarder.take_error(port);
-    match exchange(stream, "localhost", path).await {
-        Ok(answer) => answer,
-        // The kubelet has the cause; the stream only ends.
-        Err(error) => match refusal {
-            Some(refusal) => Err(refusal.await.map_or_else(|| failed(&error), |refusal| failed(&refusal))),
-            None => Err(failed(&error)),
-        },
+    AdminAnswer::open(connection, replica, path).await?.page().await
+}
+
+/// The answer of an admin page, with status 200, whose body has not been read.
+pub struct AdminAnswer {
+    response: Response<Incoming>,
+    /// The bytes after the last complete line.
+    rest: Vec<u8>,
+    _driver: AbortOnDropHandle<hyper::Result<()>>,
+    /// `None`: the connection is not forwarded.
+    _forwarder: Option<Portforwarder>,
+}
+
+impl AdminAnswer {
+    /// Requests a page of a replica.
+    pub async fn open(connection: &ClusterConnection, replica: &ReplicaPod, path: &str) -> Result<Self, PageError> {
+        let pods: Api<Pod> = Api::namespaced(connection.client.clone(), &replica.key.namespace);
+        let port = replica.admin_port;
+        let forwarder = pods.portforward(&replica.key.name, &[port]).await;
+        let mut forwarder = forwarder.map_err(|error| port_forward(&replica.key.namespace).error(&error))?;
+        let stream = forwarder.take_stream(port).ok_or_else(|| failed(&"the port is not forwarded"))?;
+        let refusal = forwarder.take_error(port);
+        match Self::on(stream, "localhost", path).await {
+            Ok(answer) => Ok(Self { _forwarder: Some(forwarder), ..answer? }),
+            // The kubelet has the cause; the stream only ends.
+            Err(error) => match refusal {
+                Some(refusal) => Err(refusal.await.map_or_else(|| failed(&error), |refusal| failed(&refusal))),
+                None => Err(failed(&error)),
+            },
+        }
+    }
+
+    /// Requests a page on a connection.
+    ///
+    /// # Errors
+    /// If the connection fails before an answer.
+    async fn on(
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        host: &str,
+        path: &str,
+    ) -> hyper::Result<Result<Self, PageError>> {
+        let (mut requests, driver) = handshake(TokioIo::new(stream)).await?;
+        let driver = AbortOnDropHandle::new(tokio::spawn(driver));
+        let request = Request::get(path).header(HOST, host).body(Empty::<Bytes>::new());
+        // The paths are valid.
+        let response = requests.send_request(request.unwrap_or_default()).await?;
+        Ok(match response.status() {
+            StatusCode::OK => Ok(Self { response, rest: Vec::new(), _driver: driver, _forwarder: None }),
+            status => Err(PageError::Refused(status)),
+        })
+    }
+
+    /// Reads the body.
+    async fn page(mut self) -> Result<AdminPage, PageError> {
+        let date = self.response.headers().get(DATE).and_then(time);
+        let body = Limited::new(self.response.body_mut(), MAX_PAGE).collect().await;
+        let body = body.map_err(|error| PageError::Unreadable(error.to_string()))?;
+        Ok(AdminPage { body: body.to_bytes(), date })
+    }
+
+    /// The next line of a text that arrives in parts. `None`: the text has ended.
+    pub async fn line(&mut self) -> Result<Option<String>, PageError> {
+        loop {
+            if let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
+                let line = self.rest.drain(..=end).collect::<Vec<_>>();
+                return Ok(Some(String::from_utf8_lossy(&line).trim_end().to_owned()));
+            }
+            if self.rest.len() > MAX_LINE {
+                return Err(PageError::Unreadable(format!("a line is longer than {MAX_LINE} bytes")));
+            }
+            let Some(frame) = self.response.body_mut().frame().await else { return Ok(None) };
+            let frame = frame.map_err(|error| PageError::Unreadable(error.to_string()))?;
+            self.rest.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+        }
     }
 }
 
@@ -122,33 +185,9 @@ pub async fn page_at(url: &Uri, path: &str) -> Result<AdminPage, PageError> {
     let reading = async {
         let stream = TcpStream::connect((host, port)).await.map_err(|error| failed(&error))?;
         let authority = url.authority().map(ToString::to_string).unwrap_or_default();
-        exchange(stream, &authority, path).await.map_err(|error| failed(&error))?
+        AdminAnswer::on(stream, &authority, path).await.map_err(|error| failed(&error))??.page().await
     };
     timeout(DIRECT_TIMEOUT, reading).await.map_err(|_| PageError::Silent(DIRECT_TIMEOUT))?
-}
-
-/// Requests a page on a connection.
-///
-/// # Errors
-/// If the connection fails before an answer.
-async fn exchange(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    host: &str,
-    path: &str,
-) -> Result<Result<AdminPage, PageError>, hyper::Error> {
-    let (mut requests, driver) = handshake(TokioIo::new(stream)).await?;
-    let _driver = AbortOnDropHandle::new(tokio::spawn(driver));
-    let request = Request::get(path).header(HOST, host).body(Empty::<Bytes>::new());
-    // The paths are constants.
-    let request = request.unwrap_or_default();
-    let response = requests.send_request(request).await?;
-    let (status, date) = (response.status(), response.headers().get(DATE).and_then(time));
-    let body = Limited::new(response.into_body(), MAX_PAGE).collect().await;
-    Ok(match (status, body) {
-        (StatusCode::OK, Ok(body)) => Ok(AdminPage { body: body.to_bytes(), date }),
-        (StatusCode::OK, Err(error)) => Err(PageError::Unreadable(error.to_string())),
-        (status, _) => Err(PageError::Refused(status)),
-    })
 }
 
 fn failed(error: &dyn fmt::Display) -> PageError {

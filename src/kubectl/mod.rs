@@ -6,6 +6,7 @@
 mod admin_pages;
 mod bundle;
 mod connection;
+mod connections;
 mod doctor;
 #[cfg(test)]
 pub mod golden;
@@ -36,6 +37,7 @@ pub async fn run(arguments: Kubectl) -> anyhow::Result<ExitCode> {
     };
     match command {
         KubectlCommand::Status(flags) => status::run(&connection, &flags).await,
+        KubectlCommand::Connections(flags) => connections::run(&connection, &flags).await,
         KubectlCommand::Bundle(flags) => bundle::run(&connection, &flags).await,
         KubectlCommand::Doctor(flags) => doctor::run(&connection, &flags).await,
         KubectlCommand::Drain(flags) => maintenance::drain(&connection, &flags).await,

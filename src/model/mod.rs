@@ -7,6 +7,7 @@ mod any_certificate;
 mod certificate;
 mod certificate_cache;
 mod check;
+mod connections;
 mod drain;
 mod key;
 mod listener;
@@ -30,6 +31,7 @@ pub use check::{
     ActiveCheck, Exchange, GrpcHealth, Hidden, HttpRequest, MySqlSession, Password, PostgresSession, Probe,
     RedisSession, Role, Transport,
 };
+pub use connections::{ConnectionList, ConnectionOrder, ConnectionView};
 pub use drain::{Close, DrainCause, EndpointDrain, ListenerDrain, Rebalance};
 pub use key::{EndpointKey, ListenerKey, ObjectKey, UpstreamKey};
 pub use listener::{

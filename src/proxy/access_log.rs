@@ -6,6 +6,7 @@
 mod ecs;
 mod encoder;
 mod event;
+mod followers;
 mod json;
 mod otel;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -28,10 +29,16 @@ use std::{
 
 pub use self::{
     encoder::{Format, LineEncoder},
-    event::{Attempts, ConnectFault, ConnectionId, Event, FailedEndpoint, Kind, ListenerLabel, ProcessIdentity},
+    event::{
+        Attempts, ConnectFault, ConnectionId, Event, FailedEndpoint, FullConnectionId, Kind, ListenerLabel,
+        ProcessIdentity,
+    },
+    followers::{EventFilter, Follower},
     json::schema,
     selection::{logs_end, logs_start},
 };
+
+use self::followers::Followers;
 
 /// The capacity of the queue in events.
 const QUEUE: usize = 8192;
@@ -53,6 +60,8 @@ pub struct AccessLog {
     /// `None` stops the writer.
     queue: SyncSender<Option<Event>>,
     figures: Arc<Figures>,
+    process: ProcessIdentity,
+    followers: Arc<Followers>,
 }
 
 #[derive(Debug, Default)]
@@ -68,6 +77,7 @@ impl AccessLog {
         let figures = Arc::new(Figures::default());
         let (queue, waiting) = sync_channel(QUEUE);
         let (ending, ended) = sync_channel(0);
+        let process = encoder.process.clone();
         thread::Builder::new()
             .name("access-log".into())
             .spawn({
@@ -78,7 +88,7 @@ impl AccessLog {
                 }
             })
             .expect("a thread can be started");
-        (Self { events, queue, figures }, Writer { ended })
+        (Self { events, queue, figures, process, followers: Arc::default() }, Writer { ended })
     }
 
     /// True if end events are logged. If not, they are not counted.
@@ -109,6 +119,25 @@ impl AccessLog {
     /// Counts the end of a connection that its listener does not log.
     pub fn suppress(&self) {
         self.figures.suppressed.fetch_add(1, Relaxed);
+    }
+
+    /// The process that the events name.
+    pub fn process(&self) -> &ProcessIdentity {
+        &self.process
+    }
+
+    pub fn has_followers(&self) -> bool {
+        !self.followers.is_empty()
+    }
+
+    /// Passes an end event to its followers, whatever the log selects.
+    pub fn show(&self, event: &Event) {
+        self.followers.show(event);
+    }
+
+    /// Adds a reader of the end events that the filter selects. `None`: there are too many readers.
+    pub fn follow(&self, filter: EventFilter) -> Option<Follower> {
+        self.followers.follow(filter)
     }
 
     pub fn logged(&self) -> u64 {

@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout};
 use self::{
     connect::{ClientInfo, Encryption},
     handshake_limiter::HandshakeLimiter,
-    record::{ConnectionRecord, ConnectionRecorder, Session, canonical},
+    record::{ConnectionRecord, ConnectionRecorder, Session},
     relay::{Deadlines, both_ways},
     sides::{BackendConnection, ClientConnection},
     tls::{Destination, Termination},
@@ -91,7 +91,7 @@ async fn run(
     let ClientIdentity { source, rest, guard } = read_proxy_header(&mut client, listener, record).await?;
 
     let admission = &config.state.admission;
-    let _permit = admission.admit_source(listener, record.client.ip(), source, Instant::now().into_std())?;
+    let _permit = admission.admit_source(listener, record.client().ip(), source, Instant::now().into_std())?;
     record.log_start();
 
     let mut client = PrefixedIo::new(rest, client);
@@ -151,10 +151,10 @@ async fn read_proxy_header(
         .map_err(|_| CloseReason::ProxyInvalid)?
         .map_err(|_| CloseReason::ProxyInvalid)?;
     if let Some(addresses) = header.addresses {
-        record.client = canonical(addresses.source);
+        record.set_client(addresses.source);
         record.destination = Some(addresses.destination);
     }
-    Ok(ClientIdentity { source: header.addresses.map(|_| record.client.ip()), rest: header.rest, guard })
+    Ok(ClientIdentity { source: header.addresses.map(|_| record.client().ip()), rest: header.rest, guard })
 }
 
 /// Connects an admitted client to an endpoint.

@@ -7,6 +7,7 @@ pub mod access_log;
 pub mod accounting;
 pub mod admission;
 mod connection;
+mod connections;
 mod drain;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
@@ -37,6 +38,7 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
 };
 
+pub use connections::{AddressFilter, ConnectionQuery, EndpointFilter, FirstConnections, ListedConnection};
 pub use drain::{Draining, DrainingResource};
 pub use listener::ListenerState;
 pub use topology::{Sockets, cannot_listen};
@@ -57,7 +59,7 @@ use socket::Sharing;
 use stream::handshake_memory::HANDSHAKE_MEMORY;
 use topology::Topology;
 use worker::{
-    handle::{Shared, WorkerCommand, WorkerHandle},
+    handle::{Shared, WorkerCommand, WorkerHandle, ask},
     shutdown::{self, Drains},
 };
 
@@ -276,6 +278,14 @@ impl Monitor {
 
     pub fn access_log(&self) -> &AccessLog {
         &self.shared.access_log
+    }
+
+    /// The first open connections of all workers that match a query. Those of a worker that has stopped are left out.
+    pub async fn connections(&self, query: ConnectionQuery) -> FirstConnections {
+        let query = Arc::new(query);
+        let list = |done| WorkerCommand::List { query: query.clone(), done };
+        let of_workers = ask(&self.shared, (0..self.shared.workers.len()).map(|_| list)).await;
+        FirstConnections::merged(of_workers, &query)
     }
 
     /// The durations of applying snapshots.

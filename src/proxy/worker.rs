@@ -38,10 +38,10 @@ use self::{
 use super::{
     accounting::CloseReason,
     connection::{
-        self, AcceptedConnection, Permits, WorkerContext,
-        handshake_limiter::HandshakeLimiter,
-        record::{ConnectionRecorder, Session},
+        self, AcceptedConnection, Permits, WorkerContext, handshake_limiter::HandshakeLimiter,
+        record::ConnectionRecorder,
     },
+    connections::{ConnectionQuery, FirstConnections, first_connections},
     listener::{ListenerConfig, ListenerSlot},
     socket,
     stream::pipe,
@@ -142,6 +142,10 @@ impl Worker {
             WorkerCommand::Count { done } => drop(done.send(self.sessions.established())),
             WorkerCommand::Rank { requests, done } => drop(done.send(self.sessions.first_to_close(&requests))),
             WorkerCommand::CloseSome { requests, done } => drop(done.send(self.sessions.close(&requests))),
+            WorkerCommand::List { query, done } => {
+                let worker = self.clone();
+                spawn_local(async move { worker.list(&query, done).await });
+            }
             WorkerCommand::Drain { drains, done } => {
                 let worker = self.clone();
                 spawn_local(async move { done.send(worker.drain(drains).await) });
@@ -287,7 +291,7 @@ impl Worker {
     /// take it; the connection is then recorded.
     fn serve(self: &Rc<Self>, tcp: TcpStream, accepted: AcceptedConnection) -> io::Result<()> {
         let tcp = TcpSocket::new(tcp).inspect_err(|_| self.lost(&accepted, CloseReason::LocalFailure))?;
-        let session = Rc::new(Session::new(&accepted.config, accepted.at));
+        let session = Rc::new(self.context.recorder.begin(&accepted.config, accepted.peer, accepted.at));
         self.sessions.add(session.clone(), |place| {
             let registered = SessionGuard { worker: self.clone(), place };
             let served = connection::serve(tcp, accepted, self.context.clone(), session);
@@ -295,6 +299,12 @@ impl Worker {
             spawn_local(served.map(|()| drop(registered))).abort_handle()
         });
         Ok(())
+    }
+
+    /// Lists open connections, unless the answer is not wanted any more.
+    async fn list(&self, query: &ConnectionQuery, done: oneshot::Sender<FirstConnections>) {
+        let first = first_connections(&self.sessions, query, || !done.is_closed()).await;
+        let _ = done.send(first);
     }
 
     /// Drains open connections as their listeners declare: idle ones first.

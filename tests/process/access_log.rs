@@ -72,7 +72,7 @@ fn json_lines_match_the_published_schema() {
 }
 
 /// Checks a value against a schema. A keyword that it does not know is an error, so that no part is left unchecked.
-fn check(root: &Value, schema: &Value, value: &Value, path: &str, wrong: &mut Vec<String>) {
+pub fn check(root: &Value, schema: &Value, value: &Value, path: &str, wrong: &mut Vec<String>) {
     for (keyword, rule) in schema.as_object().unwrap() {
         let is_met = match keyword.as_str() {
             "$schema" | "title" | "description" | "$defs" | "format" => true,

@@ -7,6 +7,7 @@ mod harness;
 
 mod access_log;
 mod admin_access;
+mod connections;
 mod delayed_link;
 mod drain;
 mod examples;

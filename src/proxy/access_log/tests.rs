@@ -270,3 +270,53 @@ proptest! {
         check_read_back(&chosen);
     }
 }
+
+fn silent_log(events: Events) -> AccessLog {
+    let encoder = LineEncoder { format: Format::Text, process: ProcessIdentity::new("test") };
+    AccessLog::start(events, encoder, io::sink()).0
+}
+
+#[test]
+fn followers_get_the_events_that_they_select_also_without_a_log() {
+    let log = silent_log(Events::None);
+    assert!(!log.has_followers());
+    let all = log.follow(Box::new(|_| true)).unwrap();
+    let failures = log.follow(Box::new(|event| event.kind.is_failure())).unwrap();
+    for reason in [CloseReason::Complete, CloseReason::NoRoute] {
+        log.show(&event(Kind::End(reason)));
+    }
+    let reasons = |follower: &Follower| -> Vec<CloseReason> {
+        std::iter::from_fn(|| follower.next()).filter_map(|event| event.kind.reason()).collect()
+    };
+    assert_eq!(reasons(&all), [CloseReason::Complete, CloseReason::NoRoute]);
+    assert_eq!(reasons(&failures), [CloseReason::NoRoute]);
+    drop(all);
+    assert!(log.has_followers());
+    drop(failures);
+    assert!(!log.has_followers());
+    log.show(&event(Kind::End(CloseReason::Complete)));
+}
+
+#[test]
+fn a_follower_that_does_not_read_loses_events_and_affects_no_other() {
+    let log = silent_log(Events::Ends);
+    let (reading, silent) = (log.follow(Box::new(|_| true)).unwrap(), log.follow(Box::new(|_| true)).unwrap());
+    let mut read = 0;
+    for _ in 0..10_000 {
+        log.show(&event(Kind::End(CloseReason::Complete)));
+        read += usize::from(reading.next().is_some());
+    }
+    assert_eq!((read, reading.take_lost()), (10_000, 0));
+    let kept = std::iter::from_fn(|| silent.next()).count() as u64;
+    assert_eq!((kept + silent.take_lost(), silent.take_lost()), (10_000, 0));
+    assert!(kept < 10_000, "the queue is bounded");
+}
+
+#[test]
+fn the_number_of_followers_is_limited() {
+    let log = silent_log(Events::Ends);
+    let mut present: Vec<_> = std::iter::from_fn(|| log.follow(Box::new(|_| true))).collect();
+    assert_eq!(present.len(), followers::MAX_FOLLOWERS);
+    present.pop();
+    assert!(log.follow(Box::new(|_| true)).is_some());
+}

@@ -38,7 +38,7 @@ pub async fn cancel(
         })
     };
     let state = &record.config.state;
-    let from = Requester::new(state.id, record.client.ip());
+    let from = Requester::new(state.id, record.client().ip());
     if !request.hand_over(&state.cancels, from, servers.into_values().map(open)).await {
         return CloseReason::CancelSuperseded;
     }

@@ -44,7 +44,7 @@ pub enum Encryption {
 
 impl<'a> ClientInfo<'a> {
     pub fn new(stream: &'a Stream, encryption: Encryption, record: &ConnectionRecord) -> Self {
-        let (client, destination, client_tls) = (record.client, record.destination, record.tls.clone());
+        let (client, destination, client_tls) = (record.client(), record.destination, record.tls());
         Self { stream, client, destination, client_tls, encryption }
     }
 

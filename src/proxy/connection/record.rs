@@ -1,7 +1,7 @@
 //! Records of connections: every accepted connection is counted as closed exactly once, and offered to the access log.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     mem,
     net::SocketAddr,
     rc::Rc,
@@ -18,7 +18,7 @@ use crate::{
         accounting::{CloseReason, Shard},
         listener::ListenerConfig,
         stream::Stream,
-        tls::{ClientTls, HandshakeFault},
+        tls::{ClientTls, HandshakeFault, Identity},
     },
     upstream::{
         Endpoint,
@@ -54,9 +54,26 @@ impl ConnectionRecorder {
         at: Instant,
         reason: CloseReason,
     ) {
-        let session = Rc::new(Session::new(config, at));
+        let session = Rc::new(self.begin(config, peer, at));
         let mut record = ConnectionRecord::open(self.clone(), config.clone(), session, peer);
         record.reason = Some(reason);
+    }
+
+    /// A connection that was just accepted.
+    pub fn begin(&self, config: &ListenerConfig, peer: SocketAddr, accepted_at: Instant) -> Session {
+        Session {
+            id: self.next_id(),
+            accepted_at,
+            listener: config.state.id,
+            client: Cell::new(canonical(peer)),
+            tls: RefCell::default(),
+            endpoint: Cell::new(0),
+            endpoint_address: Cell::new(None),
+            last_activity: Cell::new(accepted_at),
+            bytes_to_backend: Cell::new(0),
+            bytes_to_client: Cell::new(0),
+            cancelled: Cell::new(None),
+        }
     }
 
     /// The id of a new connection.
@@ -78,11 +95,16 @@ impl ConnectionRecorder {
 /// An open connection, as its worker sees it.
 #[derive(Debug)]
 pub struct Session {
+    pub id: ConnectionId,
     pub accepted_at: Instant,
     /// The id of its listener.
     pub listener: u64,
+    /// The client's address from a PROXY header; otherwise the peer.
+    client: Cell<SocketAddr>,
+    tls: RefCell<Option<Arc<ClientTls>>>,
     /// The id of its endpoint; 0: not connected yet.
     endpoint: Cell<u64>,
+    endpoint_address: Cell<Option<SocketAddr>>,
     last_activity: Cell<Instant>,
     bytes_to_backend: Cell<u64>,
     bytes_to_client: Cell<u64>,
@@ -91,16 +113,25 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn new(config: &ListenerConfig, accepted_at: Instant) -> Self {
-        Self {
-            accepted_at,
-            listener: config.state.id,
-            endpoint: Cell::new(0),
-            last_activity: Cell::new(accepted_at),
-            bytes_to_backend: Cell::new(0),
-            bytes_to_client: Cell::new(0),
-            cancelled: Cell::new(None),
-        }
+    pub fn client(&self) -> SocketAddr {
+        self.client.get()
+    }
+
+    /// The TLS of the client, as far as it is known.
+    pub fn tls(&self) -> Option<Arc<ClientTls>> {
+        self.tls.borrow().clone()
+    }
+
+    pub fn endpoint_address(&self) -> Option<SocketAddr> {
+        self.endpoint_address.get()
+    }
+
+    pub fn bytes_to_backend(&self) -> u64 {
+        self.bytes_to_backend.get()
+    }
+
+    pub fn bytes_to_client(&self) -> u64 {
+        self.bytes_to_client.get()
     }
 
     pub fn last_activity(&self) -> Instant {
@@ -121,23 +152,50 @@ impl Session {
     }
 }
 
+#[cfg(test)]
+impl Session {
+    /// A session of the client 10.0.x.y, where x and y are the low bytes of the number. Every fourth one has no endpoint
+    /// yet; the others have 10.9.0.1 or 10.9.0.2.
+    pub fn for_test(number: u64, listener: u64, accepted_at: Instant) -> Self {
+        let [.., high, low] = number.to_be_bytes();
+        let endpoint = match number % 4 {
+            0 => None,
+            1 => Some(SocketAddr::from(([10, 9, 0, 1], 5432))),
+            _ => Some(SocketAddr::from(([10, 9, 0, 2], 5432))),
+        };
+        Self {
+            id: ConnectionId { worker: 0, number },
+            accepted_at,
+            listener,
+            client: Cell::new(SocketAddr::from(([10, 0, high, low], 40_000))),
+            tls: RefCell::default(),
+            endpoint: Cell::new(0),
+            endpoint_address: Cell::new(endpoint),
+            last_activity: Cell::new(accepted_at),
+            bytes_to_backend: Cell::new(0),
+            bytes_to_client: Cell::new(0),
+            cancelled: Cell::new(None),
+        }
+    }
+
+    pub fn moved(&self, at: Instant, bytes: u64) {
+        self.last_activity.set(at);
+        self.bytes_to_client.set(bytes);
+    }
+}
+
 /// The record of one connection. Dropping it records the end, also when the task is cancelled or panics.
 pub struct ConnectionRecord {
     recorder: Rc<ConnectionRecorder>,
     session: Rc<Session>,
-    id: ConnectionId,
     pub config: Arc<ListenerConfig>,
     /// The peer of the TCP connection.
     pub peer: SocketAddr,
-    /// The client's address from a PROXY header; otherwise the peer.
-    pub client: SocketAddr,
     /// The address that the client connected to, from a PROXY header.
     pub destination: Option<SocketAddr>,
-    pub tls: Option<Arc<ClientTls>>,
     /// `None`: none, or the listener has a single route for all clients.
     pub route: Option<Arc<str>>,
     backend: Option<Arc<str>>,
-    endpoint: Option<SocketAddr>,
     pub attempts: Attempts,
     connect: Option<Duration>,
     /// `None` until the connection ends by itself.
@@ -151,19 +209,14 @@ impl ConnectionRecord {
         session: Rc<Session>,
         peer: SocketAddr,
     ) -> Self {
-        let peer = canonical(peer);
         Self {
-            id: recorder.next_id(),
             recorder,
             session,
             config,
-            peer,
-            client: peer,
+            peer: canonical(peer),
             destination: None,
-            tls: None,
             route: None,
             backend: None,
-            endpoint: None,
             attempts: Attempts::default(),
             connect: None,
             reason: None,
@@ -172,6 +225,30 @@ impl ConnectionRecord {
 
     pub fn accepted_at(&self) -> Instant {
         self.session.accepted_at
+    }
+
+    /// The client's address from a PROXY header; otherwise the peer.
+    pub fn client(&self) -> SocketAddr {
+        self.session.client()
+    }
+
+    pub fn set_client(&self, client: SocketAddr) {
+        self.session.client.set(canonical(client));
+    }
+
+    pub fn tls(&self) -> Option<Arc<ClientTls>> {
+        self.session.tls()
+    }
+
+    /// True if the client presented a certificate that has expired.
+    pub fn has_expired_identity(&self) -> bool {
+        let tls = self.session.tls.borrow();
+        let identity = tls.as_ref().and_then(|tls| tls.agreed.as_ref()?.identity.as_ref());
+        identity.is_some_and(Identity::has_expired)
+    }
+
+    fn set_tls(&self, tls: ClientTls) {
+        self.session.tls.replace(Some(Arc::new(tls)));
     }
 
     fn shard(&self) -> &Shard {
@@ -184,18 +261,18 @@ impl ConnectionRecord {
             Some(rustls::HandshakeKind::Resumed) => shard.tls_resumed_handshakes.add(1),
             _ => shard.tls_full_handshakes.add(1),
         }
-        self.tls = Some(Arc::new(ClientTls::of(tls)));
+        self.set_tls(ClientTls::of(tls));
     }
 
     /// Records the server name that a client requests, before TLS is terminated or passed through.
     pub fn asked_for(&mut self, server_name: Option<&str>) {
-        self.tls = Some(Arc::new(ClientTls { server_name: server_name.map(Into::into), ..ClientTls::default() }));
+        self.set_tls(ClientTls { server_name: server_name.map(Into::into), ..ClientTls::default() });
     }
 
     /// Records the fault of a failed handshake, and returns the close reason.
     pub fn handshake_failed(&mut self, fault: HandshakeFault) -> CloseReason {
-        let known = self.tls.take().map(Arc::unwrap_or_clone).unwrap_or_default();
-        self.tls = Some(Arc::new(ClientTls { fault: Some(fault), ..known }));
+        let known = self.session.tls.take().map(Arc::unwrap_or_clone).unwrap_or_default();
+        self.set_tls(ClientTls { fault: Some(fault), ..known });
         if fault.is_of_certificate() { CloseReason::TlsClientCertificate } else { CloseReason::TlsFailed }
     }
 
@@ -208,10 +285,10 @@ impl ConnectionRecord {
     }
 
     pub fn connected(&mut self, endpoint: &Endpoint, took: Duration) {
-        if self.recorder.log.wants_ends() {
+        if self.recorder.log.wants_ends() || self.recorder.log.has_followers() {
             self.backend = Some(endpoint.key().backend.clone());
         }
-        self.endpoint = Some(endpoint.address());
+        self.session.endpoint_address.set(Some(endpoint.address()));
         self.session.endpoint.set(endpoint.id());
         self.connect = Some(took);
         self.shard().connect.observe(took);
@@ -219,26 +296,43 @@ impl ConnectionRecord {
 
     /// Logs the start of an admitted connection, before TLS.
     pub fn log_start(&mut self) {
-        if self.recorder.log.wants_starts() && logs_start(self.config.listener.access_log, self.id) {
+        if self.recorder.log.wants_starts() && logs_start(self.config.listener.access_log, self.session.id) {
             let event = self.take_event(Kind::Start, self.accepted_at().elapsed());
             self.recorder.log.offer(event);
         }
     }
 
-    /// Offers the end to the access log, if its listener logs it; refusals above the rate limit are only counted.
+    /// Offers the end to the access log, if its listener logs it, and shows it to followers.
     fn log_end(&mut self, reason: CloseReason, duration: Duration) {
-        if !self.recorder.log.wants_ends() {
+        let (logged, followed) = (self.logs_end(reason), self.recorder.log.has_followers());
+        if !logged && !followed {
             return;
         }
-        let is_failure = reason.is_failure() || !self.attempts.failed.is_empty();
-        if !logs_end(self.config.listener.access_log, self.id, is_failure) {
-            self.recorder.log.suppress();
-        } else if reason.is_refusal() && !self.recorder.may_log_refusal() {
-            self.recorder.log.leave_out();
-        } else {
-            let event = self.take_event(Kind::End(reason), duration);
+        let event = self.take_event(Kind::End(reason), duration);
+        if followed {
+            self.recorder.log.show(&event);
+        }
+        if logged {
             self.recorder.log.offer(event);
         }
+    }
+
+    /// True if the end is to be logged. Otherwise it is counted; refusals above the rate limit are only counted.
+    fn logs_end(&self, reason: CloseReason) -> bool {
+        let log = &self.recorder.log;
+        if !log.wants_ends() {
+            return false;
+        }
+        let is_failure = reason.is_failure() || !self.attempts.failed.is_empty();
+        if !logs_end(self.config.listener.access_log, self.session.id, is_failure) {
+            log.suppress();
+            return false;
+        }
+        if reason.is_refusal() && !self.recorder.may_log_refusal() {
+            log.leave_out();
+            return false;
+        }
+        true
     }
 
     /// Moves values that only the end event has, without counting references again. At the start they are absent.
@@ -246,14 +340,14 @@ impl ConnectionRecord {
         Event {
             kind,
             at: SystemTime::now(),
-            id: self.id,
+            id: self.session.id,
             listener: self.config.label.clone(),
             peer: self.peer,
-            client: self.client,
-            tls: self.tls.take(),
+            client: self.client(),
+            tls: self.session.tls.take(),
             route: self.route.take(),
             backend: self.backend.take(),
-            endpoint: self.endpoint,
+            endpoint: self.session.endpoint_address(),
             attempts: mem::take(&mut self.attempts),
             bytes_to_backend: self.session.bytes_to_backend.get(),
             bytes_to_client: self.session.bytes_to_client.get(),

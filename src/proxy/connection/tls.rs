@@ -23,9 +23,7 @@ use crate::{
             handshake_memory::{HANDSHAKE_MEMORY, MemoryFull},
             prefixed_io::PrefixedIo,
         },
-        tls::{
-            DeferredTickets, HandshakeFault, HelloError, Identity, ServerTls, UNRECOGNIZED_NAME, read_client_hello_with,
-        },
+        tls::{DeferredTickets, HandshakeFault, HelloError, ServerTls, UNRECOGNIZED_NAME, read_client_hello_with},
     },
     upstream::Subset,
 };
@@ -118,8 +116,7 @@ pub async fn terminate(
         Ok(Ok(mut client)) => {
             client.get_mut().0.handshake_done();
             record.handshake_done(client.get_ref().1);
-            let identity = record.tls.as_ref().and_then(|tls| tls.agreed.as_ref()?.identity.as_ref());
-            if identity.is_some_and(Identity::has_expired) {
+            if record.has_expired_identity() {
                 return Err(record.handshake_failed(HandshakeFault::Expired));
             }
             Ok(ClientConnection::Tls(Box::new(client)))

@@ -1,10 +1,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
-use futures::future::join_all;
-use tokio::sync::oneshot;
-
 use crate::proxy::worker::{
-    handle::{Shared, WorkerCommand},
+    handle::{Shared, WorkerCommand, ask},
     sessions::{CloseRequests, DrainTarget, divide_requests},
 };
 
@@ -33,17 +30,4 @@ pub async fn established(shared: &Shared) -> BTreeMap<u64, u32> {
         *sums.entry(endpoint).or_insert(0) += count;
     }
     sums
-}
-
-/// Sends an order to each worker, and waits for the answers. The answer of a worker that has stopped is empty.
-async fn ask<T: Default>(
-    shared: &Shared,
-    orders: impl Iterator<Item = impl FnOnce(oneshot::Sender<T>) -> WorkerCommand>,
-) -> Vec<T> {
-    let answers = shared.workers.iter().zip(orders).map(|(worker, order)| {
-        let (done, answer) = oneshot::channel();
-        let _ = worker.orders.send(order(done));
-        async { answer.await.unwrap_or_default() }
-    });
-    join_all(answers.collect::<Vec<_>>()).await
 }

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant as StdInstant},
 };
 
+use futures::future::join_all;
 use tokio::{
     io::unix::AsyncFd,
     sync::{mpsc, oneshot},
@@ -24,7 +25,12 @@ use super::{
 };
 use crate::{
     capacity::Places,
-    proxy::{access_log::AccessLog, connection::AcceptedConnection, listener::ListenerSlot},
+    proxy::{
+        access_log::AccessLog,
+        connection::AcceptedConnection,
+        connections::{ConnectionQuery, FirstConnections},
+        listener::ListenerSlot,
+    },
 };
 
 /// The state that all workers share.
@@ -68,6 +74,19 @@ impl WorkerHandle {
     }
 }
 
+/// Sends an order to each worker, and waits for the answers. The answer of a worker that has stopped is empty.
+pub async fn ask<T: Default>(
+    shared: &Shared,
+    orders: impl Iterator<Item = impl FnOnce(oneshot::Sender<T>) -> WorkerCommand>,
+) -> Vec<T> {
+    let answers = shared.workers.iter().zip(orders).map(|(worker, order)| {
+        let (done, answer) = oneshot::channel();
+        let _ = worker.orders.send(order(done));
+        async { answer.await.unwrap_or_default() }
+    });
+    join_all(answers.collect::<Vec<_>>()).await
+}
+
 /// A command for a worker.
 #[derive(Debug)]
 pub enum WorkerCommand {
@@ -89,6 +108,8 @@ pub enum WorkerCommand {
     Rank { requests: Arc<CloseRequests>, done: oneshot::Sender<BTreeMap<DrainTarget, Vec<Instant>>> },
     /// Close connections, and return their number by target.
     CloseSome { requests: CloseRequests, done: oneshot::Sender<BTreeMap<DrainTarget, usize>> },
+    /// Return the first open connections that match a query.
+    List { query: Arc<ConnectionQuery>, done: oneshot::Sender<FirstConnections> },
     /// Drain open connections, and return how they ended.
     Drain { drains: Drains, done: oneshot::Sender<DrainOutcome> },
     /// Stop the thread; connections that are still open are reset.

@@ -1,6 +1,6 @@
 //! The open connections of a worker, and the order in which they are closed.
 
-use std::{cell::RefCell, cmp::Reverse, collections::BTreeMap, rc::Rc};
+use std::{cell::RefCell, cmp::Reverse, collections::BTreeMap, ops::Range, rc::Rc};
 
 use slab::Slab;
 use tokio::{task::AbortHandle, time::Instant};
@@ -104,6 +104,14 @@ impl Sessions {
         let sessions = self.0.borrow();
         let open = sessions.iter().map(|(_, entry)| entry).filter(|entry| !entry.session.is_cancelled());
         open.for_each(|entry| seen(&entry.session));
+    }
+
+    /// Visits the connections at some places, also those that are being closed. Returns false at the end of all places.
+    pub fn visit(&self, places: Range<usize>, mut seen: impl FnMut(&Session)) -> bool {
+        let sessions = self.0.borrow();
+        let end = places.end;
+        places.filter_map(|place| sessions.get(place)).for_each(|entry| seen(&entry.session));
+        end < sessions.capacity()
     }
 
     pub fn close_all(&self, reason: CloseReason) {

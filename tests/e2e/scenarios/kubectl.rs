@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::{
     backends::PORT,
+    clients::Connection,
     cluster::{WAIT_LIMIT, eventually},
     scenario::{Scenario, scenario},
     turns::Isolation,
@@ -41,6 +42,14 @@ spec:
             shown.len() == replicas && shown.iter().all(is_current)
         })
         .await;
+
+        let address = scenario.programmed("pg").await;
+        let open = Connection::open(address).await.unwrap();
+        let (code, told) = kubectl(scenario, &["connections", "pg", "-o", "json"]);
+        let document: Value = serde_json::from_str(&told).unwrap();
+        assert_eq!((code, &document["matching"]), (Some(0), &1.into()), "{told}");
+        assert_eq!(document["connections"][0]["loadBalancer"], format!("{}/pg", scenario.namespace), "{told}");
+        drop(open);
 
         let (code, told) = kubectl(scenario, &["doctor", "--wait", "60s"]);
         assert_eq!(code, Some(0), "{told}");
