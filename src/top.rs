@@ -4,8 +4,10 @@
 
 mod counter_sums;
 mod draw;
+mod options;
 mod order;
 mod print;
+mod row_key;
 mod screen;
 mod state;
 #[cfg(test)]
@@ -24,39 +26,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 use self::{
     draw::draw,
     print::{TopDocument, text},
-    screen::{Screen, Termination},
+    screen::{Screen, TerminationSignals},
     state::{Reaction, TopState},
 };
-use crate::model::StatePicture;
+pub use options::{ReplicaSample, TopFormat, TopOptions};
 pub use order::TopOrder;
-
-/// The state of a replica at one moment.
-#[derive(Debug)]
-pub struct ReplicaSample {
-    /// The name of the replica: its pod or its address.
-    pub name: String,
-    /// A sentence if it cannot be read.
-    pub picture: Result<StatePicture, String>,
-}
-
-/// The settings of the table.
-#[derive(Clone, Debug)]
-pub struct TopOptions {
-    pub interval: Duration,
-    pub order: TopOrder,
-    /// Text that the names or addresses contain. Empty: all.
-    pub filter: String,
-    pub output: TopFormat,
-}
-
-/// The form of the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TopFormat {
-    /// On a terminal it is updated until a key ends it. Otherwise it is printed once.
-    Live,
-    Text,
-    Json,
-}
 
 /// Shows the table. `read` reads all replicas.
 ///
@@ -109,7 +83,7 @@ where
 {
     // Mistakes in arguments and missing permissions are printed without a change of the terminal.
     state.observe(std::time::Instant::now(), &read().await?);
-    let mut termination = Termination::catch()?;
+    let mut termination = TerminationSignals::catch()?;
     let (mut screen, mut events) = Screen::open()?;
     loop {
         let next = Instant::now() + interval;

@@ -1,8 +1,10 @@
 //! The admin page for browsers. It is complete without scripts; with them, it updates in place.
 
 mod html;
+mod listed_problem;
 mod load_balancer;
 mod overview;
+mod parts;
 mod query;
 mod replicas;
 #[cfg(test)]
@@ -10,32 +12,21 @@ mod tests;
 
 use std::{
     fmt::Write,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    sync::{Mutex, PoisonError},
 };
 
 use jiff::{SignedDuration, Timestamp};
 
 use self::{
     html::{Column, HtmlText, byte_rate, marked, rate, sparkline, table, text},
-    load_balancer::{HISTORY, MAX_ENDPOINTS, class, counted, write_details, write_summary},
+    load_balancer::{MAX_ENDPOINTS, class, counted, write_details, write_summary},
     overview::{Overview, arrange},
+    parts::{HISTORY, PageParts, PageRates},
     query::{PageOrder, PageQuery, fragment},
     replicas::ReplicaViews,
 };
-use super::{
-    instance::Instance,
-    moment::{LiveListeners, Moment},
-    snapshot,
-};
-use crate::{
-    model::{DrainView, ObjectKey, ProcessView},
-    proxy::Monitor,
-    state::ReadinessState,
-    traffic::{RateHistory, TrafficCounts},
-    translate::Severity,
-    upstream::Endpoint,
-};
+use super::{instance::Instance, moment::Moment, snapshot};
+use crate::{model::DrainView, proxy::Monitor, state::ReadinessState, translate::Severity};
 
 pub const STYLE: &str = include_str!("page/style.css");
 pub const SCRIPT: &str = include_str!("page/script.js");
@@ -56,27 +47,9 @@ pub struct StatusPage {
     rates: Mutex<PageRates>,
 }
 
-/// The rates of the times at which the page was requested.
-struct PageRates {
-    /// `None`: the sum of all.
-    load_balancers: RateHistory<Option<ObjectKey>>,
-    /// By the id of the endpoint.
-    endpoints: RateHistory<u64>,
-}
-
-/// The input of all parts of the page.
-struct PageParts<'a> {
-    query: PageQuery,
-    moment: &'a Moment,
-    listeners: LiveListeners<'a>,
-    replicas: ReplicaViews,
-    rates: MutexGuard<'a, PageRates>,
-}
-
 impl StatusPage {
     pub fn new(instance: Instance) -> Self {
-        let rates = PageRates { load_balancers: RateHistory::new(HISTORY), endpoints: RateHistory::new(1) };
-        Self { instance, rates: Mutex::new(rates) }
+        Self { instance, rates: Mutex::default() }
     }
 
     /// The page for a request with this query.
@@ -84,6 +57,8 @@ impl StatusPage {
         let moment = Moment::now(monitor, state);
         let leader_view = state.instruments().leader_view();
         let mut parts = PageParts {
+            monitor,
+            state,
             query: PageQuery::parse(query),
             moment: &moment,
             listeners: moment.listeners(),
@@ -95,9 +70,7 @@ impl StatusPage {
         write_head(&mut page, &self.instance, &overviews);
         write_form(&mut page, &parts.query);
         page.push_str("<main id=\"live\">");
-        let open: u64 = overviews.iter().map(|overview| overview.active).sum();
-        let open = format!("{open} of {}", monitor.capacity().total());
-        self.write_facts(&mut page, &self.instance.view(state), open, &parts);
+        self.write_facts(&mut page, &parts, &overviews);
         write_findings(&mut page, &parts, &overviews);
         parts.replicas.write(&mut page, &moment.configuration);
         write_draining(&mut page, &moment);
@@ -107,68 +80,46 @@ impl StatusPage {
         page
     }
 
-    fn write_facts(&self, page: &mut String, process: &ProcessView, open: String, parts: &PageParts) {
-        let uptime = Timestamp::now().duration_since(self.instance.started);
-        let mut facts =
-            vec![if process.node.is_some() { ("pod", text(&process.name)) } else { ("host", text(&process.name)) }];
-        facts.extend(process.node.as_deref().map(|node| ("node", text(node))));
-        facts.extend(process.zone.as_deref().map(|zone| ("zone", text(zone))));
-        facts.push(("version", process.version.clone()));
-        facts.push(("uptime", duration(uptime)));
-        if process.leads {
-            facts.push(("leader", "this replica".into()));
-        } else {
-            facts.extend(process.leader.as_deref().map(|leader| ("leader", text(leader))));
-        }
-        facts.push(("configuration", format!("generation {}", parts.moment.view.snapshot.generation)));
-        facts.push((
-            "state",
-            if process.accepts {
-                marked("good", "accepting connections")
-            } else {
-                marked("bad", "not accepting new connections")
-            },
-        ));
-        let rates = parts.rates.load_balancers.latest(&None);
-        facts.push(("open", open));
-        facts.push(("new", rate(rates, |rates| rates.connections) + "/s"));
-        facts.push(("relayed", byte_rate(rates)));
-        facts.push(("failures", rate(rates, |rates| rates.failures) + "/s"));
+    fn write_facts(&self, page: &mut String, parts: &PageParts, overviews: &[Overview]) {
         page.push_str("<dl class=\"facts\">");
-        for (name, value) in facts {
+        for (name, value) in self.facts(parts).into_iter().chain(traffic(parts, overviews)) {
             let _ = write!(page, "<div><dt>{name}</dt><dd>{value}</dd></div>");
         }
         sparkline(page, parts.rates.load_balancers.recent(&None), HISTORY);
         page.push_str("</dl>\n");
     }
+
+    /// The names and the markup of facts about the process.
+    fn facts(&self, parts: &PageParts) -> Vec<(&'static str, String)> {
+        let process = self.instance.view(parts.state);
+        let mut facts = vec![(if process.node.is_some() { "pod" } else { "host" }, text(&process.name))];
+        facts.extend(process.node.as_deref().map(|node| ("node", text(node))));
+        facts.extend(process.zone.as_deref().map(|zone| ("zone", text(zone))));
+        facts.push(("version", text(&process.version)));
+        facts.push(("uptime", duration(Timestamp::now().duration_since(self.instance.started))));
+        let other = process.leader.as_deref().filter(|_| !process.leads);
+        facts.extend(process.leads.then(|| ("leader", "this replica".into())));
+        facts.extend(other.map(|leader| ("leader", text(leader))));
+        facts.push(("configuration", format!("generation {}", parts.moment.view.snapshot.generation)));
+        let (class, state) = match process.accepts {
+            true => ("good", "accepting connections"),
+            false => ("bad", "not accepting new connections"),
+        };
+        facts.push(("state", marked(class, state)));
+        facts
+    }
 }
 
-impl<'a> PageParts<'a> {
-    /// All load balancers, sorted by name. Adds an interval to the rates.
-    fn overviews(&mut self) -> Vec<Overview<'a>> {
-        let moment = self.moment;
-        let verdicts = moment.configuration.verdicts.iter();
-        let mut overviews: Vec<Overview> =
-            verdicts.map(|verdict| Overview::of(verdict, moment, &self.listeners, &self.replicas)).collect();
-        let mut all = TrafficCounts::default();
-        overviews.iter().for_each(|overview| all += overview.counts);
-        let counts = overviews.iter().map(|overview| (Some(overview.object.clone()), overview.counts));
-        let now = Instant::now();
-        self.rates.load_balancers.sample(now, counts.chain([(None, all)]));
-        let endpoints = overviews.iter().filter_map(|overview| overview.upstream);
-        let counts = endpoints.flat_map(|upstream| {
-            let counts = |endpoint: &Arc<Endpoint>| {
-                let connections = endpoint.connections();
-                (endpoint.id(), TrafficCounts { connections, ..TrafficCounts::default() })
-            };
-            upstream.endpoints().iter().map(counts).collect::<Vec<_>>()
-        });
-        self.rates.endpoints.sample(now, counts);
-        for overview in &mut overviews {
-            overview.rates = self.rates.load_balancers.latest(&Some(overview.object.clone()));
-        }
-        overviews
-    }
+/// The names and the markup of the numbers of all load balancers together.
+fn traffic(parts: &PageParts, overviews: &[Overview]) -> [(&'static str, String); 4] {
+    let rates = parts.rates.load_balancers.latest(&None);
+    let open: u64 = overviews.iter().map(|overview| overview.active).sum();
+    [
+        ("open", format!("{open} of {}", parts.monitor.capacity().total())),
+        ("new", rate(rates, |rates| rates.connections) + "/s"),
+        ("relayed", byte_rate(rates)),
+        ("failures", rate(rates, |rates| rates.failures) + "/s"),
+    ]
 }
 
 fn write_head(page: &mut String, instance: &Instance, overviews: &[Overview]) {
@@ -297,7 +248,7 @@ fn write_list(page: &mut String, parts: &PageParts, overviews: Vec<Overview>) {
             order.title()
         );
     }
-    page.push_str("<span>new/s, last minutes</span></div>\n");
+    page.push_str("<span>recent new/s</span></div>\n");
     let mut room = MAX_UNREQUESTED;
     for overview in listed.iter().take(MAX_LISTED) {
         write_load_balancer(page, parts, overview, listed.len() == 1, &mut room);

@@ -1,6 +1,6 @@
 use std::collections::{HashMap, HashSet};
 
-use super::state::RowKey;
+use super::row_key::RowKey;
 use crate::traffic::TrafficCounts;
 
 /// Sums of the counters of all replicas, which never decrease: a replica that appears adds nothing at first, and one

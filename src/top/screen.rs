@@ -50,9 +50,9 @@ impl Drop for Screen {
 }
 
 /// The signals that end the display in order.
-pub struct Termination([Signal; 3]);
+pub struct TerminationSignals([Signal; 3]);
 
-impl Termination {
+impl TerminationSignals {
     /// # Errors
     /// If the signals cannot be handled.
     pub fn catch() -> io::Result<Self> {

@@ -6,7 +6,12 @@ use std::{
 
 use crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
-use super::{ReplicaSample, TopOptions, counter_sums::CounterSums, order::TopOrder};
+use super::{
+    counter_sums::CounterSums,
+    options::{ReplicaSample, TopOptions},
+    order::TopOrder,
+    row_key::RowKey,
+};
 use crate::{
     model::{EndpointView, StatePicture},
     printable::printable,
@@ -19,30 +24,6 @@ pub const HISTORY: usize = 30;
 const MAX_NAME: usize = 512;
 /// The number of rows that a page key skips.
 const PAGE: isize = 10;
-
-/// The place of a row: a load balancer, one of its endpoints, or either of them in one replica.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RowKey {
-    pub load_balancer: String,
-    pub endpoint: Option<String>,
-    pub replica: Option<String>,
-}
-
-impl RowKey {
-    pub fn of_all_replicas(&self) -> Self {
-        Self { replica: None, ..self.clone() }
-    }
-
-    /// The text of its first column.
-    pub fn name(&self) -> &str {
-        self.replica.as_deref().or(self.endpoint.as_deref()).unwrap_or(&self.load_balancer)
-    }
-
-    /// 0 for load balancers, 1 for endpoints, 2 for replicas.
-    pub fn depth(&self) -> usize {
-        usize::from(self.endpoint.is_some()) + usize::from(self.replica.is_some())
-    }
-}
 
 /// The numbers of a row, apart from rates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

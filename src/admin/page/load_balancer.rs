@@ -3,9 +3,10 @@ use std::fmt::Write;
 use jiff::Timestamp;
 
 use super::{
-    PageParts,
     html::{Column, HtmlText, byte_rate, marked, rate, sparkline, table, text},
-    overview::{ListedProblem, Overview},
+    listed_problem::ListedProblem,
+    overview::Overview,
+    parts::{HISTORY, PageParts},
 };
 use crate::{
     admin::snapshot::{self, AppliedListener},
@@ -19,8 +20,6 @@ use crate::{
 pub const MAX_ENDPOINTS: usize = 200;
 /// The maximum number of problems of a load balancer.
 const MAX_PROBLEMS: usize = 50;
-/// The number of points of a sparkline.
-pub const HISTORY: usize = 60;
 
 /// The class of the style sheet for a severity.
 pub fn class(severity: Option<Severity>) -> &'static str {

@@ -3,6 +3,7 @@ use std::{cmp::Reverse, sync::Arc};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
+    listed_problem::ListedProblem,
     query::{PageOrder, PageQuery},
     replicas::ReplicaViews,
 };
@@ -35,25 +36,6 @@ pub struct Overview<'a> {
     pub rates: Option<TrafficRates>,
     /// The worst problems come first.
     pub problems: Vec<ListedProblem>,
-}
-
-/// A problem of a load balancer, in a sentence.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ListedProblem {
-    pub severity: Severity,
-    pub sentence: String,
-}
-
-impl ListedProblem {
-    /// Something is not served, or not as declared.
-    pub fn error(sentence: String) -> Self {
-        Self { severity: Severity::Refused, sentence }
-    }
-
-    /// Something needs attention.
-    pub fn warning(sentence: String) -> Self {
-        Self { severity: Severity::Warning, sentence }
-    }
 }
 
 impl<'a> Overview<'a> {

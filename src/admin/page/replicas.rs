@@ -2,7 +2,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{
     html::{Column, marked, table, text},
-    overview::ListedProblem,
+    listed_problem::ListedProblem,
 };
 use crate::{
     instruments::LeaderView,

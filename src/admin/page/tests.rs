@@ -14,12 +14,12 @@ use crate::{
 };
 
 /// A page of the load balancers of a rig.
-struct Pages {
+struct PageRig {
     rig: Rig,
     page: StatusPage,
 }
 
-impl Pages {
+impl PageRig {
     async fn of(declared: &[(&str, Value)]) -> Self {
         let mut rig = Rig::start();
         for (name, spec) in declared {
@@ -49,7 +49,7 @@ fn without_endpoints(port: u16) -> Value {
 #[tokio::test]
 async fn load_balancers_with_problems_come_first_unfolded_and_in_the_summary() {
     let pages =
-        Pages::of(&[("a", spec(free_port())), ("b", without_endpoints(free_port())), ("c", spec(free_port()))]).await;
+        PageRig::of(&[("a", spec(free_port())), ("b", without_endpoints(free_port())), ("c", spec(free_port()))]).await;
     let page = pages.get("");
     assert_eq!(listed(&page), ["b", "a", "c"]);
     assert!(page.contains("1 of 3 load balancers have problems: <a href=\"#shop%2Fb\">shop/b</a>"), "{page}");
@@ -63,9 +63,9 @@ async fn load_balancers_with_problems_come_first_unfolded_and_in_the_summary() {
 
 #[tokio::test]
 async fn a_page_of_load_balancers_without_problems_says_so() {
-    let pages = Pages::of(&[("a", spec(free_port()))]).await;
+    let pages = PageRig::of(&[("a", spec(free_port()))]).await;
     assert!(pages.get("").contains("all 1 load balancers are served without problems"));
-    assert!(Pages::of(&[]).await.get("").contains("no load balancers are declared"));
+    assert!(PageRig::of(&[]).await.get("").contains("no load balancers are declared"));
 }
 
 #[tokio::test]
@@ -76,7 +76,7 @@ async fn passthrough_and_termination_are_told_apart() {
     });
     let mut spec = spec(0);
     spec["listeners"] = json!([listener]);
-    let page = Pages::of(&[("a", spec)]).await.get("");
+    let page = PageRig::of(&[("a", spec)]).await.get("");
     assert!(page.contains("<td>passthrough</td>") && page.contains("<td>eu.example.com</td>"), "{page}");
     assert!(!page.contains("TLS 1."), "{page}");
 }
@@ -84,7 +84,7 @@ async fn passthrough_and_termination_are_told_apart() {
 #[tokio::test]
 async fn rates_are_known_from_the_second_request() {
     let port = free_port();
-    let pages = Pages::of(&[("a", spec(port))]).await;
+    let pages = PageRig::of(&[("a", spec(port))]).await;
     assert!(pages.get("").contains("data-unit=\"new/s\">–<"));
     // The endpoints refuse the connection, which is therefore a failure.
     let _client = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
@@ -109,7 +109,7 @@ async fn draining_connections_have_a_countdown() {
     let mut declared = spec(port);
     declared["backends"][0]["addresses"] = json!([backend.local_addr().unwrap().to_string()]);
     declared["drain"] = json!({"endpointRemoved": {"policy": "Close", "after": "90s"}});
-    let mut pages = Pages::of(&[("a", declared.clone())]).await;
+    let mut pages = PageRig::of(&[("a", declared.clone())]).await;
     assert!(!pages.get("").contains("Draining"));
     let _client = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     let _served = timeout(Duration::from_secs(30), backend.accept()).await.unwrap().unwrap();
@@ -135,7 +135,7 @@ async fn details_beyond_a_limit_are_written_on_request() {
         })
         .collect();
     let many: Vec<(&str, Value)> = many.iter().map(|(name, spec)| (name.as_str(), spec.clone())).collect();
-    let pages = Pages::of(&many).await;
+    let pages = PageRig::of(&many).await;
     let page = pages.get("");
     assert_eq!(listed(&page).len(), 40);
     assert!(page.contains("<td>127.0.0.20:9</td>") && !page.contains("127.0.39.20:9"));
@@ -145,7 +145,7 @@ async fn details_beyond_a_limit_are_written_on_request() {
 
 #[tokio::test]
 async fn the_page_of_the_leader_shows_all_replicas() {
-    let mut pages = Pages::of(&[("a", spec(free_port()))]).await;
+    let mut pages = PageRig::of(&[("a", spec(free_port()))]).await;
     let instruments = Arc::<Instruments>::default();
     let state = ReadinessState::new(instruments.clone());
     state.set_configuration((*pages.rig.state.configuration()).clone());
