@@ -246,7 +246,8 @@ impl TopState {
     pub fn window(&mut self, height: usize) -> (Vec<TopRow>, usize) {
         let rows = self.visible_rows();
         let selected = self.selected_index(&rows);
-        let lowest = (selected + 1).saturating_sub(height);
+        // A terminal may have no room for rows.
+        let lowest = (selected + 1).saturating_sub(height.max(1));
         self.offset =
             self.offset.clamp(lowest, selected.max(lowest)).min(rows.len().saturating_sub(height).max(lowest));
         let window = rows.into_iter().skip(self.offset).take(height).collect();

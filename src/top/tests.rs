@@ -134,7 +134,17 @@ fn rows_are_unfolded_filtered_and_sorted_by_keys() {
     assert_eq!(names(&state.visible_rows()), ["shop/pg", "shop/redis"], "the row above was selected, and folded");
     press(&mut state, &[KeyCode::Char('/'), KeyCode::Char('R'), KeyCode::Char('e')]);
     assert_eq!(names(&state.visible_rows()), ["shop/redis"]);
-    press(&mut state, &[KeyCode::Backspace, KeyCode::Backspace, KeyCode::Char('2'), KeyCode::Enter]);
+    press(
+        &mut state,
+        &[
+            KeyCode::Backspace,
+            KeyCode::Backspace,
+            KeyCode::Char('0'),
+            KeyCode::Char('.'),
+            KeyCode::Char('2'),
+            KeyCode::Enter,
+        ],
+    );
     assert_eq!(names(&state.visible_rows()), ["shop/pg"], "the address of an endpoint");
     press(&mut state, &[KeyCode::Esc]);
     while state.order != TopOrder::Endpoints {
