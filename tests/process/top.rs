@@ -57,7 +57,14 @@ impl Terminal {
     fn start(url: &str) -> Self {
         let top = format!("{} top {url} --interval 1s", env!("CARGO_BIN_EXE_tcplb"));
         let mut command = Command::new("script");
-        command.args(["--quiet", "--flush", "--return", "--command", &format!("exec {top}"), "/dev/null"]);
+        command.args([
+            "--quiet",
+            "--flush",
+            "--return",
+            "--command",
+            &format!("stty rows 24 columns 100; exec {top}"),
+            "/dev/null",
+        ]);
         let mut script = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut output = script.stdout.take().unwrap();
         let shown = std::sync::Arc::<std::sync::Mutex<Vec<u8>>>::default();
