@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tungstenite::{Message, WebSocket, client};
 
 use crate::{
-    harness::{Folder, WAIT_LIMIT, http_request, wait_until},
+    harness::{Folder, WAIT_LIMIT, wait_until},
     program::command,
 };
 
@@ -20,6 +20,8 @@ use crate::{
 pub struct Browser {
     child: Child,
     address: SocketAddr,
+    /// The path of the browser's own connection.
+    path: String,
     _profile: Folder,
 }
 
@@ -48,31 +50,32 @@ impl Browser {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().unwrap();
         let file = profile.join("DevToolsActivePort");
-        let mut port = None;
+        let mut found = None;
         wait_until("chromium has started", || {
-            // The first line is the port. The file may not be complete yet.
+            // The port, and the path `/devtools/browser/` with a UUID. The file may not be complete yet.
             let text = fs::read_to_string(&file).unwrap_or_default();
-            port = text.split_once('\n').and_then(|(port, _)| port.parse::<u16>().ok());
-            port.is_some()
+            let parts = text.split_once('\n').filter(|(_, path)| path.len() >= "/devtools/browser/".len() + 36);
+            found = parts.and_then(|(port, path)| Some((port.parse::<u16>().ok()?, path.trim().to_owned())));
+            found.is_some()
         });
-        Self { child, address: ([127, 0, 0, 1], port.unwrap()).into(), _profile: profile }
+        let (port, path) = found.unwrap();
+        Self { child, address: ([127, 0, 0, 1], port).into(), path, _profile: profile }
     }
 
     /// Opens a page in a new tab, and waits until it is loaded.
     pub fn open(&self, url: &str, options: TabOptions) -> Tab {
-        let head = format!(
-            "PUT /json/new?about:blank HTTP/1.1\r\nHost: {}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
-            self.address
-        );
-        let response = http_request(self.address, &head).expect("chromium answers");
-        let target: Value = serde_json::from_str(&response.body).unwrap();
-        let stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(WAIT_LIMIT)).unwrap();
-        let (socket, _) = client(target["webSocketDebuggerUrl"].as_str().unwrap(), stream).unwrap();
-        let tab = Tab { socket: RefCell::new(socket), sent: Cell::new(0), complaints: RefCell::default() };
+        let created = self.connect(&self.path).call("Target.createTarget", json!({"url": "about:blank"}));
+        let tab = self.connect(&format!("/devtools/page/{}", created["targetId"].as_str().unwrap()));
         tab.prepare(options);
         tab.go_to(url);
         tab
+    }
+
+    fn connect(&self, path: &str) -> Tab {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(WAIT_LIMIT)).unwrap();
+        let (socket, _) = client(format!("ws://{}{path}", self.address), stream).unwrap();
+        Tab { socket: RefCell::new(socket), sent: Cell::new(0), complaints: RefCell::default() }
     }
 }
 
