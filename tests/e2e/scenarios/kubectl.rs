@@ -44,7 +44,13 @@ spec:
         .await;
 
         let address = scenario.programmed("pg").await;
-        let open = Connection::open(address).await.unwrap();
+        let mut open = None;
+        // The nodes learn of the Service in their own time.
+        eventually("a client is served", WAIT_LIMIT, async || {
+            open = Connection::open(address).await.ok();
+            open.is_some()
+        })
+        .await;
         let (code, told) = kubectl(scenario, &["connections", "pg", "-o", "json"]);
         let document: Value = serde_json::from_str(&told).unwrap();
         assert_eq!((code, &document["matching"]), (Some(0), &1.into()), "{told}");
