@@ -6,110 +6,88 @@ use std::{
     time::Duration,
 };
 
-/// Declares the enum, and makes the documentation of each reason available to the program.
-macro_rules! close_reasons {
-    ($($(#[doc = $meaning:literal])+ $reason:ident = $label:literal,)+) => {
-        /// The reason why a connection ended. Every accepted connection ends with exactly one reason.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum CloseReason {
-            $($(#[doc = $meaning])+ $reason,)+
-        }
+use super::labeled_enum::labeled_enum;
 
-        impl CloseReason {
-            pub const ALL: [Self; [$(Self::$reason),+].len()] = [$(Self::$reason),+];
-
-            /// The name of the reason in logs and metrics.
-            pub const fn label(self) -> &'static str {
-                match self {
-                    $(Self::$reason => $label,)+
-                }
-            }
-
-            /// The description of the reason, in sentences.
-            pub const fn meaning(self) -> &'static str {
-                match self {
-                    $(Self::$reason => concat!($($meaning),+).trim_ascii(),)+
-                }
-            }
-        }
-    };
-}
-
-close_reasons! {
-    /// Both sides closed their direction.
-    Complete = "complete",
-    /// The client reset the connection, died, or left TLS without a `close_notify`.
-    ClientReset = "client_reset",
-    /// The backend reset the connection, or died.
-    BackendReset = "backend_reset",
-    /// No byte in either direction for `timeouts.idle`.
-    IdleTimeout = "idle_timeout",
-    /// No byte in the remaining direction for `timeouts.halfClosed`.
-    HalfClosedTimeout = "half_closed_timeout",
-    /// The connection was open for `timeouts.maxDuration`.
-    MaxDuration = "max_duration",
-    /// Drained, because the pod of the endpoint is being deleted: `drain.endpointTerminating`.
-    EndpointTerminating = "endpoint_terminating",
-    /// Drained, because the endpoint is no longer listed: `drain.endpointRemoved`.
-    EndpointRemoved = "endpoint_removed",
-    /// Drained, because the endpoint is unhealthy: `drain.endpointUnhealthy`.
-    EndpointUnhealthy = "endpoint_unhealthy",
-    /// Drained, because the endpoint is in `drainedEndpoints`: `drain.endpointDrained`.
-    EndpointDrained = "endpoint_drained",
-    /// Drained, because a lower `priority` number serves again: `drain.failback`.
-    Failback = "failback",
-    /// Drained, because the listener is no longer declared: `drain.listenerRemoved`.
-    ListenerRemoved = "listener_removed",
-    /// Closed, because the endpoint had more than its share of connections: `rebalance`.
-    Rebalanced = "rebalanced",
-    /// Closed at shutdown, gradually over `drain.shutdown.spread`.
-    Drained = "drained",
-    /// Still open at the end of the shutdown drain.
-    DrainDeadline = "drain_deadline",
-    /// Refused: the process has as many connections as its file descriptors allow, except for the connections
-    /// guaranteed to other load balancers.
-    ProcessFull = "process_full",
-    /// Refused: `limits.maxConnections`.
-    ListenerFull = "listener_full",
-    /// Refused: `limits.newConnections`.
-    ListenerRate = "listener_rate",
-    /// Refused: `limits.maxConnectionsPerSource`.
-    SourceFull = "source_full",
-    /// Refused: `limits.newConnectionsPerSource`.
-    SourceRate = "source_rate",
-    /// Refused: `access`.
-    AccessDenied = "access_denied",
-    /// Refused: the peer may not send a PROXY header, or is not in `trustedNetworks` of a listener that requires one.
-    ProxyUntrusted = "proxy_untrusted",
-    /// Refused: no valid PROXY header arrived in time.
-    ProxyInvalid = "proxy_invalid",
-    /// The TLS handshake failed; `tls_client_fault` in the access log has the cause.
-    TlsFailed = "tls_failed",
-    /// Refused: the client presented no certificate, or none that `tls.clientValidation` accepts; `tls_client_fault` in
-    /// the access log has the cause.
-    TlsClientCertificate = "tls_client_certificate",
-    /// The TLS handshake took longer than `timeouts.handshake`.
-    TlsTimeout = "tls_timeout",
-    /// Closed, because unfinished handshakes used all memory for handshakes, and this one used more than 8 KiB.
-    HandshakeMemory = "handshake_memory",
-    /// Refused: newer requests to cancel queries replaced this one before it had reached all servers.
-    CancelSuperseded = "cancel_superseded",
-    /// Refused: no route matches the server name of the client.
-    NoRoute = "no_route",
-    /// Refused: no endpoint is usable.
-    NoEndpoint = "no_endpoint",
-    /// The TLS handshake with a backend failed. The endpoint's last failure has the cause.
-    BackendTls = "backend_tls",
-    /// Every attempt to connect to an endpoint failed.
-    ConnectFailed = "connect_failed",
-    /// No endpoint was reached within `connect.deadline`.
-    ConnectTimeout = "connect_timeout",
-    /// This host had no free local port for a connection to the backend's address.
-    NoLocalPort = "no_local_port",
-    /// This host had no file descriptor or memory for this connection or one to a backend.
-    LocalFailure = "local_failure",
-    /// An internal error of this program.
-    Internal = "internal",
+labeled_enum! {
+    /// The reason why a connection ended. Every accepted connection ends with exactly one reason.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    pub enum CloseReason {
+        /// Both sides closed their direction.
+        Complete = "complete",
+        /// The client reset the connection, died, or left TLS without a `close_notify`.
+        ClientReset = "client_reset",
+        /// The backend reset the connection, or died.
+        BackendReset = "backend_reset",
+        /// No byte in either direction for `timeouts.idle`.
+        IdleTimeout = "idle_timeout",
+        /// No byte in the remaining direction for `timeouts.halfClosed`.
+        HalfClosedTimeout = "half_closed_timeout",
+        /// The connection was open for `timeouts.maxDuration`.
+        MaxDuration = "max_duration",
+        /// Drained, because the pod of the endpoint is being deleted: `drain.endpointTerminating`.
+        EndpointTerminating = "endpoint_terminating",
+        /// Drained, because the endpoint is no longer listed: `drain.endpointRemoved`.
+        EndpointRemoved = "endpoint_removed",
+        /// Drained, because the endpoint is unhealthy: `drain.endpointUnhealthy`.
+        EndpointUnhealthy = "endpoint_unhealthy",
+        /// Drained, because the endpoint is in `drainedEndpoints`: `drain.endpointDrained`.
+        EndpointDrained = "endpoint_drained",
+        /// Drained, because a lower `priority` number serves again: `drain.failback`.
+        Failback = "failback",
+        /// Drained, because the listener is no longer declared: `drain.listenerRemoved`.
+        ListenerRemoved = "listener_removed",
+        /// Closed, because the endpoint had more than its share of connections: `rebalance`.
+        Rebalanced = "rebalanced",
+        /// Closed at shutdown, gradually over `drain.shutdown.spread`.
+        Drained = "drained",
+        /// Still open at the end of the shutdown drain.
+        DrainDeadline = "drain_deadline",
+        /// Refused: the process has as many connections as its file descriptors allow, except for the connections
+        /// guaranteed to other load balancers.
+        ProcessFull = "process_full",
+        /// Refused: `limits.maxConnections`.
+        ListenerFull = "listener_full",
+        /// Refused: `limits.newConnections`.
+        ListenerRate = "listener_rate",
+        /// Refused: `limits.maxConnectionsPerSource`.
+        SourceFull = "source_full",
+        /// Refused: `limits.newConnectionsPerSource`.
+        SourceRate = "source_rate",
+        /// Refused: `access`.
+        AccessDenied = "access_denied",
+        /// Refused: the peer may not send a PROXY header, or is not in `trustedNetworks` of a listener that requires
+        /// one.
+        ProxyUntrusted = "proxy_untrusted",
+        /// Refused: no valid PROXY header arrived in time.
+        ProxyInvalid = "proxy_invalid",
+        /// The TLS handshake failed; `tls_client_fault` in the access log has the cause.
+        TlsFailed = "tls_failed",
+        /// Refused: the client presented no certificate, or none that `tls.clientValidation` accepts; `tls_client_fault`
+        /// in the access log has the cause.
+        TlsClientCertificate = "tls_client_certificate",
+        /// The TLS handshake took longer than `timeouts.handshake`.
+        TlsTimeout = "tls_timeout",
+        /// Closed, because unfinished handshakes used all memory for handshakes, and this one used more than 8 KiB.
+        HandshakeMemory = "handshake_memory",
+        /// Refused: newer requests to cancel queries replaced this one before it had reached all servers.
+        CancelSuperseded = "cancel_superseded",
+        /// Refused: no route matches the server name of the client.
+        NoRoute = "no_route",
+        /// Refused: no endpoint is usable.
+        NoEndpoint = "no_endpoint",
+        /// The TLS handshake with a backend failed. The endpoint's last failure has the cause.
+        BackendTls = "backend_tls",
+        /// Every attempt to connect to an endpoint failed.
+        ConnectFailed = "connect_failed",
+        /// No endpoint was reached within `connect.deadline`.
+        ConnectTimeout = "connect_timeout",
+        /// This host had no free local port for a connection to the backend's address.
+        NoLocalPort = "no_local_port",
+        /// This host had no file descriptor or memory for this connection or one to a backend.
+        LocalFailure = "local_failure",
+        /// An internal error of this program.
+        Internal = "internal",
+    }
 }
 
 /// The classes of close reasons.

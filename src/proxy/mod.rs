@@ -11,6 +11,7 @@ mod connections;
 mod drain;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod labeled_enum;
 mod listener;
 pub mod postgres;
 pub mod proxy_protocol;

@@ -9,7 +9,7 @@ use jiff::{Timestamp, Unit};
 use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
-use crate::proxy::{accounting::CloseReason, tls::ClientTls};
+use crate::proxy::{accounting::CloseReason, labeled_enum::labeled_enum, tls::ClientTls};
 
 /// The access log event of a connection, at its start or end.
 #[derive(Clone, Debug)]
@@ -74,56 +74,31 @@ pub struct FailedEndpoint {
     pub fault: ConnectFault,
 }
 
-/// Declares the enum, and makes the documentation of each fault available to the program.
-macro_rules! connect_faults {
-    ($($(#[doc = $meaning:literal])+ $fault:ident = $label:literal,)+) => {
-        /// The reason why an attempt to connect to an endpoint failed.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum ConnectFault {
-            $($(#[doc = $meaning])+ $fault,)+
-        }
-
-        impl ConnectFault {
-            pub const ALL: [Self; [$(Self::$fault),+].len()] = [$(Self::$fault),+];
-
-            /// The name of the fault in the access log.
-            pub const fn label(self) -> &'static str {
-                match self {
-                    $(Self::$fault => $label,)+
-                }
-            }
-
-            #[cfg(test)]
-            pub const fn meaning(self) -> &'static str {
-                match self {
-                    $(Self::$fault => concat!($($meaning),+).trim_ascii(),)+
-                }
-            }
-        }
-    };
-}
-
-connect_faults! {
-    /// The endpoint refused the connection: nothing listens on its port.
-    Refused = "refused",
-    /// No answer within `connect.timeout`.
-    Timeout = "timeout",
-    /// `connect.deadline` ended the attempt before `connect.timeout`.
-    Deadline = "deadline",
-    /// No route to the endpoint.
-    Unreachable = "unreachable",
-    /// The endpoint reset the connection.
-    Reset = "reset",
-    /// The TLS handshake with the endpoint failed.
-    Tls = "tls",
-    /// The TLS handshake with the endpoint did not finish within `connect.timeout`.
-    TlsTimeout = "tls_timeout",
-    /// This host had no free local port.
-    NoLocalPort = "no_local_port",
-    /// This host had no file descriptor or memory.
-    LocalFailure = "local_failure",
-    /// Another error; the endpoint's last failure has it.
-    Other = "other",
+labeled_enum! {
+    /// The reason why an attempt to connect to an endpoint failed.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum ConnectFault {
+        /// The endpoint refused the connection: nothing listens on its port.
+        Refused = "refused",
+        /// No answer within `connect.timeout`.
+        Timeout = "timeout",
+        /// `connect.deadline` ended the attempt before `connect.timeout`.
+        Deadline = "deadline",
+        /// No route to the endpoint.
+        Unreachable = "unreachable",
+        /// The endpoint reset the connection.
+        Reset = "reset",
+        /// The TLS handshake with the endpoint failed.
+        Tls = "tls",
+        /// The TLS handshake with the endpoint did not finish within `connect.timeout`.
+        TlsTimeout = "tls_timeout",
+        /// This host had no free local port.
+        NoLocalPort = "no_local_port",
+        /// This host had no file descriptor or memory.
+        LocalFailure = "local_failure",
+        /// Another error; the endpoint's last failure has it.
+        Other = "other",
+    }
 }
 
 impl Serialize for ConnectFault {

@@ -5,115 +5,91 @@ use std::io;
 use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible, PeerMisbehaved};
 
 use super::client_hello::HelloError;
-use crate::proxy::postgres::StartupError;
+use crate::proxy::{labeled_enum::labeled_enum, postgres::StartupError};
 
-/// Declares the enum, and makes the documentation of each fault available to tests of the documentation.
-macro_rules! handshake_faults {
-    ($($(#[doc = $meaning:literal])+ $fault:ident = $label:literal,)+) => {
-        /// The reason why the handshake of a client failed.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum HandshakeFault {
-            $($(#[doc = $meaning])+ $fault,)+
-        }
-
-        impl HandshakeFault {
-            pub const ALL: [Self; [$(Self::$fault),+].len()] = [$(Self::$fault),+];
-
-            /// The name of the fault in the access log.
-            pub const fn label(self) -> &'static str {
-                match self {
-                    $(Self::$fault => $label,)+
-                }
-            }
-
-            #[cfg(test)]
-            pub const fn meaning(self) -> &'static str {
-                match self {
-                    $(Self::$fault => concat!($($meaning),+).trim_ascii(),)+
-                }
-            }
-        }
-    };
-}
-
-handshake_faults! {
-    /// The client's first bytes are not TLS, but for example plain HTTP.
-    NotTls = "not_tls",
-    /// The client closed the connection before the end of the handshake, without an alert.
-    Ended = "ended",
-    /// The connection was reset, or failed in another way, before the end of the handshake.
-    Reset = "reset",
-    /// The client supports no TLS version that `minVersion` allows.
-    Version = "unsupported_version",
-    /// The client and tcplb have no cipher suite in common.
-    CipherSuite = "no_common_cipher_suite",
-    /// The client and tcplb have no key exchange group (elliptic curve) in common.
-    Group = "no_common_group",
-    /// The client cannot verify signatures of any of the listener's keys.
-    SignatureScheme = "no_common_signature_scheme",
-    /// The client supports no application protocol of `alpn`.
-    ApplicationProtocol = "no_common_application_protocol",
-    /// The client's server name is not a DNS name.
-    ServerName = "bad_server_name",
-    /// The ClientHello is longer than 64 KiB.
-    HelloTooLarge = "hello_too_large",
-    /// The client lacks another TLS feature that tcplb needs.
-    Incompatible = "incompatible",
-    /// The client's messages are damaged, or not allowed at this point of the handshake.
-    Malformed = "malformed",
-    /// The client does not start a PostgreSQL session (`startTls: Postgres`).
-    NotPostgres = "not_postgres",
-    /// The client starts a PostgreSQL session without TLS (`startTls: Postgres`).
-    Unencrypted = "unencrypted",
-    /// The client sent unencrypted bytes after its request for TLS (`startTls: Postgres`).
-    BehindRequest = "bytes_behind_request",
-    /// The client does not trust the issuer of the listener's certificate (alert `unknown_ca`).
-    AlertUnknownCa = "alert_unknown_ca",
-    /// The client refused the listener's certificate (alert `bad_certificate`).
-    AlertBadCertificate = "alert_bad_certificate",
-    /// The client does not support this type of certificate (alert `unsupported_certificate`).
-    AlertUnsupportedCertificate = "alert_unsupported_certificate",
-    /// The client considers the certificate revoked (alert `certificate_revoked`).
-    AlertCertificateRevoked = "alert_certificate_revoked",
-    /// The client considers the certificate expired (alert `certificate_expired`).
-    AlertCertificateExpired = "alert_certificate_expired",
-    /// The client refused the certificate for another reason, often its name (alert `certificate_unknown`).
-    AlertCertificateUnknown = "alert_certificate_unknown",
-    /// The client found no settings that both sides support (alert `handshake_failure`).
-    AlertHandshakeFailure = "alert_handshake_failure",
-    /// The client refused the protocol version (alert `protocol_version`).
-    AlertProtocolVersion = "alert_protocol_version",
-    /// The client requires stronger algorithms (alert `insufficient_security`).
-    AlertInsufficientSecurity = "alert_insufficient_security",
-    /// The client could not decrypt a message, or verify a signature (alert `decrypt_error` or `bad_record_mac`).
-    AlertDecryptError = "alert_decrypt_error",
-    /// The client had an internal error (alert `internal_error`).
-    AlertInternalError = "alert_internal_error",
-    /// The client canceled the handshake, for example at the request of its user (alert `user_canceled` or
-    /// `close_notify`).
-    AlertCanceled = "alert_canceled",
-    /// The client sent another alert.
-    AlertOther = "alert_other",
-    /// With `tls_client_certificate`: the client presented no certificate.
-    Missing = "missing",
-    /// With `tls_client_certificate`: the certificate has expired.
-    Expired = "expired",
-    /// With `tls_client_certificate`: the certificate is not valid yet.
-    NotYetValid = "not_yet_valid",
-    /// With `tls_client_certificate`: the issuer has revoked the certificate.
-    Revoked = "revoked",
-    /// With `tls_client_certificate`: no configured authority has issued the certificate.
-    UnknownIssuer = "unknown_issuer",
-    /// With `tls_client_certificate`: the certificate is not for clients, or is the certificate of an authority.
-    WrongPurpose = "wrong_purpose",
-    /// With `tls_client_certificate`: the certificate is not signed by the authority that it names.
-    BadSignature = "bad_signature",
-    /// With `tls_client_certificate`: the revocation list is not from the issuer of the certificate, or cannot be read.
-    BadList = "bad_list",
-    /// With `tls_client_certificate`: the certificate cannot be read, or has content that is not supported.
-    Invalid = "invalid",
-    /// An internal error of this program or host.
-    Internal = "internal",
+labeled_enum! {
+    /// The reason why the handshake of a client failed.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum HandshakeFault {
+        /// The client's first bytes are not TLS, but for example plain HTTP.
+        NotTls = "not_tls",
+        /// The client closed the connection before the end of the handshake, without an alert.
+        Ended = "ended",
+        /// The connection was reset, or failed in another way, before the end of the handshake.
+        Reset = "reset",
+        /// The client supports no TLS version that `minVersion` allows.
+        Version = "unsupported_version",
+        /// The client and tcplb have no cipher suite in common.
+        CipherSuite = "no_common_cipher_suite",
+        /// The client and tcplb have no key exchange group (elliptic curve) in common.
+        Group = "no_common_group",
+        /// The client cannot verify signatures of any of the listener's keys.
+        SignatureScheme = "no_common_signature_scheme",
+        /// The client supports no application protocol of `alpn`.
+        ApplicationProtocol = "no_common_application_protocol",
+        /// The client's server name is not a DNS name.
+        ServerName = "bad_server_name",
+        /// The ClientHello is longer than 64 KiB.
+        HelloTooLarge = "hello_too_large",
+        /// The client lacks another TLS feature that tcplb needs.
+        Incompatible = "incompatible",
+        /// The client's messages are damaged, or not allowed at this point of the handshake.
+        Malformed = "malformed",
+        /// The client does not start a PostgreSQL session (`startTls: Postgres`).
+        NotPostgres = "not_postgres",
+        /// The client starts a PostgreSQL session without TLS (`startTls: Postgres`).
+        Unencrypted = "unencrypted",
+        /// The client sent unencrypted bytes after its request for TLS (`startTls: Postgres`).
+        BehindRequest = "bytes_behind_request",
+        /// The client does not trust the issuer of the listener's certificate (alert `unknown_ca`).
+        AlertUnknownCa = "alert_unknown_ca",
+        /// The client refused the listener's certificate (alert `bad_certificate`).
+        AlertBadCertificate = "alert_bad_certificate",
+        /// The client does not support this type of certificate (alert `unsupported_certificate`).
+        AlertUnsupportedCertificate = "alert_unsupported_certificate",
+        /// The client considers the certificate revoked (alert `certificate_revoked`).
+        AlertCertificateRevoked = "alert_certificate_revoked",
+        /// The client considers the certificate expired (alert `certificate_expired`).
+        AlertCertificateExpired = "alert_certificate_expired",
+        /// The client refused the certificate for another reason, often its name (alert `certificate_unknown`).
+        AlertCertificateUnknown = "alert_certificate_unknown",
+        /// The client found no settings that both sides support (alert `handshake_failure`).
+        AlertHandshakeFailure = "alert_handshake_failure",
+        /// The client refused the protocol version (alert `protocol_version`).
+        AlertProtocolVersion = "alert_protocol_version",
+        /// The client requires stronger algorithms (alert `insufficient_security`).
+        AlertInsufficientSecurity = "alert_insufficient_security",
+        /// The client could not decrypt a message, or verify a signature (alert `decrypt_error` or `bad_record_mac`).
+        AlertDecryptError = "alert_decrypt_error",
+        /// The client had an internal error (alert `internal_error`).
+        AlertInternalError = "alert_internal_error",
+        /// The client canceled the handshake, for example at the request of its user (alert `user_canceled` or
+        /// `close_notify`).
+        AlertCanceled = "alert_canceled",
+        /// The client sent another alert.
+        AlertOther = "alert_other",
+        /// With `tls_client_certificate`: the client presented no certificate.
+        Missing = "missing",
+        /// With `tls_client_certificate`: the certificate has expired.
+        Expired = "expired",
+        /// With `tls_client_certificate`: the certificate is not valid yet.
+        NotYetValid = "not_yet_valid",
+        /// With `tls_client_certificate`: the issuer has revoked the certificate.
+        Revoked = "revoked",
+        /// With `tls_client_certificate`: no configured authority has issued the certificate.
+        UnknownIssuer = "unknown_issuer",
+        /// With `tls_client_certificate`: the certificate is not for clients, or is the certificate of an authority.
+        WrongPurpose = "wrong_purpose",
+        /// With `tls_client_certificate`: the certificate is not signed by the authority that it names.
+        BadSignature = "bad_signature",
+        /// With `tls_client_certificate`: the revocation list is not from the issuer of the certificate, or cannot be
+        /// read.
+        BadList = "bad_list",
+        /// With `tls_client_certificate`: the certificate cannot be read, or has content that is not supported.
+        Invalid = "invalid",
+        /// An internal error of this program or host.
+        Internal = "internal",
+    }
 }
 
 impl HandshakeFault {
