@@ -38,7 +38,7 @@ const MAX_PAGE: usize = 64 << 20;
 /// The maximum length of a line, in bytes.
 const MAX_LINE: usize = 256 << 10;
 /// The number of replicas that are read at a time.
-pub const CONCURRENT: usize = 16;
+const CONCURRENT: usize = 16;
 /// The time limit of a request without port forwarding.
 const DIRECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The maximum length of an error of a connection, in bytes.
@@ -87,6 +87,19 @@ pub async fn read_all(connection: &ClusterConnection, replicas: &[ReplicaPod]) -
         let report = page(connection, replica, "/report").await?;
         let picture = page(connection, replica, "/snapshot").await?;
         Ok(ReplicaPages { report: report.json()?, picture: picture.json()?, date: picture.date })
+    });
+    stream::iter(reading).buffered(CONCURRENT).collect().await
+}
+
+/// Reads a JSON page of each replica, in their order, with the names of their pods.
+pub async fn read_each<T: DeserializeOwned>(
+    connection: &ClusterConnection,
+    replicas: &[ReplicaPod],
+    path: &str,
+) -> Vec<(String, Result<T, PageError>)> {
+    let reading = replicas.iter().map(async |replica| {
+        let document = page(connection, replica, path).await.and_then(|page| page.json());
+        (replica.key.name.to_string(), document)
     });
     stream::iter(reading).buffered(CONCURRENT).collect().await
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt::Debug, time::Duration};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
 use kube::{
     Api, Client, Config, Resource,
@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::right::{AccessError, Right};
-use crate::cli::ClusterFlags;
+use crate::{api::TcpLoadBalancer, cli::ClusterFlags};
 
 /// The number of objects in an answer of the API server. More need several requests.
 const PAGE: u32 = 500;
@@ -100,6 +100,18 @@ impl ClusterConnection {
     {
         let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
         api.get_opt(name).await.map_err(|error| right::<K>("get", Some(namespace)).error(&error))
+    }
+
+    /// A load balancer in the namespace of the flags.
+    ///
+    /// # Errors
+    /// If it cannot be read or does not exist.
+    pub async fn load_balancer(&self, name: &str) -> anyhow::Result<TcpLoadBalancer> {
+        let namespace = &self.namespace;
+        match self.get(namespace, name).await? {
+            Some(object) => Ok(object),
+            None => bail!("TcpLoadBalancer {namespace}/{name} does not exist: see `kubectl tcplb status -A`"),
+        }
     }
 
     /// An object without a namespace. `None`: it does not exist.

@@ -45,7 +45,7 @@ pub async fn drain(connection: &ClusterConnection, flags: &DrainFlags) -> anyhow
 }
 
 pub async fn undrain(connection: &ClusterConnection, flags: &UndrainFlags) -> anyhow::Result<ExitCode> {
-    let before = read(connection, &flags.name).await?.spec.drained_endpoints;
+    let before = connection.load_balancer(&flags.name).await?.spec.drained_endpoints;
     if let Some(unknown) = flags.endpoints.iter().find(|endpoint| !before.contains(endpoint)) {
         let (namespace, name) = (&connection.namespace, &flags.name);
         bail!("{unknown} is not drained in TcpLoadBalancer {namespace}/{name}: {}", listed(&before));
@@ -92,14 +92,6 @@ fn listed(drained: &[EndpointRef]) -> String {
     }
 }
 
-async fn read(connection: &ClusterConnection, name: &str) -> anyhow::Result<TcpLoadBalancer> {
-    let namespace = &connection.namespace;
-    match connection.get(namespace, name).await? {
-        Some(object) => Ok(object),
-        None => bail!("TcpLoadBalancer {namespace}/{name} does not exist: see `kubectl tcplb status -A`"),
-    }
-}
-
 async fn change_drained(
     connection: &ClusterConnection,
     name: &str,
@@ -129,7 +121,7 @@ async fn change(
     let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
     let mut attempts = ATTEMPTS;
     loop {
-        let object = read(connection, name).await?;
+        let object = connection.load_balancer(name).await?;
         let Some(spec) = spec_patch(&object)? else { return Ok(object) };
         let patch = json!({"metadata": {"resourceVersion": object.resource_version()}, "spec": spec});
         attempts -= 1;

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, ops::RangeInclusive};
 
+use anyhow::bail;
 use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::{connection::ClusterConnection, right::AccessError};
@@ -116,6 +117,28 @@ pub async fn replicas(connection: &ClusterConnection) -> Result<Vec<ReplicaPod>,
     let mut replicas: Vec<ReplicaPod> = pods.iter().filter_map(ReplicaPod::read).collect();
     replicas.sort_by(|a, b| a.key.cmp(&b.key));
     Ok(replicas)
+}
+
+/// The same, at least one.
+///
+/// # Errors
+/// If the pods cannot be read, or there is no replica.
+pub async fn some_replicas(connection: &ClusterConnection) -> anyhow::Result<Vec<ReplicaPod>> {
+    let found = replicas(connection).await?;
+    if found.is_empty() {
+        bail!(no_replica(connection));
+    }
+    Ok(found)
+}
+
+/// The sentence about missing replicas.
+pub fn no_replica(connection: &ClusterConnection) -> String {
+    let place = connection.install_namespace.as_deref().unwrap_or("any namespace");
+    format!(
+        "no replica was found: no pod in {place} has the labels {} and a port named admin: set --selector and \
+         --install-namespace",
+        connection.selector
+    )
 }
 
 #[cfg(test)]

@@ -2,16 +2,13 @@
 
 use std::process::ExitCode;
 
-use anyhow::bail;
-use futures::{StreamExt, stream};
-
 use super::{
-    admin_pages::{CONCURRENT, PageError, page, page_at},
+    admin_pages::{PageError, page_at, read_each},
     connection::ClusterConnection,
-    replica::replicas,
+    replica::some_replicas,
 };
 use crate::{
-    cli::{TopFlags, TopUrl},
+    cli::{TopFlags, TopOutput, TopSort, TopUrl},
     model::{Picture, StatePicture},
     top::{ReplicaSample, TopFormat, TopOptions, TopOrder, run},
 };
@@ -40,22 +37,13 @@ pub async fn of_address(arguments: &TopUrl) -> anyhow::Result<ExitCode> {
 
 /// Reads all replicas. Load balancers of other namespaces are omitted.
 async fn read_replicas(connection: &ClusterConnection, namespace: Option<&str>) -> anyhow::Result<Vec<ReplicaSample>> {
-    let found = replicas(connection).await?;
-    if found.is_empty() {
-        let place = connection.install_namespace.as_deref().unwrap_or("any namespace");
-        bail!(
-            "no replica was found: no pod in {place} has the labels {} and a port named admin: set --selector and \
-             --install-namespace",
-            connection.selector
-        );
-    }
-    let reading = found.iter().map(async |replica| {
-        let picture: Result<StatePicture, PageError> =
-            page(connection, replica, "/snapshot").await.and_then(|page| page.json());
+    let found = some_replicas(connection).await?;
+    let pictures = read_each(connection, &found, "/snapshot").await;
+    let sample = |(name, picture): (String, Result<StatePicture, PageError>)| {
         let picture = picture.map(|picture| of_namespace(picture, namespace)).map_err(|error| error.to_string());
-        ReplicaSample { name: replica.key.name.to_string(), picture }
-    });
-    Ok(stream::iter(reading).buffered(CONCURRENT).collect().await)
+        ReplicaSample { name, picture }
+    };
+    Ok(pictures.into_iter().map(sample).collect())
 }
 
 /// The picture without load balancers of other namespaces. `None`: all.
@@ -77,9 +65,8 @@ impl From<&TopFlags> for TopOptions {
     }
 }
 
-impl From<crate::cli::TopSort> for TopOrder {
-    fn from(sort: crate::cli::TopSort) -> Self {
-        use crate::cli::TopSort;
+impl From<TopSort> for TopOrder {
+    fn from(sort: TopSort) -> Self {
         match sort {
             TopSort::Name => Self::Name,
             TopSort::Usable => Self::Endpoints,
@@ -91,11 +78,11 @@ impl From<crate::cli::TopSort> for TopOrder {
     }
 }
 
-impl From<crate::cli::TopOutput> for TopFormat {
-    fn from(output: crate::cli::TopOutput) -> Self {
+impl From<TopOutput> for TopFormat {
+    fn from(output: TopOutput) -> Self {
         match output {
-            crate::cli::TopOutput::Text => Self::Text,
-            crate::cli::TopOutput::Json => Self::Json,
+            TopOutput::Text => Self::Text,
+            TopOutput::Json => Self::Json,
         }
     }
 }

@@ -1,22 +1,16 @@
 //! Reads the connections of replicas.
 
-use anyhow::bail;
 use form_urlencoded::Serializer;
-use futures::{StreamExt, stream};
 
 use crate::{
-    api::TcpLoadBalancer,
     cli::ConnectionsFlags,
     kubectl::{
-        admin_pages::{PageError, page},
+        admin_pages::{PageError, read_each},
         connection::ClusterConnection,
-        replica::{ReplicaPod, replicas},
+        replica::{ReplicaPod, some_replicas},
     },
     model::ConnectionList,
 };
-
-/// The number of replicas that are read at a time.
-const CONCURRENT: usize = 16;
 
 /// The replicas to read, and the page to read from each.
 #[derive(Debug)]
@@ -32,22 +26,11 @@ impl Target {
     /// # Errors
     /// If the load balancer does not exist, or no replica is found.
     pub async fn find(connection: &ClusterConnection, flags: &ConnectionsFlags) -> anyhow::Result<Self> {
-        let namespace = &connection.namespace;
-        if let Some(name) = &flags.name
-            && connection.get::<TcpLoadBalancer>(namespace, name).await?.is_none()
-        {
-            bail!("TcpLoadBalancer {namespace}/{name} does not exist: see `kubectl tcplb status -A`");
+        if let Some(name) = &flags.name {
+            connection.load_balancer(name).await?;
         }
-        let replicas = replicas(connection).await?;
-        if replicas.is_empty() {
-            let place = connection.install_namespace.as_deref().unwrap_or("any namespace");
-            bail!(
-                "no replica was found: no pod in {place} has the labels {} and a port named admin: set --selector and \
-                 --install-namespace",
-                connection.selector
-            );
-        }
-        Ok(Self { replicas, path: path(namespace, flags) })
+        let replicas = some_replicas(connection).await?;
+        Ok(Self { replicas, path: path(&connection.namespace, flags) })
     }
 }
 
@@ -73,9 +56,5 @@ pub fn path(namespace: &str, flags: &ConnectionsFlags) -> String {
 
 /// Reads the connections of each replica, in their order.
 pub async fn read_lists(connection: &ClusterConnection, target: &Target) -> Vec<ReplicaList> {
-    let reading = target.replicas.iter().map(async |replica| {
-        let list = page(connection, replica, &target.path).await.and_then(|page| page.json());
-        (replica.key.name.to_string(), list)
-    });
-    stream::iter(reading).buffered(CONCURRENT).collect().await
+    read_each(connection, &target.replicas, &target.path).await
 }

@@ -1,14 +1,12 @@
 //! Reads the objects and the admin pages for the status.
 
-use anyhow::bail;
-
 use crate::{
     api::{Placement, TcpLoadBalancer},
     cli::StatusFlags,
     kubectl::{
         admin_pages::{PageError, ReplicaPages, read_all},
         connection::ClusterConnection,
-        replica::{ReplicaPod, replicas},
+        replica::{ReplicaPod, no_replica, replicas},
     },
 };
 
@@ -26,10 +24,7 @@ impl StatusFacts {
     pub async fn gather(connection: &ClusterConnection, flags: &StatusFlags) -> anyhow::Result<Self> {
         let namespace = &connection.namespace;
         let load_balancers: Vec<TcpLoadBalancer> = match &flags.name {
-            Some(name) => match connection.get(namespace, name).await? {
-                Some(object) => vec![object],
-                None => bail!("TcpLoadBalancer {namespace}/{name} does not exist: see `kubectl tcplb status -A`"),
-            },
+            Some(name) => vec![connection.load_balancer(name).await?],
             None => connection.list(Some(namespace).filter(|_| !flags.all_namespaces).map(String::as_str), "").await?,
         };
         if load_balancers.is_empty() {
@@ -41,12 +36,7 @@ impl StatusFacts {
             Vec::new()
         });
         if found.is_empty() && notes.is_empty() {
-            let place = connection.install_namespace.as_deref().unwrap_or("any namespace");
-            notes.push(format!(
-                "no replica was found: no pod in {place} has the labels {} and a port named admin: set --selector and \
-                 --install-namespace",
-                connection.selector
-            ));
+            notes.push(no_replica(connection));
         }
         if flags.name.is_some() && load_balancers[0].spec.placement == Some(Placement::Sidecar) {
             notes.push(
