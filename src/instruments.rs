@@ -90,7 +90,7 @@ impl Instruments {
         self.locked_view().clone()
     }
 
-    /// The pod that holds the Lease, as it was last read. `None`: unknown, or nobody holds it.
+    /// The pod that holds the Lease, as it was last read. `None`: unknown, or there is none.
     pub fn leader_name(&self) -> Option<Arc<str>> {
         self.leader_name.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

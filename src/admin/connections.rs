@@ -170,7 +170,7 @@ impl ConnectionParameters {
     }
 
     /// # Errors
-    /// What the value has to be.
+    /// The requirement for the value.
     fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
         match name {
             "follow" => self.follow = value.parse().map_err(|_| "write true or false")?,

@@ -41,7 +41,7 @@ struct Decision {
     failed_at: Option<Instant>,
 }
 
-/// What is known about a token.
+/// The known decision about a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CachedDecision {
     Allowed,
