@@ -120,19 +120,22 @@ impl Tab {
 
     /// The value of an expression in the page.
     pub fn value(&self, expression: &str) -> Value {
-        let arguments = json!({"expression": expression, "returnByValue": true, "awaitPromise": true});
-        let result = self.call("Runtime.evaluate", arguments);
-        assert!(result.get("exceptionDetails").is_none(), "{expression}: {result}");
-        result["result"]["value"].clone()
+        self.evaluate(expression).unwrap_or_else(|error| panic!("{expression}: {error}"))
     }
 
-    /// Waits until an expression has this value.
+    /// Waits until an expression has this value. It may fail before, as parts are missing while a page is loaded.
     pub fn becomes(&self, expression: &str, expected: impl Into<Value>) {
-        let (expected, mut last) = (expected.into(), Value::Null);
-        wait_until(&format!("`{expression}` is {expected}"), || {
-            last = self.value(expression);
-            last == expected
-        });
+        let expected = expected.into();
+        wait_until(&format!("`{expression}` is {expected}"), || self.evaluate(expression).as_ref() == Ok(&expected));
+    }
+
+    fn evaluate(&self, expression: &str) -> Result<Value, Value> {
+        let arguments = json!({"expression": expression, "returnByValue": true, "awaitPromise": true});
+        let mut result = self.request("Runtime.evaluate", arguments)?;
+        match result.get_mut("exceptionDetails") {
+            Some(exception) => Err(exception.take()),
+            None => Ok(result["result"]["value"].take()),
+        }
     }
 
     /// Presses a key that produces this text.
@@ -159,6 +162,11 @@ impl Tab {
     }
 
     fn call(&self, method: &str, parameters: Value) -> Value {
+        self.request(method, parameters).unwrap_or_else(|error| panic!("{method}: {error}"))
+    }
+
+    /// The result of a command, or the error with which the browser answers.
+    fn request(&self, method: &str, parameters: Value) -> Result<Value, Value> {
         let id = self.sent.get() + 1;
         self.sent.set(id);
         let mut socket = self.socket.borrow_mut();
@@ -169,8 +177,10 @@ impl Tab {
             let Message::Text(text) = message else { continue };
             let mut answer: Value = serde_json::from_str(&text).unwrap();
             if answer["id"] == id {
-                assert!(answer.get("error").is_none(), "{method}: {answer}");
-                return answer["result"].take();
+                return match answer.get_mut("error") {
+                    Some(error) => Err(error.take()),
+                    None => Ok(answer["result"].take()),
+                };
             }
             self.note(&answer);
         }
