@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::{
     cores,
@@ -22,6 +22,9 @@ use crate::{
 
 /// The time limit of start and end. Everything takes fifty times as long under callgrind.
 const PROCESS_TIMEOUT: Duration = Duration::from_secs(180);
+/// The time limit of one attempt to get the first answer. Traefik never answers clients that connect before its routers
+/// are loaded.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A running contender. Dropping it ends the processes.
 pub struct Running {
@@ -50,7 +53,7 @@ impl Running {
     /// Waits until a client gets an answer.
     pub async fn ready(&mut self, client: &Client) -> Result<()> {
         let deadline = Instant::now() + PROCESS_TIMEOUT;
-        while client.connect_and_echo().await.is_err() {
+        while !matches!(timeout(ATTEMPT_TIMEOUT, client.connect_and_echo()).await, Ok(Ok(_))) {
             self.still_runs()?;
             if Instant::now() > deadline {
                 bail!("{} does not serve {}: {}", self.name, client.server, self.errors());
