@@ -4,6 +4,7 @@ mod archive;
 mod gather;
 mod names;
 mod redact;
+mod secrets;
 
 use std::{
     io::{self, Write},
@@ -13,7 +14,7 @@ use std::{
 
 use jiff::Timestamp;
 
-use self::{archive::Archive, gather::BundleSource, names::NameHasher};
+use self::{archive::Archive, gather::BundleSource};
 use super::connection::ClusterConnection;
 use crate::{cli::BundleFlags, printable::printable};
 
@@ -21,16 +22,24 @@ use crate::{cli::BundleFlags, printable::printable};
 const MAX_MESSAGE: usize = 4096;
 
 /// Runs the command. Parts that cannot be read are missing in the archive, and listed in it.
+///
+/// # Errors
+/// If nothing can be read, or the archive cannot be written. With `--hash-names`, if not all names can be read.
 pub async fn run(connection: &ClusterConnection, flags: &BundleFlags) -> anyhow::Result<ExitCode> {
     let now = Timestamp::now();
     let folder = format!("tcplb-bundle-{}", now.strftime("%Y%m%dT%H%M%SZ"));
     let path = flags.output.clone().unwrap_or_else(|| PathBuf::from(format!("{folder}.tar.gz")));
-    let names = if flags.hash_names { Some(NameHasher::new()?) } else { None };
-    let source = BundleSource::read(connection).await?;
+    archive::refuse_existing(&path)?;
+    let source = BundleSource::read(connection, flags).await?;
+    let names = if flags.hash_names { Some(source.names()?) } else { None };
     let seconds = u64::try_from(now.as_second()).unwrap_or_default();
-    let mut archive = Archive::new(archive::create(&path)?, &folder, seconds, names);
+    let (output, part) = archive::create(&path)?;
+    let mut archive = Archive::new(output, &folder, seconds, names, source.secrets());
     let missing = gather::write(connection, flags, source, &mut archive).await?;
     archive.finish()?;
+    if let Some(part) = part {
+        part.complete()?;
+    }
     report(&path, &missing)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::{connection::ClusterConnection, right::AccessError};
 use crate::{
-    api::{DEFAULT_CLASS, Placement, TcpLoadBalancer},
+    api::{DEFAULT_CLASS, ObjectName, Placement, TcpLoadBalancer},
     cli::port_range,
     model::ObjectKey,
 };
@@ -95,16 +95,19 @@ impl ReplicaSettings {
             let place = || arguments.iter().position(|argument| *argument == flag);
             inline.or_else(|| arguments.get(place()? + 1).copied())
         };
-        let name = |flag: &str, default: &str| value(flag).unwrap_or(default).to_owned();
+        // These names become parts of request paths and of file names.
+        let object_name = |flag: &str, default: &str| {
+            value(flag).filter(|name| name.parse::<ObjectName>().is_ok()).unwrap_or(default).to_owned()
+        };
         let watched = value("--watch-namespace").into_iter().flat_map(|names| names.split(','));
         Self {
-            class: name("--class", DEFAULT_CLASS),
+            class: value("--class").unwrap_or(DEFAULT_CLASS).to_owned(),
             placement: match value("--placement") {
                 Some("host") => Placement::Host,
                 _ => Placement::Gateway,
             },
-            lease: name("--lease", "tcplb"),
-            allocations: name("--allocations", "tcplb-ports"),
+            lease: object_name("--lease", "tcplb"),
+            allocations: object_name("--allocations", "tcplb-ports"),
             ports: value("--ports").and_then(|text| port_range(text).ok()).unwrap_or(DEFAULT_PORTS),
             watch_namespaces: watched.map(str::to_owned).collect(),
         }
@@ -194,6 +197,20 @@ pub mod tests {
         let mut ended = pod("c", &[]);
         ended.status.as_mut().unwrap().phase = Some("Succeeded".into());
         assert_eq!(ReplicaPod::read(&ended), None);
+    }
+
+    #[test]
+    fn invalid_names_of_objects_in_arguments_count_as_absent() {
+        let names = |arguments: &[&str]| {
+            let settings = ReplicaPod::read(&pod("a", arguments)).unwrap().settings;
+            (settings.lease, settings.allocations)
+        };
+        let pair = |lease: &str, allocations: &str| (lease.to_owned(), allocations.to_owned());
+        assert_eq!(names(&["--lease=tcplb-host", "--allocations", "a.b"]), pair("tcplb-host", "a.b"));
+        for wrong in ["", "..", "../../secrets/a", "a/b", "a?limit=1", "a%2fb", "A", "-a"] {
+            let lease = format!("--lease={wrong}");
+            assert_eq!(names(&[lease.as_str(), "--allocations", wrong]), pair("tcplb", "tcplb-ports"), "{wrong}");
+        }
     }
 
     #[test]

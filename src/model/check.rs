@@ -130,7 +130,8 @@ pub enum Role {
 pub struct Exchange {
     /// Empty: the server sends first. May contain a password.
     pub send: Hidden<Arc<[u8]>>,
-    #[serde(serialize_with = "escaped")]
+    /// Hidden in documents, but quoted by the failures of probes.
+    #[serde(serialize_with = "hidden")]
     pub expect: Arc<[u8]>,
 }
 
@@ -206,8 +207,8 @@ impl<T> Serialize for Hidden<T> {
     }
 }
 
-fn escaped<S: Serializer>(bytes: &Arc<[u8]>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&bytes.escape_ascii())
+fn hidden<S: Serializer>(_: &Arc<[u8]>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(HIDDEN)
 }
 
 fn displayed<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
@@ -254,5 +255,12 @@ mod tests {
             let texts = [format!("{probe:?}"), serde_json::to_string(&probe).unwrap()];
             assert!(!texts.iter().any(|text| text.contains(secret)), "{texts:?}");
         }
+    }
+
+    #[test]
+    fn documents_do_not_contain_the_bytes_of_an_exchange() {
+        let exchange = Exchange { send: Hidden::new(b"PING"[..].into()), expect: b"+PONG"[..].into() };
+        let expected = serde_json::json!({"send": HIDDEN, "expect": HIDDEN});
+        assert_eq!(serde_json::to_value(exchange).unwrap(), expected);
     }
 }

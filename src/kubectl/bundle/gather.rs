@@ -7,13 +7,14 @@ use std::{
     str,
 };
 
+use anyhow::bail;
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, api::LogParams};
 use serde_json::{Value, json};
 
-use super::archive::Archive;
+use super::{archive::Archive, names::NameHasher, secrets::SecretTexts};
 use crate::{
     api,
     cli::{BundleFlags, DoctorFlags, DoctorOutput},
@@ -24,7 +25,8 @@ use crate::{
         replica::{ReplicaPod, replicas},
         right::Right,
     },
-    world::SERVICE_NAME,
+    model::ObjectKey,
+    world::{SERVICE_NAME, managed_service},
 };
 
 const LOAD_BALANCERS: ResourceKind = ResourceKind::new("tcplb.io/v1alpha1", "TcpLoadBalancer", "tcploadbalancers");
@@ -45,20 +47,29 @@ const CRD_NAME: &str = "tcploadbalancers.tcplb.io";
 /// The admin pages of a replica, and their files.
 const PAGES: [(&str, &str); 3] =
     [("/report", "report.json"), ("/snapshot", "snapshot.json"), ("/metrics", "metrics.txt")];
-/// The number of replicas that are read at a time: their pages are in memory.
+/// The end of the names of files with documents.
+const JSON: &str = ".json";
+/// The number of replicas that are read at a time.
 const CONCURRENT: usize = 4;
+/// The maximum number of missing parts in an error.
+const MAX_NAMED: usize = 5;
 
-/// The objects that determine the other parts.
+/// The parts with names and secret texts that other parts may repeat. They are read before anything is written.
 pub struct BundleSource {
     load_balancers: Vec<Value>,
     replicas: Vec<ReplicaPod>,
+    /// The objects about load balancers, by file.
+    tenants: BTreeMap<String, Vec<Value>>,
+    /// The files of each replica, in their order.
+    pages: Vec<ReplicaFiles>,
+    /// A sentence for each missing part, except `pages`.
     missing: Vec<String>,
 }
 
 impl BundleSource {
     /// # Errors
     /// If neither load balancers nor replicas can be read.
-    pub async fn read(connection: &ClusterConnection) -> anyhow::Result<Self> {
+    pub async fn read(connection: &ClusterConnection, flags: &BundleFlags) -> anyhow::Result<Self> {
         let objects = connection.list_raw(&LOAD_BALANCERS, connection.namespace_flag.as_deref(), "").await;
         let found = replicas(connection).await;
         if let (Err(error), Err(_)) = (&objects, &found) {
@@ -67,24 +78,101 @@ impl BundleSource {
         let mut missing = Vec::new();
         let load_balancers = or_missing(&mut missing, "load-balancers.json", objects);
         let replicas = or_missing(&mut missing, "replicas", found);
-        Ok(Self { load_balancers, replicas, missing })
+        let tenants = tenant_objects(connection, &load_balancers, &mut missing).await;
+        let reading = replicas.iter().map(|replica| pages(connection, flags, replica));
+        let pages: Vec<ReplicaFiles> = stream::iter(reading).buffered(CONCURRENT).collect().await;
+        Ok(Self { load_balancers, replicas, tenants, pages, missing })
+    }
+
+    /// The names to be hashed.
+    ///
+    /// # Errors
+    /// If a part with names cannot be read, because others may repeat them.
+    pub fn names(&self) -> anyhow::Result<NameHasher> {
+        let unknown = self.unknown_names();
+        if !unknown.is_empty() {
+            let mut listed = unknown[..unknown.len().min(MAX_NAMED)].join("; ");
+            if let more @ 1.. = unknown.len().saturating_sub(MAX_NAMED) {
+                listed += &format!("; and {more} more");
+            }
+            bail!(
+                "--hash-names has to read all names first, and some cannot be read: {listed}: correct this, or omit \
+                 --hash-names"
+            );
+        }
+        let mut names = NameHasher::new()?;
+        self.installations().iter().for_each(|namespace| names.keep(namespace));
+        self.replicas.iter().for_each(|replica| names.keep(&replica.key.name));
+        self.replicas.iter().filter_map(|replica| replica.node.as_deref()).for_each(|node| names.add(node));
+        self.load_balancers.iter().for_each(|object| names.add_object(object));
+        self.tenants.values().flatten().for_each(|object| names.add_object(object));
+        services(&self.load_balancers).keys().for_each(|namespace| names.add(namespace));
+        self.documents().for_each(|page| names.add_page(&page));
+        let texts = self.pages.iter().flatten().filter(|(file, _)| !file.ends_with(JSON));
+        texts.filter_map(|(_, text)| text.as_ref().ok()).for_each(|text| names.add_text(text));
+        self.managed_names().iter().for_each(|name| names.add(name));
+        Ok(names)
+    }
+
+    /// A sentence for each part with names that could not be read.
+    fn unknown_names(&self) -> Vec<String> {
+        let mut unknown = self.missing.clone();
+        for (replica, files) in self.replicas.iter().zip(&self.pages) {
+            for (file, text) in files.iter().filter(|(file, _)| file.ends_with(JSON)) {
+                let path = format!("{}/{file}", folder(replica));
+                match text {
+                    Ok(text) if document(file, text).is_none() => unknown.push(format!("{path}: it is not JSON")),
+                    Ok(_) => {}
+                    Err(error) => unknown.push(format!("{path}: {error}")),
+                }
+            }
+        }
+        unknown
+    }
+
+    /// The texts of health checks.
+    pub fn secrets(&self) -> SecretTexts {
+        let mut secrets = SecretTexts::default();
+        self.load_balancers.iter().for_each(|object| secrets.add_checks(&object["spec"]));
+        self.documents().for_each(|page| secrets.add_checks(&page));
+        secrets
+    }
+
+    /// The reports and snapshots of the replicas.
+    fn documents(&self) -> impl Iterator<Item = Value> {
+        self.pages.iter().flatten().filter_map(|(file, text)| document(file, text.as_ref().ok()?))
+    }
+
+    /// The names of the managed Services contain those of load balancers.
+    fn managed_names(&self) -> Vec<String> {
+        let declared = self.load_balancers.iter().filter_map(|object| {
+            let metadata = &object["metadata"];
+            Some(ObjectKey::new(metadata["namespace"].as_str()?, metadata["name"].as_str()?))
+        });
+        let mut keys: Vec<ObjectKey> = declared.collect();
+        for page in self.documents() {
+            let views = page["loadBalancers"].as_array().into_iter().flatten();
+            let served = views.filter_map(|view| view["name"].as_str()?.split_once('/'));
+            keys.extend(served.map(|(namespace, name)| ObjectKey::new(namespace, name)));
+        }
+        keys.iter().map(managed_service::name).collect()
     }
 
     fn installations(&self) -> BTreeSet<String> {
         self.replicas.iter().map(|replica| replica.key.namespace.to_string()).collect()
     }
+}
 
-    /// The Services that load balancers name, by namespace.
-    fn services(&self) -> BTreeMap<String, BTreeSet<String>> {
-        let mut services: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        for object in &self.load_balancers {
-            let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default();
-            let of_namespace = services.entry(namespace.to_owned()).or_default();
-            let backends = object["spec"]["backends"].as_array().into_iter().flatten();
-            of_namespace.extend(backends.filter_map(|backend| backend["service"]["name"].as_str()).map(str::to_owned));
-        }
-        services
+/// The Services that load balancers name, by namespace.
+fn services(load_balancers: &[Value]) -> BTreeMap<String, BTreeSet<String>> {
+    let mut services: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for object in load_balancers {
+        let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default();
+        let of_namespace = services.entry(namespace.to_owned()).or_default();
+        let backends = object["spec"]["backends"].as_array().into_iter().flatten();
+        of_namespace.extend(backends.filter_map(|backend| backend["service"]["name"].as_str()).map(str::to_owned));
     }
+    services
 }
 
 fn or_missing<T: Default>(missing: &mut Vec<String>, part: &str, read: Result<T, impl Display>) -> T {
@@ -102,21 +190,10 @@ pub async fn write<W: Write>(
     archive: &mut Archive<W>,
 ) -> anyhow::Result<Vec<String>> {
     let mut missing = source.missing.clone();
-    // All names must be known before anything is written.
-    let tenants = tenant_objects(connection, &source, &mut missing).await;
-    if let Some(names) = &mut archive.names {
-        source.installations().iter().for_each(|namespace| names.keep(namespace));
-        source.replicas.iter().for_each(|replica| names.keep(&replica.key.name));
-        source.replicas.iter().filter_map(|replica| replica.node.as_deref()).for_each(|node| names.add(node));
-        source.load_balancers.iter().for_each(|object| names.add_object(object));
-        tenants.values().flatten().for_each(|object| names.add_object(object));
-        source.services().keys().for_each(|namespace| names.add(namespace));
-        managed_names(&source).iter().for_each(|name| names.add(name));
-    }
     archive.json("bundle.json", description(flags))?;
     archive.objects("load-balancers.json", source.load_balancers.clone())?;
-    for (path, objects) in tenants {
-        archive.objects(&path, objects)?;
+    for (path, objects) in &source.tenants {
+        archive.objects(path, objects.clone())?;
     }
     let crd = connection.get_raw(&CRD, None, CRD_NAME).await;
     if let Some(mut crd) = or_missing(&mut missing, "crd.json", crd) {
@@ -128,12 +205,7 @@ pub async fn write<W: Write>(
     for namespace in source.installations() {
         installation(connection, &source, &namespace, (archive, &mut missing)).await?;
     }
-    let pages = source.replicas.iter().map(async |replica| (replica, pages(connection, flags, replica).await));
-    let mut pages = stream::iter(pages).buffered(CONCURRENT);
-    while let Some((replica, files)) = pages.next().await {
-        let folder = format!("replicas/{}/{}", replica.key.namespace, replica.key.name);
-        write_pages(&folder, files, (archive, &mut missing))?;
-    }
+    write_pages(source, (archive, &mut missing))?;
     archive.text("missing.txt", &missing.iter().map(|part| format!("{part}\n")).collect::<String>())?;
     Ok(missing)
 }
@@ -147,23 +219,14 @@ fn description(flags: &BundleFlags) -> Value {
     })
 }
 
-/// The names of the managed Services contain those of load balancers.
-fn managed_names(source: &BundleSource) -> Vec<String> {
-    let keys = source.load_balancers.iter().filter_map(|object| {
-        let metadata = &object["metadata"];
-        Some(crate::model::ObjectKey::new(metadata["namespace"].as_str()?, metadata["name"].as_str()?))
-    });
-    keys.map(|key| crate::world::managed_service::name(&key)).collect()
-}
-
 /// The Services of backends, their EndpointSlices, and Events about load balancers, by file.
 async fn tenant_objects(
     connection: &ClusterConnection,
-    source: &BundleSource,
+    load_balancers: &[Value],
     missing: &mut Vec<String>,
 ) -> BTreeMap<String, Vec<Value>> {
     let mut files = BTreeMap::new();
-    for (namespace, names) in source.services() {
+    for (namespace, names) in services(load_balancers) {
         let is_named = |object: &Value| object["metadata"]["name"].as_str().is_some_and(|name| names.contains(name));
         let is_of_service = |object: &Value| {
             object["metadata"]["labels"][SERVICE_NAME].as_str().is_some_and(|name| names.contains(name))
@@ -261,14 +324,125 @@ async fn log(
     pods.logs(&replica.key.name, &parameters).await.map_err(|error| right().error(&error).to_string())
 }
 
-fn write_pages<W: Write>(folder: &str, files: ReplicaFiles, (archive, missing): Output<'_, W>) -> io::Result<()> {
-    for (file, text) in files {
-        let path = format!("{folder}/{file}");
-        match text.map(|text| (serde_json::from_str::<Value>(&text), text)) {
-            Ok((Ok(document), _)) if file.ends_with(".json") => archive.json(&path, document)?,
-            Ok((_, text)) => archive.text(&path, &text)?,
-            Err(error) => missing.push(format!("{path}: {error}")),
+/// The folder of a replica.
+fn folder(replica: &ReplicaPod) -> String {
+    format!("replicas/{}/{}", replica.key.namespace, replica.key.name)
+}
+
+/// The document in a file. `None`: it is another kind of file, or it is not JSON.
+fn document(file: &str, text: &str) -> Option<Value> {
+    serde_json::from_str(text).ok().filter(|_| file.ends_with(JSON))
+}
+
+/// Writes the files of the replicas.
+fn write_pages<W: Write>(source: BundleSource, (archive, missing): Output<'_, W>) -> io::Result<()> {
+    for (replica, files) in source.replicas.iter().zip(source.pages) {
+        for (file, text) in files {
+            let path = format!("{}/{file}", folder(replica));
+            match text.map(|text| (document(file, &text), text)) {
+                Ok((Some(document), _)) => archive.json(&path, document)?,
+                Ok((None, text)) => archive.text(&path, &text)?,
+                Err(error) => missing.push(format!("{path}: {error}")),
+            }
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kubectl::{bundle::archive, replica};
+
+    /// One replica that serves namespaces `shop` and `bank`. Only the load balancers of `shop` were listed.
+    fn source() -> BundleSource {
+        let exchange = json!({"send": {"text": "AUTH hunter2"}, "expect": {"text": "opensesame"}});
+        let load_balancer = json!({
+            "kind": "TcpLoadBalancer",
+            "metadata": {"namespace": "shop", "name": "pg"},
+            "spec": {"healthCheck": {"active": {"type": "Exchange", "exchange": exchange}}},
+        });
+        let view = |name: &str| {
+            json!({
+                "name": name,
+                "applied": {
+                    "activeCheck": {"probe": {"exchange": {"send": "(hidden)", "expect": "+OLDER"}}},
+                    "backends": {"ledger-db": {}},
+                },
+                "endpoints": [{"lastFailure": "answered 9 other bytes, expected `swordfish`"}],
+            })
+        };
+        let snapshot = json!({"loadBalancers": [view("shop/pg"), view("bank/ledger")]});
+        let report = json!({"loadBalancers": {"1": {"here": ["bank/ledger: got opensesame"]}}});
+        let log = "upstream=bank/ledger reason=answered nothing, expected `opensesame`\nAUTH hunter2 +OLDER\n";
+        let metrics = "tcplb_x{load_balancer_namespace=\"bank\",load_balancer=\"gone-lb\"} 1\n";
+        let files = vec![
+            ("report.json", Ok(report.to_string())),
+            ("snapshot.json", Ok(snapshot.to_string())),
+            ("metrics.txt", Ok(metrics.to_owned())),
+            ("log.txt", Ok(log.to_owned())),
+        ];
+        BundleSource {
+            load_balancers: vec![load_balancer],
+            replicas: vec![ReplicaPod::read(&replica::tests::pod("tcplb-1", &[])).unwrap()],
+            tenants: BTreeMap::new(),
+            pages: vec![files],
+            missing: Vec::new(),
+        }
+    }
+
+    /// The files of the replica.
+    fn written(source: BundleSource, names: Option<NameHasher>) -> BTreeMap<String, String> {
+        let mut archive = Archive::new(Vec::new(), "bundle", 0, names, source.secrets());
+        write_pages(source, (&mut archive, &mut Vec::new())).unwrap();
+        archive::unpacked(&archive.finish().unwrap())
+    }
+
+    #[test]
+    fn names_of_all_tenants_are_hashed_in_the_files_of_replicas() {
+        let source = source();
+        let names = source.names().unwrap();
+        let bank = names.hash("bank");
+        let files = written(source, Some(names));
+        assert_eq!(files.len(), 4);
+        for (path, text) in files {
+            assert!(path.starts_with("bundle/replicas/tcplb-system/tcplb-1/"), "{path}");
+            assert!(text.contains(&bank), "{path}: {text}");
+            for name in ["bank", "ledger", "ledger-db", "shop", "gone-lb"] {
+                assert!(!text.contains(name), "{name} in {path}: {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn texts_of_checks_are_removed_from_the_files_of_replicas() {
+        for (path, text) in written(source(), None) {
+            assert!(text.contains("bank"), "{path}: {text}");
+            for secret in ["hunter2", "opensesame", "+OLDER", "swordfish"] {
+                assert!(!text.contains(secret), "{secret} in {path}: {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_not_hashed_while_some_of_them_are_unknown() {
+        let error = |source: BundleSource| source.names().map(drop).unwrap_err().to_string();
+        let mut denied = source();
+        denied.missing.push("load-balancers.json: this user may not list tcploadbalancers".to_owned());
+        let begin = "--hash-names has to read all names first, and some cannot be read: ";
+        let expected = format!(
+            "{begin}load-balancers.json: this user may not list tcploadbalancers: correct this, or omit --hash-names"
+        );
+        assert_eq!(error(denied), expected);
+
+        let mut silent = source();
+        silent.pages[0][1].1 = Err("no answer".to_owned());
+        assert!(error(silent).contains("replicas/tcplb-system/tcplb-1/snapshot.json: no answer"));
+        let mut truncated = source();
+        truncated.pages[0][0].1 = Ok("{".to_owned());
+        assert!(error(truncated).contains("replicas/tcplb-system/tcplb-1/report.json: it is not JSON"));
+        let mut without_log = source();
+        without_log.pages[0][3].1 = Err("no log".to_owned());
+        assert!(without_log.names().is_ok(), "a log declares no names");
+    }
 }

@@ -9,8 +9,48 @@ use aws_lc_rs::{
 use serde_json::Value;
 
 /// The fields with names.
-const NAME_FIELDS: [&str; 9] =
-    ["name", "namespace", "nodeName", "hostname", "host", "serverNames", "serverName", "addresses", "generateName"];
+const NAME_FIELDS: [&str; 10] = [
+    "name",
+    "namespace",
+    "nodeName",
+    "zone",
+    "hostname",
+    "host",
+    "serverNames",
+    "serverName",
+    "addresses",
+    "generateName",
+];
+/// Further fields of the reports and snapshots of replicas with names, or with references that contain names.
+const PAGE_FIELDS: [&str; 12] = [
+    "authorities",
+    "backend",
+    "backends",
+    "loadBalancer",
+    "names",
+    "node",
+    "service",
+    "source",
+    "stableId",
+    "tls",
+    "upstream",
+    "what",
+];
+/// The fields of logs and the labels of metrics with names, or with references that contain names.
+const TEXT_FIELDS: [&str; 12] = [
+    "backend",
+    "certificate",
+    "listener",
+    "listener_name",
+    "load_balancer",
+    "load_balancer_namespace",
+    "name",
+    "route",
+    "server_name",
+    "service",
+    "tls_server_name",
+    "upstream",
+];
 /// The fields whose values are words of the API.
 const API_FIELDS: [&str; 7] = ["apiVersion", "kind", "type", "reason", "protocol", "operation", "severity"];
 /// The maps whose keys are names.
@@ -42,7 +82,7 @@ impl NameHasher {
     }
 
     pub fn add(&mut self, name: &str) {
-        let name = name.trim_start_matches("*.");
+        let name = name.trim_start_matches("*.").trim_end_matches('.');
         // Addresses are not names, and `5432` would replace numbers.
         let is_name = name.chars().any(|c| c.is_ascii_alphabetic()) && name.chars().all(is_part);
         if is_name {
@@ -72,6 +112,54 @@ impl NameHasher {
             Value::String(text) => self.add(text.rsplit_once(':').map_or(text, |(host, _)| host)),
             Value::Array(list) => list.iter().for_each(|item| self.add_values(item)),
             _ => {}
+        }
+    }
+
+    /// Adds the names in the report or the snapshot of a replica.
+    pub fn add_page(&mut self, page: &Value) {
+        match page {
+            Value::Object(map) => {
+                for (key, value) in map {
+                    if NAME_FIELDS.contains(&key.as_str()) || PAGE_FIELDS.contains(&key.as_str()) {
+                        self.add_references(value);
+                    }
+                    if let (true, Value::Object(keyed)) = (KEYED_BY_NAMES.contains(&key.as_str()), value) {
+                        keyed.keys().for_each(|name| self.add_reference(name));
+                    }
+                    self.add_page(value);
+                }
+            }
+            Value::Array(list) => list.iter().for_each(|item| self.add_page(item)),
+            _ => {}
+        }
+    }
+
+    /// Adds the names in a text, or in each text of a list.
+    fn add_references(&mut self, value: &Value) {
+        match value {
+            Value::String(text) => self.add_reference(text),
+            Value::Array(list) => list.iter().for_each(|item| self.add_references(item)),
+            _ => {}
+        }
+    }
+
+    /// Adds the names in `NAME`, `HOST:PORT`, `NAMESPACE/NAME:PORT` or `KIND NAMESPACE/NAME`.
+    fn add_reference(&mut self, reference: &str) {
+        let is_one_word = !reference.contains(' ');
+        for word in reference.split(' ').filter(|word| is_one_word || word.contains('/')) {
+            for name in word.split('/') {
+                self.add(name.rsplit_once(':').map_or(name, |(host, _)| host));
+            }
+        }
+    }
+
+    /// Adds the names in the fields of a log and in the labels of metrics: `name=…`, `name="…"` or `"name":"…"`.
+    pub fn add_text(&mut self, text: &str) {
+        for field in TEXT_FIELDS {
+            let places = text.match_indices(field).filter(|(begin, _)| !text[..*begin].ends_with(is_part));
+            for value in places.filter_map(|(begin, _)| field_value(&text[begin + field.len()..])) {
+                self.add_reference(value);
+            }
         }
     }
 
@@ -134,6 +222,15 @@ impl NameHasher {
     }
 }
 
+/// The value of a field, whose name ends before this text. `None`: the name is an ordinary word.
+fn field_value(text: &str) -> Option<&str> {
+    let value = text.strip_prefix('"').unwrap_or(text).strip_prefix(['=', ':'])?;
+    match value.strip_prefix('"') {
+        Some(quoted) => quoted.split('"').next(),
+        None => value.split([' ', ',', '}', '\n', '"']).next(),
+    }
+}
+
 /// True for the characters of names.
 fn is_part(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '-' || c == '.' || c == '_'
@@ -189,5 +286,53 @@ mod tests {
             "status": {"backends": {&db: {"usable": 1}}, "message": format!("Service {shop}/{db}")},
         });
         assert_eq!(document, expected);
+    }
+
+    #[test]
+    fn names_in_reports_and_snapshots_are_replaced() {
+        let mut hasher = NameHasher::new().unwrap();
+        hasher.keep("tcplb-system");
+        hasher.add_page(&json!({
+            "process": {"name": "tcplb-1", "node": "node-1", "zone": "zone-a"},
+            "loadBalancers": [{
+                "name": "bank/ledger",
+                "listeners": [{"port": 5432, "applied": {"name": "5432", "tls": {
+                    "certificates": [{"source": "Secret bank/ledger-tls", "names": ["*.bank.example.com"]}],
+                    "routes": [{"serverNames": ["pay.example.com"], "backends": ["main"]}],
+                }}}],
+                "applied": {
+                    "backends": {"spare": {"activeCheck": {"probe": {"tls": "db.example.com"}}}},
+                    "endpoints": [{"key": {"backend": "main", "address": "10.0.0.1:5432"}, "stableId": "ledger-0"}],
+                },
+            }],
+            "draining": [{"loadBalancer": "bank/old", "what": "bank/older:5432"}],
+        }));
+        let names = ["node-1", "zone-a", "bank", "ledger", "ledger-tls", "bank.example.com", "pay.example.com", "main"];
+        for name in names.iter().chain(&["spare", "db.example.com", "ledger-0", "old", "older"]) {
+            assert_eq!(hasher.text(name), hasher.hash(name));
+        }
+        for kept in ["Secret", "10.0.0.1:5432", "tcplb-system"] {
+            assert_eq!(hasher.text(kept), kept);
+        }
+    }
+
+    #[test]
+    fn names_in_fields_of_logs_and_labels_of_metrics_are_replaced() {
+        for text in [
+            "INFO name=gone.example.com addresses=2",
+            "tcplb_accepted{load_balancer_namespace=\"bank\",load_balancer=\"gone.example.com\",port=\"1\"} 0",
+            r#"{"event":"end","listener":"bank/gone.example.com:5432","backend":"-"}"#,
+            "connection end listener=bank/a:1 tls_server_name=gone.example.com",
+            "tcplb_certificate{certificate=\"Secret bank/gone.example.com\"} 1",
+        ] {
+            let mut hasher = NameHasher::new().unwrap();
+            hasher.add_text(text);
+            let hashed = hasher.text(text);
+            assert!(!hashed.contains("gone.example.com") && !hashed.contains("bank"), "{hashed}");
+            assert_eq!(hasher.text("Secret addresses end"), "Secret addresses end");
+        }
+        let mut hasher = NameHasher::new().unwrap();
+        hasher.add_text("the listener shop has no rename=bank or name");
+        assert_eq!(hasher.text("shop bank or"), "shop bank or");
     }
 }

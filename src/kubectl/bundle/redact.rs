@@ -1,12 +1,14 @@
 //! Removes values from objects and texts that may be secret. Pure.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value};
 
 /// Stands for a removed value.
 pub const REMOVED: &str = "<removed>";
 
 /// The fields of health checks with texts that are sent to backends or expected from them.
-const CHECK_TEXTS: [&str; 3] = ["send", "expect", "headers"];
+pub const CHECK_TEXTS: [&str; 3] = ["send", "expect", "headers"];
 /// Annotations whose values are kept: those of this program and of rollouts. Others may contain anything.
 const KEPT_ANNOTATIONS: [&str; 5] = [
     "deployment.kubernetes.io/revision",
@@ -19,12 +21,19 @@ const KEPT_ANNOTATIONS: [&str; 5] = [
 const KEPT_VARIABLES: [&str; 1] = ["RUST_LOG"];
 /// The begin and end of the types of private keys in PEM.
 const KEY_END: &str = "PRIVATE KEY-----";
+/// The words before the received and before the expected bytes in the failure of an exchange.
+const ANSWERED: &str = "answered ";
+const EXPECTED: &str = ", expected `";
 
 /// An object without annotations, environment variables, arguments of foreign containers, and texts of health checks.
 pub fn object(mut object: Value) -> Value {
     visit(&mut object);
     if object["kind"] == "TcpLoadBalancer" {
         health_checks(&mut object["spec"]);
+    }
+    // A snapshot.
+    if object["loadBalancers"].is_array() {
+        health_checks(&mut object["loadBalancers"]);
     }
     if object["kind"] == "Secret" || object["kind"] == "ConfigMap" && !is_allocations(&object) {
         return Value::from(REMOVED);
@@ -99,8 +108,23 @@ fn health_checks(value: &mut Value) {
     }
 }
 
-/// A text without private keys in PEM. Line ends inside a key may be escaped.
+/// A text without private keys in PEM, and without the expected bytes of failed exchanges.
 pub fn text(text: &str) -> String {
+    without_keys(text).split_inclusive('\n').map(without_expected_bytes).collect()
+}
+
+/// A line without the expected bytes of failed exchanges. They may contain backticks, so the last one of the line is
+/// their end.
+fn without_expected_bytes(line: &str) -> Cow<'_, str> {
+    let expected = |answered: usize| Some(answered + line[answered..].find(EXPECTED)? + EXPECTED.len());
+    let Some(begin) = line.find(ANSWERED).and_then(expected) else { return line.into() };
+    let (kept, after) = line.split_at(begin);
+    let end = after.rfind('`').or_else(|| after.find('"')).unwrap_or(after.trim_end().len());
+    format!("{kept}{REMOVED}{}", &after[end..]).into()
+}
+
+/// A text without private keys in PEM. Line ends inside a key may be escaped.
+fn without_keys(text: &str) -> String {
     let (mut kept, mut rest) = (String::with_capacity(text.len()), text);
     while let Some(begin) = private_key(rest) {
         kept += &rest[..begin];
@@ -184,6 +208,30 @@ mod tests {
             (json!({"kind": "ConfigMap", "data": {}, "binaryData": {"1": "aHVudGVyMg=="}}), false),
         ] {
             assert_eq!(object(value.clone()) == value, kept, "{value}");
+        }
+    }
+
+    #[test]
+    fn checks_in_snapshots_have_no_texts() {
+        let exchange = json!({"send": "(hidden)", "expect": "+OK"});
+        let snapshot = object(json!({"loadBalancers": [{"applied": {"probe": {"exchange": exchange}}}]}));
+        assert!(!snapshot.to_string().contains("+OK"), "{snapshot}");
+    }
+
+    #[test]
+    fn expected_bytes_are_removed_from_failures_in_any_form() {
+        for (line, expected) in [
+            ("answered nothing, expected `a`b`", "answered nothing, expected `<removed>`"),
+            (
+                r#""reason": "answered `x` in time, expected `a\"b`","#,
+                r#""reason": "answered `x` in time, expected `<removed>`","#,
+            ),
+            (r#"{"reason":"answered nothing, expected `a"}"#, r#"{"reason":"answered nothing, expected `<removed>"}"#),
+            ("answered nothing, expected `a", "answered nothing, expected `<removed>"),
+            ("HTTP status 503, expected 200", "HTTP status 503, expected 200"),
+            ("unknown field `a`, expected `b`", "unknown field `a`, expected `b`"),
+        ] {
+            assert_eq!(text(&format!("{line}\nnext `line`\n")), format!("{expected}\nnext `line`\n"));
         }
     }
 
