@@ -49,13 +49,15 @@ pub fn of(monitor: &Monitor, state: &ReadinessState, instance: &Instance) -> App
 /// The view of a drain in progress.
 pub fn draining(departing: &proxy::Draining) -> DrainView {
     let proxy::Draining { object, reason, resource, until } = departing;
-    let left = until.saturating_duration_since(Instant::now());
+    let now = Instant::now();
+    let (left, late) = (until.saturating_duration_since(now), now.saturating_duration_since(*until));
+    let until = Timestamp::now().checked_add(left).and_then(|until| until.checked_sub(late));
     DrainView {
         load_balancer: bounded(object),
         what: bounded(resource),
         reason: reason.label().into(),
         active: resource.open(),
-        until: Timestamp::now().checked_add(left).and_then(|until| until.round(Unit::Second)).ok(),
+        until: until.and_then(|until| until.round(Unit::Second)).ok(),
     }
 }
 

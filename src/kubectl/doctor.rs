@@ -7,6 +7,7 @@ mod facts;
 mod gather;
 mod metrics;
 mod needed_rights;
+mod workload;
 
 #[cfg(test)]
 mod tests;

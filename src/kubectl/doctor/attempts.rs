@@ -1,6 +1,6 @@
 //! One real connection through each address of a load balancer.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::Pod;
@@ -13,7 +13,7 @@ use tokio::{
 
 use super::facts::{AttemptOutcome, ConnectionAttempt, InstallationFacts, key};
 use crate::{
-    api::{AddressType, Placement, ServiceType, TcpLoadBalancer},
+    api::{AddressType, Placement, TcpLoadBalancer},
     kubectl::{connection::ClusterConnection, replica::ReplicaPod, right::Right},
     model::{ListenerOutcome, ObjectKey},
     printable::printable,
@@ -50,11 +50,11 @@ fn targets<'a>(object: &TcpLoadBalancer, facts: &'a InstallationFacts) -> Vec<At
     let (Some(listener), Some(status)) = (object.spec.listeners.first(), &object.status) else { return Vec::new() };
     let object_key = key(object);
     let is_host = object.spec.placement == Some(Placement::Host);
-    let type_ = object.spec.service.as_ref().map_or(ServiceType::ClusterIp, |service| service.type_);
+    let external = external_addresses(&object_key, facts);
     // The name of the managed Service resolves in the cluster only.
     let own_name = managed_service::name(&object_key) + ".";
     let uid = object.metadata.uid.as_deref().unwrap_or_default();
-    let replica = facts.readable().find_map(|(pod, pages)| {
+    let replica = facts.accepting().find_map(|(pod, pages)| {
         let served = pages.report.load_balancers.get(uid)?;
         match served.listeners.get(&listener.port)? {
             ListenerOutcome::Bound(port) => Some((pod, *port)),
@@ -68,10 +68,21 @@ fn targets<'a>(object: &TcpLoadBalancer, facts: &'a InstallationFacts) -> Vec<At
         object: object_key.clone(),
         host: address.value.clone(),
         port: listener.port,
-        is_internal: !is_host && type_ != ServiceType::LoadBalancer,
+        is_internal: !is_host && !external.contains(&address.value),
         replica,
     };
     addresses.map(target).collect()
+}
+
+/// The addresses that a cloud assigned to the managed Service of a load balancer, as in its status.
+fn external_addresses(object: &ObjectKey, facts: &InstallationFacts) -> BTreeSet<String> {
+    let name = managed_service::name(object);
+    let services = facts.services.iter().flatten().filter(|service| service.metadata.name.as_ref() == Some(&name));
+    let balancers = services.filter_map(|service| service.status.as_ref()?.load_balancer.as_ref());
+    let ingress = balancers.flat_map(|balancer| balancer.ingress.iter().flatten());
+    // The status has the canonical form of IP addresses.
+    let canonical = |text: &String| text.parse::<IpAddr>().map_or_else(|_| text.clone(), |address| address.to_string());
+    ingress.flat_map(|ingress| ingress.ip.iter().chain(&ingress.hostname)).map(canonical).collect()
 }
 
 async fn attempt(connection: &ClusterConnection, target: AttemptTarget<'_>) -> ConnectionAttempt {
@@ -116,9 +127,49 @@ async fn outcome(mut stream: impl AsyncRead + Unpin) -> AttemptOutcome {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::Service;
+    use serde_json::json;
     use tokio::io::{AsyncWriteExt, duplex};
 
     use super::*;
+    use crate::kubectl::doctor::tests::{installation, object};
+
+    #[test]
+    fn an_address_is_internal_unless_a_cloud_assigned_it_or_it_is_of_a_host() {
+        let status: Service = serde_json::from_value(json!({"status": {"loadBalancer": {"ingress": [
+            {"ip": "192.0.2.1"}, {"hostname": "lb.example.com"}, {"ip": "2001:0db8::1"},
+        ]}}}))
+        .unwrap();
+        let mut facts = installation();
+        let mut object = object();
+        object.status.as_mut().unwrap().addresses = serde_json::from_value(json!([
+            {"type": "IPAddress", "value": "192.0.2.1"},
+            {"type": "Hostname", "value": "lb.example.com"},
+            {"type": "IPAddress", "value": "2001:db8::1"},
+            {"type": "IPAddress", "value": "10.96.0.7"},
+        ]))
+        .unwrap();
+        let internal = |object: &TcpLoadBalancer, facts: &InstallationFacts| {
+            targets(object, facts).iter().map(|target| target.is_internal).collect::<Vec<_>>()
+        };
+        assert_eq!(internal(&object, &facts), [true, true, true, true]);
+        facts.services.as_mut().unwrap()[0].status = status.status;
+        assert_eq!(internal(&object, &facts), [false, false, false, true]);
+        object.spec.placement = Some(Placement::Host);
+        assert_eq!(internal(&object, &facts), [false, false, false, false]);
+    }
+
+    #[test]
+    fn a_terminating_replica_is_not_connected_to() {
+        let mut facts = installation();
+        let target = |facts: &InstallationFacts| {
+            let targets = targets(&object(), facts);
+            targets[0].replica.map(|(pod, port)| (pod.key.name.to_string(), port))
+        };
+        assert_eq!(target(&facts), Some(("tcplb-1".into(), 20000)));
+        facts.replicas.as_mut().unwrap()[0].pod.is_terminating = true;
+        assert_eq!(target(&facts), Some(("tcplb-2".into(), 20000)));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_is_served_unless_it_is_closed_at_once() {

@@ -1,7 +1,9 @@
 //! The checks: from facts to results. Pure.
 
 mod cluster;
+mod drains;
 mod host;
+mod listener_limits;
 mod load_balancers;
 mod replicas;
 
@@ -13,7 +15,7 @@ use super::{
 /// A check of the replicas and load balancers of an installation.
 type InstallationCheck = fn(&InstallationFacts, &DoctorFacts) -> Vec<CheckResult>;
 
-const OF_INSTALLATION: [InstallationCheck; 12] = [
+const OF_INSTALLATION: [InstallationCheck; 14] = [
     replicas::replicas,
     replicas::versions,
     replicas::lease,
@@ -23,6 +25,8 @@ const OF_INSTALLATION: [InstallationCheck; 12] = [
     host::conntrack,
     host::clock,
     load_balancers::load_balancers,
+    listener_limits::listener_limits,
+    drains::drains,
     load_balancers::certificates,
     load_balancers::services,
     load_balancers::reachability,

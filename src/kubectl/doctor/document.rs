@@ -44,6 +44,8 @@ pub enum CheckName {
     Conntrack,
     Clock,
     LoadBalancers,
+    ListenerLimits,
+    Drains,
     Certificates,
     Services,
     Reachability,
@@ -51,7 +53,7 @@ pub enum CheckName {
 
 impl CheckName {
     #[cfg(test)]
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Api,
         Self::Crd,
         Self::Rights,
@@ -64,6 +66,8 @@ impl CheckName {
         Self::Conntrack,
         Self::Clock,
         Self::LoadBalancers,
+        Self::ListenerLimits,
+        Self::Drains,
         Self::Certificates,
         Self::Services,
         Self::Reachability,
@@ -83,6 +87,8 @@ impl CheckName {
             Self::Conntrack => "conntrack",
             Self::Clock => "clock",
             Self::LoadBalancers => "load-balancers",
+            Self::ListenerLimits => "listener-limits",
+            Self::Drains => "drains",
             Self::Certificates => "certificates",
             Self::Services => "services",
             Self::Reachability => "reachability",
@@ -176,4 +182,14 @@ impl DoctorDocument {
 /// `1 replica`, `2 replicas`
 pub fn count(number: usize, noun: &str) -> String {
     if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+}
+
+/// The problems, or a result without one, if the facts of at least one replica are known.
+pub fn or_ok(
+    problems: Vec<CheckResult>,
+    check: CheckName,
+    known: usize,
+    ok: impl FnOnce() -> String,
+) -> Vec<CheckResult> {
+    if problems.is_empty() && known > 0 { vec![CheckResult::ok(check, ok())] } else { problems }
 }

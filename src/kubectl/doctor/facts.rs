@@ -6,7 +6,7 @@ use k8s_openapi::{
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 
-use super::metrics::ReplicaMetrics;
+use super::{metrics::ReplicaMetrics, workload::WorkloadFacts};
 use crate::{
     api::TcpLoadBalancer,
     kubectl::{
@@ -40,6 +40,10 @@ pub struct ServerFacts {
 
 /// The facts about replicas and load balancers.
 pub struct InstallationFacts {
+    /// The namespace of the load balancers. `None`: all.
+    pub namespace: Option<String>,
+    /// The Deployments and DaemonSets of the replicas, as far as they can be listed.
+    pub workloads: Vec<WorkloadFacts>,
     pub replicas: Result<Vec<ReplicaFacts>, AccessError>,
     pub leases: Vec<(ObjectKey, Result<Option<Lease>, AccessError>)>,
     /// The allocated ports of the gateways, by their ConfigMap.
@@ -95,6 +99,11 @@ impl InstallationFacts {
     /// The replicas whose admin pages could be read.
     pub fn readable(&self) -> impl Iterator<Item = (&ReplicaPod, &ReplicaPages)> {
         self.replicas().iter().filter_map(|replica| Some((&replica.pod, replica.pages.as_ref().ok()?)))
+    }
+
+    /// The same, without terminating replicas: their listeners are closed, or are about to be.
+    pub fn accepting(&self) -> impl Iterator<Item = (&ReplicaPod, &ReplicaPages)> {
+        self.readable().filter(|(pod, _)| !pod.is_terminating)
     }
 }
 

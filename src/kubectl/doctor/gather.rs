@@ -3,10 +3,11 @@
 use std::{collections::BTreeSet, str};
 
 use futures::{StreamExt, future::join_all, stream};
-use hyper::{Request, header::DATE};
+use hyper::{Request, StatusCode, header::DATE};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     api::{
+        apps::v1::{DaemonSet, Deployment},
         authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec},
         coordination::v1::Lease,
         core::v1::{ConfigMap, Service},
@@ -14,13 +15,14 @@ use k8s_openapi::{
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
     apimachinery::pkg::version::Info,
 };
-use kube::{Api, api::PostParams, client::Body};
+use kube::{Api, api::PostParams, client::Body, core::Status};
 
 use super::{
     attempts,
     facts::{DoctorFacts, InstallationFacts, ReplicaFacts, ServerFacts},
     metrics::ReplicaMetrics,
     needed_rights,
+    workload::WorkloadFacts,
 };
 use crate::{
     api::{Placement, TcpLoadBalancer},
@@ -32,12 +34,15 @@ use crate::{
         right::{AccessError, Right},
     },
     model::ObjectKey,
+    printable::printable,
     world::Allocations,
 };
 
 const CRD: &str = "tcploadbalancers.tcplb.io";
 /// The number of requests at a time.
 const CONCURRENT: usize = 16;
+/// The maximum length of a message of the API server, in bytes.
+const MAX_MESSAGE: usize = 1024;
 
 /// Facts that cannot be read are errors in their place.
 pub async fn facts(connection: &ClusterConnection, flags: &DoctorFlags) -> DoctorFacts {
@@ -81,10 +86,26 @@ async fn server(connection: &ClusterConnection) -> Result<ServerFacts, AccessErr
     let clock_offset = answer.headers().get(DATE).and_then(time).map(offset);
     let status = answer.status();
     let body = answer.into_body().collect_bytes().await.map_err(failed)?;
-    let info: Info = serde_json::from_slice(&body).map_err(|error| unreadable(format!("{status}, {error}")))?;
+    let info = version_info(status, &body).map_err(unreadable)?;
     // Clouds write `33+`.
     let number = |text: &str| text.trim_end_matches(|c: char| !c.is_ascii_digit()).parse().unwrap_or(0);
     Ok(ServerFacts { version: (number(&info.major), number(&info.minor)), git_version: info.git_version, clock_offset })
+}
+
+/// Reads the answer to the request for the version. All fields of [`Info`] have defaults, so the body of an error would
+/// be read as version 0.0.
+fn version_info(status: StatusCode, body: &[u8]) -> Result<Info, String> {
+    if status.is_success() {
+        return serde_json::from_slice(body).map_err(|error| format!("{status}, {error}"));
+    }
+    let message = match serde_json::from_slice::<Status>(body) {
+        _ if status == StatusCode::UNAUTHORIZED => {
+            "the credentials of the kubeconfig are invalid or have expired".to_owned()
+        }
+        Ok(failure) if !failure.message.is_empty() => failure.message,
+        _ => String::from_utf8_lossy(body).into_owned(),
+    };
+    Err(format!("{status}: {}", printable(message.trim(), MAX_MESSAGE)))
 }
 
 /// The time by which another clock is ahead, if it shows `time` now. The header has no fractions of a second.
@@ -133,6 +154,8 @@ async fn installation(
     let load_balancers: Result<Vec<TcpLoadBalancer>, _> =
         connection.list(connection.namespace_flag.as_deref(), "").await;
     let mut facts = InstallationFacts {
+        namespace: connection.namespace_flag.clone(),
+        workloads: workloads(connection).await,
         leases: join_all(leases.into_iter().map(async |key| {
             let lease = connection.get::<Lease>(&key.namespace, &key.name).await;
             (key, lease)
@@ -162,6 +185,16 @@ fn distinct<'a>(pods: &'a [ReplicaPod], name: impl Fn(&'a ReplicaPod) -> Option<
     pods.iter().filter_map(|pod| Some(pod.key.sibling(name(pod)?))).collect()
 }
 
+/// The Deployments and DaemonSets of the replicas. Kinds that cannot be listed are left out: the check `rights` names a
+/// missing permission.
+async fn workloads(connection: &ClusterConnection) -> Vec<WorkloadFacts> {
+    let (namespace, selector) = (connection.install_namespace.as_deref(), &connection.selector);
+    let deployments: Vec<Deployment> = connection.list(namespace, selector).await.unwrap_or_default();
+    let daemon_sets: Vec<DaemonSet> = connection.list(namespace, selector).await.unwrap_or_default();
+    let deployments = deployments.iter().map(WorkloadFacts::of_deployment);
+    deployments.chain(daemon_sets.iter().map(WorkloadFacts::of_daemon_set)).collect()
+}
+
 async fn services(connection: &ClusterConnection, namespaces: &BTreeSet<&str>) -> Result<Vec<Service>, AccessError> {
     let mut services = Vec::new();
     for namespace in namespaces {
@@ -180,4 +213,30 @@ async fn replica_facts(connection: &ClusterConnection, pods: Vec<ReplicaPod>) ->
         ReplicaFacts { pod, pages, metrics, clock_offset }
     });
     stream::iter(reading).buffered(CONCURRENT).collect().await
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_a_successful_answer_has_a_version() {
+        let body = json!({"major": "1", "minor": "34", "gitVersion": "v1.34.1"}).to_string();
+        assert_eq!(version_info(StatusCode::OK, body.as_bytes()).unwrap().git_version, "v1.34.1");
+
+        let failure = |status: StatusCode, message: &str| {
+            let body = json!({"kind": "Status", "message": message, "code": status.as_u16()}).to_string();
+            version_info(status, body.as_bytes()).unwrap_err()
+        };
+        assert_eq!(
+            failure(StatusCode::UNAUTHORIZED, "Unauthorized"),
+            "401 Unauthorized: the credentials of the kubeconfig are invalid or have expired"
+        );
+        assert_eq!(failure(StatusCode::FORBIDDEN, "cannot get path"), "403 Forbidden: cannot get path");
+        let text = version_info(StatusCode::BAD_GATEWAY, b"no backend\n").unwrap_err();
+        assert_eq!(text, "502 Bad Gateway: no backend");
+        assert!(version_info(StatusCode::OK, b"<html>").unwrap_err().starts_with("200 OK, "));
+    }
 }

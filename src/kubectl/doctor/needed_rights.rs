@@ -10,6 +10,14 @@ use crate::{
     },
 };
 
+/// The permissions in the namespaces of load balancers: verb, API group and resource.
+const FOR_LOAD_BALANCERS: [(&str, &str, &str); 4] = [
+    ("patch", "tcplb.io", "tcploadbalancers"),
+    ("list", "", "services"),
+    ("list", "discovery.k8s.io", "endpointslices"),
+    ("list", "events.k8s.io", "events"),
+];
+
 /// The permissions in the namespace of an installation: verb, API group and resource.
 const IN_INSTALLATIONS: [(&str, &str, &str); 8] = [
     ("get", "", "pods/portforward"),
@@ -49,6 +57,8 @@ pub fn of_commands(search: Option<&str>, replicas: &[ReplicaPod], objects: Optio
         Right::new("list", "", "pods").in_namespace(search),
         Right::new("get", "apiextensions.k8s.io", "customresourcedefinitions").named("tcploadbalancers.tcplb.io"),
     ];
+    let of_objects = |(verb, group, resource)| Right::new(verb, group, resource).in_namespace(objects);
+    rights.extend(FOR_LOAD_BALANCERS.map(of_objects));
     let namespaces: BTreeSet<&str> = replicas.iter().map(|replica| &*replica.key.namespace).collect();
     for namespace in namespaces {
         let right = |(verb, group, resource)| Right::new(verb, group, resource).in_namespace(Some(namespace));
@@ -61,13 +71,26 @@ pub fn of_commands(search: Option<&str>, replicas: &[ReplicaPod], objects: Optio
         let settings = &replica.settings;
         let lease = right("coordination.k8s.io", "leases", &settings.lease);
         let ports = (settings.placement == Placement::Gateway).then(|| right("", "configmaps", &settings.allocations));
-        for right in ports.into_iter().chain([lease]) {
-            if !rights.contains(&right) {
-                rights.push(right);
-            }
+        rights.extend(ports.into_iter().chain([lease]));
+    }
+    let mut distinct = Vec::new();
+    for right in rights {
+        if !distinct.contains(&right) {
+            distinct.push(right);
         }
     }
-    rights
+    distinct
+}
+
+/// The commands that need a permission. `None`: most of them.
+pub fn purpose(right: &Right) -> Option<&'static str> {
+    match (right.verb, right.resource) {
+        ("patch", "tcploadbalancers") => Some("drain, undrain and failback"),
+        ("list", "services" | "deployments" | "daemonsets")
+        | ("get", "leases" | "configmaps" | "customresourcedefinitions") => Some("doctor and bundle"),
+        ("list", "endpointslices" | "events") | ("get", "pods/log") => Some("bundle"),
+        _ => None,
+    }
 }
 
 /// The permissions to install the chart into a namespace.
@@ -77,4 +100,36 @@ pub fn for_installation(namespace: &str) -> Vec<Right> {
         if WITHOUT_NAMESPACES.contains(&resource) { right } else { right.in_namespace(Some(namespace)) }
     };
     FOR_INSTALLATION.map(right).to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kubectl::replica::tests::pod;
+
+    #[test]
+    fn changes_and_bundles_need_permissions_in_the_namespaces_of_load_balancers() {
+        let replicas = [ReplicaPod::read(&pod("tcplb-1", &[])).unwrap()];
+        for objects in [None, Some("shop")] {
+            let rights = of_commands(None, &replicas, objects);
+            for (verb, group, resource, purpose) in [
+                ("patch", "tcplb.io", "tcploadbalancers", "drain, undrain and failback"),
+                ("list", "", "services", "doctor and bundle"),
+                ("list", "discovery.k8s.io", "endpointslices", "bundle"),
+                ("list", "events.k8s.io", "events", "bundle"),
+            ] {
+                let right = Right::new(verb, group, resource).in_namespace(objects);
+                assert!(rights.contains(&right), "{right}");
+                assert_eq!(super::purpose(&right), Some(purpose), "{right}");
+            }
+        }
+    }
+
+    #[test]
+    fn each_permission_is_needed_once() {
+        let replicas = ["tcplb-1", "tcplb-2"].map(|name| ReplicaPod::read(&pod(name, &[])).unwrap());
+        let rights = of_commands(None, &replicas, Some("tcplb-system"));
+        let texts: BTreeSet<String> = rights.iter().map(ToString::to_string).collect();
+        assert_eq!(texts.len(), rights.len(), "{rights:#?}");
+    }
 }

@@ -11,6 +11,7 @@ use super::{
     facts::{AttemptOutcome, ConnectionAttempt, DoctorFacts, InstallationFacts, ReplicaFacts, ServerFacts, key},
     metrics::ReplicaMetrics,
     needed_rights,
+    workload::WorkloadFacts,
 };
 use crate::{
     api::TcpLoadBalancer,
@@ -31,7 +32,7 @@ fn now() -> Timestamp {
     NOW.parse().unwrap()
 }
 
-fn object() -> TcpLoadBalancer {
+pub fn object() -> TcpLoadBalancer {
     let condition = json!({
         "type": "Ready", "status": "True", "reason": "Ready", "message": "connections are served as declared",
         "lastTransitionTime": NOW,
@@ -77,7 +78,7 @@ fn replica(name: &str) -> ReplicaFacts {
     }
 }
 
-fn installation() -> InstallationFacts {
+pub fn installation() -> InstallationFacts {
     let allocation = json!({"uid": "u-1", "port": 5432, "object": "shop/pg"}).to_string();
     let (allocations, _) = Allocations::read(&BTreeMap::from([("20000".to_owned(), allocation)]));
     let lease = json!({"spec": {
@@ -89,6 +90,8 @@ fn installation() -> InstallationFacts {
         "spec": {"clusterIPs": ["10.96.0.7"], "ports": [{"port": 5432, "targetPort": 20000}]},
     });
     InstallationFacts {
+        namespace: None,
+        workloads: vec![WorkloadFacts { kind: "Deployment", key: home("tcplb"), desired: 2, existing: 2 }],
         replicas: Ok(vec![replica("tcplb-1"), replica("tcplb-2")]),
         leases: vec![(home("tcplb"), Ok(Some(serde_json::from_value(lease).unwrap())))],
         allocations: vec![(home("tcplb-ports"), Ok(Some(allocations)))],
@@ -199,6 +202,10 @@ fn faults_of_the_cluster_are_found() {
     });
     let message = one_problem((Rights, Warning), |facts| facts.rights[2].1 = Ok(false));
     assert!(message.starts_with("this user may not list pods in all namespaces: "), "{message}");
+    let message = one_problem((Rights, Warning), |facts| {
+        facts.rights.iter_mut().find(|(right, _)| right.verb == "patch").unwrap().1 = Ok(false);
+    });
+    assert!(message.ends_with(" (for drain, undrain and failback)"), "{message}");
 }
 
 #[test]
@@ -218,7 +225,7 @@ fn faults_of_replicas_are_found() {
         let lease = home(facts).leases[0].1.as_mut().unwrap().as_mut().unwrap();
         lease.spec.as_mut().unwrap().holder_identity = Some("gone".into());
     });
-    assert_eq!(message, "the leader gone is not one of the replicas");
+    assert!(message.starts_with("the leader gone is not one of the replicas"), "{message}");
     for (outcome, part) in [
         (json!({"bound": 20001}), "port 20001 is open instead"),
         (json!({"failed": "port 20000 is in use"}), "is not open: port 20000 is in use"),
@@ -228,6 +235,41 @@ fn faults_of_replicas_are_found() {
         });
         assert!(message.contains(part), "{message}");
     }
+}
+
+#[test]
+fn a_terminating_replica_is_not_expected_to_serve() {
+    one_problem((CheckName::Replicas, CheckState::Warning), |facts| {
+        report(facts, |report| {
+            let served = &mut report["loadBalancers"]["u-1"];
+            served["listeners"] = json!({});
+            served["certificates"]["Secret shop/tls"] = "2026-07-01T11:59:59Z".into();
+        });
+        let replica = first(facts);
+        replica.pod.is_terminating = true;
+        replica.metrics.as_mut().unwrap().connections_active = 1000;
+    });
+}
+
+#[test]
+fn missing_replicas_of_a_workload_are_an_error() {
+    let too_few = |facts: &mut DoctorFacts| {
+        let workload = &mut home(facts).workloads[0];
+        (workload.desired, workload.existing) = (3, 1);
+    };
+    let expected = "1 of 3 replicas exist: see the Events of Deployment tcplb-system/tcplb";
+    let message = one_problem((CheckName::Replicas, CheckState::Error), too_few);
+    assert_eq!(message, expected);
+    let message = one_problem((CheckName::Replicas, CheckState::Error), |facts| {
+        too_few(facts);
+        home(facts).replicas = Ok(Vec::new());
+        home(facts).leases.clear();
+        home(facts).attempts.clear();
+    });
+    assert_eq!(message, expected, "instead of the advice to install the chart");
+    let mut facts = facts();
+    home(&mut facts).workloads.clear();
+    assert_eq!(problems(&facts), [], "they could not be listed");
 }
 
 #[test]
@@ -296,6 +338,59 @@ fn problems_of_load_balancers_are_found_in_the_words_of_the_status() {
         service.spec.as_mut().unwrap().ports.as_mut().unwrap()[0].port = 1;
     });
     assert!(message.contains("port 5432 of Service") && message.contains("is missing"), "{message}");
+}
+
+#[test]
+fn listeners_that_refuse_connections_are_found_in_replicas_with_open_listeners() {
+    let refuse = |facts: &mut DoctorFacts| {
+        let limits = serde_json::from_value(json!({"maxConnections": 10})).unwrap();
+        first_object(facts).spec.listeners[0].limits = Some(limits);
+        let failures = json!({"listener_full": 3});
+        let listener = json!({"port": 5432, "active": 10, "accepted": 20, "failures": failures, "applied": null});
+        let shown = json!({"name": "shop/pg", "origin": "", "problems": [], "listeners": [listener], "endpoints": []});
+        let picture = &mut first(facts).pages.as_mut().unwrap().picture;
+        picture.load_balancers = vec![serde_json::from_value(shown).unwrap()];
+    };
+    let message = one_problem((CheckName::ListenerLimits, CheckState::Warning), refuse);
+    let expected = "listener 5432 refuses connections (listener_full) in 1 replica: raise limits.maxConnections, or \
+                    find out why connections stay open";
+    assert_eq!(message, expected);
+    one_problem((CheckName::Replicas, CheckState::Warning), |facts| {
+        refuse(facts);
+        first(facts).pod.is_terminating = true;
+    });
+}
+
+#[test]
+fn late_drains_are_found() {
+    let drain = |what: &'static str, active: usize, until: &'static str| {
+        move |facts: &mut DoctorFacts| {
+            let drain = json!({
+                "loadBalancer": "shop/pg", "what": what, "reason": "endpoint_removed", "active": active, "until": until,
+            });
+            let picture = &mut first(facts).pages.as_mut().unwrap().picture;
+            picture.draining = vec![serde_json::from_value(drain).unwrap()];
+        }
+    };
+    let expected = (CheckName::Drains, CheckState::Warning);
+    let message = one_problem(expected, drain("10.0.0.7:5432", 3, "2026-07-01T11:58:59Z"));
+    assert_eq!(
+        message,
+        "the drain of endpoint 10.0.0.7:5432 (endpoint_removed) should have ended 61 s ago, but replica \
+         tcplb-system/tcplb-1 still has 3 connections open: raise maxPerSecond of the drain, or see the log of the \
+         replica"
+    );
+    let message = one_problem(expected, drain("shop/pg:5432", 1, "2026-07-01T11:58:00Z"));
+    assert!(message.starts_with("the drain of listener shop/pg:5432 "), "{message}");
+    for (active, until) in [(3, "2026-07-01T11:59:00Z"), (3, "2026-07-01T12:10:00Z"), (0, "2026-07-01T11:58:00Z")] {
+        let mut facts = facts();
+        drain("10.0.0.7:5432", active, until)(&mut facts);
+        assert_eq!(problems(&facts), [], "{active} {until}");
+    }
+    let mut facts = facts();
+    drain("10.0.0.7:5432", 3, "2026-07-01T11:58:00Z")(&mut facts);
+    home(&mut facts).namespace = Some("bank".into());
+    assert_eq!(problems(&facts), [], "of another namespace");
 }
 
 #[test]

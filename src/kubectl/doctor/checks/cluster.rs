@@ -8,6 +8,7 @@ use crate::{
         doctor::{
             document::{CheckName, CheckResult, count},
             facts::DoctorFacts,
+            needed_rights,
         },
         right::AccessError,
     },
@@ -18,7 +19,7 @@ const OLDEST: (u32, u32) = (1, 33);
 
 pub fn api(facts: &DoctorFacts) -> CheckResult {
     match &facts.server {
-        Err(error) => CheckResult::error(CheckName::Api, format!("the API server does not answer: {error}")),
+        Err(error) => CheckResult::error(CheckName::Api, format!("the API server cannot be used: {error}")),
         Ok(server) if server.version < OLDEST => {
             let (version, (major, minor)) = (&server.git_version, OLDEST);
             let text = format!("Kubernetes {version} is too old: upgrade the cluster to {major}.{minor} or newer");
@@ -51,7 +52,11 @@ fn installed(crd: &CustomResourceDefinition, is_before: bool) -> CheckResult {
     let hash = crd.metadata.annotations.as_ref().and_then(|annotations| annotations.get(SCHEMA_HASH));
     if let Some(broken) = broken {
         let message = broken.message.as_deref().unwrap_or_default();
-        return CheckResult::error(CheckName::Crd, format!("the definition is not {}: {message}", broken.type_));
+        let text = format!(
+            "the API server does not serve the definition ({} is False): {message}: remove the conflicting definition",
+            broken.type_
+        );
+        return CheckResult::error(CheckName::Crd, text);
     }
     if hash.is_some_and(|hash| *hash == schema_hash()) {
         return CheckResult::ok(CheckName::Crd, "the definition matches this version");
@@ -74,13 +79,20 @@ pub fn rights(facts: &DoctorFacts) -> Vec<CheckResult> {
             let text = format!("this user may not {right}: the installation needs it");
             Some(CheckResult::error(CheckName::Rights, text))
         }
-        Ok(false) => Some(CheckResult::warning(CheckName::Rights, AccessError::Denied(right.clone()).to_string())),
+        Ok(false) => {
+            let denied = AccessError::Denied(right.clone()).to_string();
+            let text = match needed_rights::purpose(right) {
+                Some(commands) => format!("{denied} (for {commands})"),
+                None => denied,
+            };
+            Some(CheckResult::warning(CheckName::Rights, text))
+        }
         Err(error) => Some(CheckResult::warning(CheckName::Rights, error.to_string())),
     });
     let missing: Vec<_> = missing.collect();
     if missing.is_empty() {
         let purpose = if facts.installation.is_none() { "to install the chart" } else { "for all commands" };
-        let text = format!("this user has the {} that are needed {purpose}", count(facts.rights.len(), "right"));
+        let text = format!("this user has the {} that are needed {purpose}", count(facts.rights.len(), "permission"));
         return vec![CheckResult::ok(CheckName::Rights, text)];
     }
     missing

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, ops::RangeInclusive};
 use crate::{
     api::Placement,
     kubectl::doctor::{
-        document::{CheckName, CheckResult, count},
+        document::{CheckName, CheckResult, count, or_ok},
         facts::{DoctorFacts, InstallationFacts},
     },
     model::{ListenerOutcome, ReplicaReport},
@@ -66,7 +66,8 @@ fn overlaps(a: &RangeInclusive<u16>, b: &RangeInclusive<u16>) -> bool {
 /// Compares the open connections with the number that file descriptors allow.
 pub fn connections(facts: &InstallationFacts, _: &DoctorFacts) -> Vec<CheckResult> {
     let (mut results, mut known) = (Vec::new(), 0);
-    for replica in facts.replicas() {
+    // A terminating replica gets no new connections.
+    for replica in facts.replicas().iter().filter(|replica| !replica.pod.is_terminating) {
         let Some(metrics) = &replica.metrics else { continue };
         let Some(limit) = metrics.connections_limit else { continue };
         known += 1;
@@ -134,9 +135,4 @@ pub fn clock(facts: &InstallationFacts, all: &DoctorFacts) -> Vec<CheckResult> {
     }
     let ok = || format!("the clocks of {} and the API server agree within {CLOCK_DIFFERS} s", count(known, "replica"));
     or_ok(results, CheckName::Clock, known, ok)
-}
-
-/// The problems, or a result without one, if the facts of at least one replica are known.
-fn or_ok(problems: Vec<CheckResult>, check: CheckName, known: usize, ok: impl FnOnce() -> String) -> Vec<CheckResult> {
-    if problems.is_empty() && known > 0 { vec![CheckResult::ok(check, ok())] } else { problems }
 }

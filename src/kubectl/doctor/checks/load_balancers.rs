@@ -49,9 +49,16 @@ fn condition(object: &TcpLoadBalancer, facts: &InstallationFacts) -> Option<Chec
         let is_served = facts.replicas().iter().any(|replica| replica.pod.serves(object));
         return Some(match placement {
             Placement::Sidecar => return None,
-            _ if is_served => CheckResult::error(CheckName::LoadBalancers, "the leader has written no status yet"),
+            _ if is_served => {
+                let text = "the leader has not written a status yet: see its log";
+                CheckResult::error(CheckName::LoadBalancers, text)
+            }
             Placement::Gateway | Placement::Host => {
-                let text = format!("no replica of class `{class}` and placement {placement:?} was found");
+                let text = format!(
+                    "no replica of class `{class}` and placement {placement:?} serves its namespace: correct \
+                     spec.className or spec.placement, or change the release (chart: `class`, `host.enabled`, \
+                     `watchNamespaces`)"
+                );
                 CheckResult::warning(CheckName::LoadBalancers, text)
             }
         });
@@ -71,7 +78,7 @@ pub fn certificates(facts: &InstallationFacts, all: &DoctorFacts) -> Vec<CheckRe
     let names: BTreeMap<&str, &TcpLoadBalancer> =
         facts.load_balancers().iter().filter_map(|object| Some((object.metadata.uid.as_deref()?, object))).collect();
     let mut found: BTreeMap<(String, &str), (Timestamp, Timestamp)> = BTreeMap::new();
-    for (_, pages) in facts.readable() {
+    for (_, pages) in facts.accepting() {
         let clock = pages.date.unwrap_or(all.now);
         for (uid, served) in &pages.report.load_balancers {
             let Some(object) = names.get(&**uid) else { continue };
@@ -89,7 +96,7 @@ pub fn certificates(facts: &InstallationFacts, all: &DoctorFacts) -> Vec<CheckRe
                 format!("the certificate of {source} expired on {expires:.0}: replace it; it is still presented");
             CheckResult::error(CheckName::Certificates, text)
         } else if expires.duration_since(*clock) < SOON {
-            let text = format!("the certificate of {source} is valid until {expires:.0}: replace it before");
+            let text = format!("the certificate of {source} is valid until {expires:.0}: replace it before then");
             CheckResult::warning(CheckName::Certificates, text)
         } else {
             return None;
@@ -150,15 +157,22 @@ fn of_service(
     };
     let actual = managed_service::ports(service);
     if let Some((port, bound)) = ports.iter().find(|(port, bound)| actual.get(port) != Some(bound)) {
-        let leads = actual.get(port).map_or_else(|| "is missing".into(), |target| format!("leads to {target}"));
-        let text = format!("port {port} of Service {namespace}/{name} {leads}, but the proxy port is {bound}");
+        let target = |target: &u16| format!("has the target port {target}");
+        let leads = actual.get(port).map_or_else(|| "is missing".into(), target);
+        let text = format!(
+            "port {port} of Service {namespace}/{name} {leads}, but the proxy port is {bound}: see the log of the \
+             leader"
+        );
         return Some(CheckResult::error(CheckName::Services, text));
     }
     let addresses = addresses(service);
     let shown = object.status.iter().flat_map(|status| &status.addresses);
     let mut shown = shown.filter(|address| address.type_ == AddressType::IpAddress);
     let wrong = shown.find(|address| !addresses.contains(address.value.as_str()))?;
-    let text = format!("the status has the address {}, but Service {namespace}/{name} does not", wrong.value);
+    let text = format!(
+        "the status has the address {}, but Service {namespace}/{name} does not: see the log of the leader",
+        wrong.value
+    );
     Some(CheckResult::error(CheckName::Services, text))
 }
 
@@ -213,10 +227,17 @@ fn of_attempt(attempt: &ConnectionAttempt) -> Option<CheckResult> {
         }
         (AttemptOutcome::Failed(_), Some((pod, AttemptOutcome::Closed))) => (closed(&format!("replica {pod}")), true),
         (AttemptOutcome::Failed(error), Some((pod, AttemptOutcome::Failed(other)))) => {
-            (format!("{address} cannot be reached ({error}), and neither can replica {pod} ({other})"), true)
+            let text = format!(
+                "{address} cannot be reached ({error}), and neither can replica {pod} ({other}): see the log of the \
+                 replica"
+            );
+            (text, true)
         }
         (AttemptOutcome::Failed(error), None) => {
-            (format!("{address} cannot be reached ({error}), and no replica has the port open"), true)
+            let text = format!(
+                "{address} cannot be reached ({error}), and no replica has the port open: see `kubectl tcplb status`"
+            );
+            (text, true)
         }
     };
     let result = if is_error { CheckResult::error } else { CheckResult::warning };

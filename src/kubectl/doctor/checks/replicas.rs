@@ -9,6 +9,7 @@ use crate::{
     kubectl::doctor::{
         document::{CheckName, CheckResult, count},
         facts::{DoctorFacts, InstallationFacts, ReplicaFacts},
+        workload::WorkloadFacts,
     },
     model::{ListenerOutcome, ObjectKey},
     world::{Allocation, Allocations},
@@ -20,25 +21,37 @@ const DEFAULT_LEASE_SECONDS: i32 = 15;
 pub fn replicas(facts: &InstallationFacts, _: &DoctorFacts) -> Vec<CheckResult> {
     let found = match &facts.replicas {
         Err(error) => return vec![CheckResult::error(CheckName::Replicas, format!("no replicas are known: {error}"))],
-        Ok(found) if found.is_empty() => {
-            let text = "no replica was found: install the chart, or set --selector and --install-namespace";
-            return vec![CheckResult::error(CheckName::Replicas, text)];
-        }
         Ok(found) => found,
     };
-    let problems: Vec<_> = found.iter().filter_map(problem).collect();
+    let incomplete = facts.workloads.iter().filter_map(missing_replicas);
+    let problems: Vec<_> = incomplete.chain(found.iter().filter_map(problem)).collect();
     if !problems.is_empty() {
         return problems;
+    }
+    if found.is_empty() {
+        let text = "no replica was found: install the chart, or set --selector and --install-namespace";
+        return vec![CheckResult::error(CheckName::Replicas, text)];
     }
     let nodes: BTreeSet<_> = found.iter().filter_map(|replica| replica.pod.node.as_deref()).collect();
     let text = format!("ready: {} on {}", count(found.len(), "replica"), count(nodes.len(), "node"));
     vec![CheckResult::ok(CheckName::Replicas, text)]
 }
 
+fn missing_replicas(workload: &WorkloadFacts) -> Option<CheckResult> {
+    let WorkloadFacts { kind, key, desired, existing } = workload;
+    if existing >= desired {
+        return None;
+    }
+    let text = format!("{existing} of {} exist: see the Events of {kind} {key}", count(*desired, "replica"));
+    Some(CheckResult::error(CheckName::Replicas, text))
+}
+
 fn problem(replica: &ReplicaFacts) -> Option<CheckResult> {
     let pod = &replica.pod;
     let problem = match &replica.pages {
-        _ if pod.is_terminating => return Some(CheckResult::warning(CheckName::Replicas, "is ending").about(&pod.key)),
+        _ if pod.is_terminating => {
+            return Some(CheckResult::warning(CheckName::Replicas, "the pod is terminating").about(&pod.key));
+        }
         Err(error) => error.to_string(),
         Ok(_) if !pod.ready => "the pod is not ready: see its events and log".into(),
         Ok(_) => return None,
@@ -92,20 +105,28 @@ fn of_lease(lease: &Lease, key: &ObjectKey, facts: &InstallationFacts, all: &Doc
         .iter()
         .any(|replica| *replica.pod.key.name == *holder && replica.pod.key.namespace == key.namespace);
     match age {
-        _ if holder.is_empty() => CheckResult::error(CheckName::Lease, "no replica is the leader"),
+        _ if holder.is_empty() => {
+            CheckResult::error(CheckName::Lease, "no replica is the leader: see the log of the replicas")
+        }
         // Twice, because the clocks of this machine and of the leader may differ.
         Some(age) if age > 2 * duration => {
-            let text = format!("the leader {holder} renewed the Lease {age} s ago, and it is valid for {duration} s");
+            let text = format!(
+                "the leader {holder} last renewed the Lease {age} s ago, but it is valid for {duration} s only: see the \
+                 log of the replicas"
+            );
             CheckResult::error(CheckName::Lease, text)
         }
         _ if !is_replica => {
-            CheckResult::warning(CheckName::Lease, format!("the leader {holder} is not one of the replicas"))
+            let text = format!(
+                "the leader {holder} is not one of the replicas found: wait until the Lease expires, or correct --selector"
+            );
+            CheckResult::warning(CheckName::Lease, text)
         }
         _ => CheckResult::ok(CheckName::Lease, format!("{holder} is the leader")),
     }
 }
 
-/// Compares the allocated ports with the ports that each replica has open.
+/// Compares the allocated ports with the ports that each replica has open, except for terminating replicas.
 pub fn proxy_ports(facts: &InstallationFacts, _: &DoctorFacts) -> Vec<CheckResult> {
     let results = facts.allocations.iter().flat_map(|(key, allocations)| match allocations {
         Err(error) => {
@@ -133,7 +154,7 @@ fn of_allocations(key: &ObjectKey, allocations: &Allocations, facts: &Installati
         .collect();
     let mut results = Vec::new();
     let mut replicas = 0;
-    for (pod, pages) in facts.readable() {
+    for (pod, pages) in facts.accepting() {
         if pod.settings.placement != Placement::Gateway || pod.key.sibling(&pod.settings.allocations) != *key {
             continue;
         }
