@@ -26,11 +26,17 @@ use tokio::time::{Instant, sleep, sleep_until};
 use self::{
     draw::draw,
     print::{TopDocument, text},
-    screen::{Screen, TerminationSignals},
+    screen::Screen,
     state::{Reaction, TopState},
 };
-pub use options::{ReplicaSample, TopFormat, TopOptions};
-pub use order::TopOrder;
+pub use self::{
+    options::{ReplicaSample, TopFormat, TopOptions},
+    order::TopOrder,
+    screen::TerminationSignals,
+};
+
+/// The interval between two tables without a terminal.
+const PRINT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Shows the table. `read` reads all replicas.
 ///
@@ -42,12 +48,46 @@ where
 {
     let mut state = TopState::new(&options);
     match options.output {
-        TopFormat::Live if io::stdout().is_terminal() && io::stdin().is_terminal() => {
-            show(&mut state, options.interval, read).await?;
+        TopFormat::Live if has_terminal() => {
+            let mut termination = TerminationSignals::catch()?;
+            show(&mut state, options.interval, read, &mut termination).await?;
         }
         format => print(&mut state, options.interval, read, format).await?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Shows the table until a key or a signal ends it. Without a terminal, it is printed again and again.
+///
+/// # Errors
+/// If the terminal cannot be used.
+pub async fn follow<F>(
+    options: &TopOptions,
+    read: impl Fn() -> F,
+    termination: &mut TerminationSignals,
+) -> anyhow::Result<()>
+where
+    F: Future<Output = anyhow::Result<Vec<ReplicaSample>>>,
+{
+    let mut state = TopState::new(options);
+    if has_terminal() {
+        return show(&mut state, options.interval, read, termination).await;
+    }
+    print::print(&(options.introduction.join("\n") + "\n"))?;
+    loop {
+        state.observe(std::time::Instant::now(), &read().await?);
+        if !print::print(&text(&TopDocument::new(&state)))? {
+            return Ok(());
+        }
+        tokio::select! {
+            () = sleep(PRINT_INTERVAL) => {}
+            () = termination.received() => return Ok(()),
+        }
+    }
+}
+
+fn has_terminal() -> bool {
+    io::stdout().is_terminal() && io::stdin().is_terminal()
 }
 
 /// Prints the table once, with the rates of one interval.
@@ -77,13 +117,17 @@ where
 }
 
 /// Shows the table on the terminal until a key or a signal ends it.
-async fn show<F>(state: &mut TopState, interval: Duration, read: impl Fn() -> F) -> anyhow::Result<()>
+async fn show<F>(
+    state: &mut TopState,
+    interval: Duration,
+    read: impl Fn() -> F,
+    termination: &mut TerminationSignals,
+) -> anyhow::Result<()>
 where
     F: Future<Output = anyhow::Result<Vec<ReplicaSample>>>,
 {
     // Mistakes in arguments and missing permissions are printed without a change of the terminal.
     state.observe(std::time::Instant::now(), &read().await?);
-    let mut termination = TerminationSignals::catch()?;
     let (mut screen, mut events) = Screen::open()?;
     loop {
         let next = Instant::now() + interval;

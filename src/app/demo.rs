@@ -1,11 +1,7 @@
 //! A load balancer and three backends in one process, as a demonstration.
 
-mod rates;
-
 use std::{
-    collections::BTreeMap,
-    fmt::Write as _,
-    io::{self, IsTerminal, Write as _},
+    io::{self, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     process::ExitCode,
     sync::Arc,
@@ -13,28 +9,23 @@ use std::{
 };
 
 use anyhow::Context;
+use hyper::Uri;
 use imbl::OrdMap;
 use jiff::Timestamp;
-use tokio::{
-    net::TcpListener,
-    runtime::Handle,
-    signal::unix::{SignalKind, signal},
-    time::{Instant, MissedTickBehavior, interval},
-};
+use tokio::{net::TcpListener, runtime::Handle};
 use tokio_util::sync::CancellationToken;
 
-use self::rates::{Rates, Sample};
 use super::{
     runtime::on_control_runtime,
     serve::{bind_admin, first_report, proxy_options},
-    shutdown::Signals,
 };
 use crate::{
     admin::{self, AdminAccess, AllowedHosts, Instance},
-    api::{AddressPort, Host},
-    cli::{self, AdminAddress, ListenAddress, Simple},
+    api::{AddressPort, Backend, Host, Listener, Name, TcpLoadBalancerSpec},
+    cli::{self, AdminAddress},
     descriptors::{self, Budget},
     drain::DrainMode,
+    kubectl::sample_of_address,
     metrics::EndpointSeries,
     model::{ObjectKey, Snapshot},
     proxy::{
@@ -43,16 +34,14 @@ use crate::{
     },
     state::{Configuration, ReadinessState},
     tools::backend::{self, EchoServer},
+    top::{TerminationSignals, TopOptions, follow},
     traffic::bytes,
     translate::{Verdicts, translate},
     world::{Declared, World},
 };
 
 const NAMES: [&str; 3] = ["blue", "green", "red"];
-const REFRESH: Duration = Duration::from_millis(500);
-/// The number of refreshes per printed line without a terminal.
-const REFRESH_LINES: u32 = 10;
-/// The time limit of open connections after Ctrl-C.
+/// The time limit of open connections at the end.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// `tcplb demo`
@@ -61,7 +50,7 @@ pub fn run(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
 }
 
 async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
-    let signals = Signals::catch()?;
+    let mut termination = TerminationSignals::catch()?;
     let stop = CancellationToken::new();
     let backends = start_backends(&stop)?;
     let admin = bind_admin(AdminAddress::At(arguments.admin), None)?.context("the demo has admin pages")?;
@@ -69,9 +58,9 @@ async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let budget = descriptors::raise_limit(workers, descriptors::Manifests::Files);
     let (proxy, writer) = start_proxy(workers, budget)?;
-    let state = configure(&proxy, address, backends.keys()).await?;
+    let state = configure(&proxy, address, &backends).await?;
     let listener = TcpListener::from_std(admin)?;
-    let introduction = introduction(address, listener.local_addr()?);
+    let page = admin_url(listener.local_addr()?);
     let pages = admin::Server {
         monitor: proxy.monitor(),
         state: state.clone(),
@@ -83,11 +72,12 @@ async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
     };
     tokio::spawn(pages.serve(listener, stop.clone()));
 
-    let mut display = Display::new(proxy.monitor(), backends);
-    display.show_until_signal(&signals, &introduction).await?;
-    let drained = shut_down(&proxy, &state, &signals).await?;
+    let options = TopOptions { introduction: introduction(address, &page), is_expanded: true, ..TopOptions::default() };
+    let page: Uri = page.parse()?;
+    follow(&options, || async { Ok(vec![sample_of_address(&page).await]) }, &mut termination).await?;
+    let drained = shut_down(&proxy, &state, &mut termination).await?;
     let mut out = io::stdout();
-    writeln!(out, "{}", display.summary())?;
+    writeln!(out, "{}", summary(&proxy.monitor()))?;
     let closed = drained.closed + drained.reset;
     if drained.by_themselves + closed > 0 {
         let by_themselves = drained.by_themselves;
@@ -102,14 +92,14 @@ async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Starts the backends on free ports. Returns their names by address.
-fn start_backends(stop: &CancellationToken) -> io::Result<BTreeMap<SocketAddr, &'static str>> {
-    let mut backends = BTreeMap::new();
+/// Starts the backends on free ports. Returns their names and addresses.
+fn start_backends(stop: &CancellationToken) -> io::Result<Vec<(&'static str, SocketAddr)>> {
+    let mut backends = Vec::new();
     for name in NAMES {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let options = backend::EchoOptions { address, name: Some(name.into()), delay: Duration::ZERO, greeting: None };
         let backend = EchoServer::bind(options)?;
-        backends.insert(backend.address(), name);
+        backends.push((name, backend.address()));
         tokio::spawn(backend.serve(stop.clone()));
     }
     Ok(backends)
@@ -127,10 +117,10 @@ fn start_proxy(workers: usize, budget: Budget) -> anyhow::Result<(Proxy, access_
 ///
 /// # Errors
 /// If the address cannot be bound.
-async fn configure<'a>(
+async fn configure(
     proxy: &Proxy,
     address: SocketAddr,
-    backends: impl Iterator<Item = &'a SocketAddr>,
+    backends: &[(&'static str, SocketAddr)],
 ) -> anyhow::Result<Arc<ReadinessState>> {
     let (snapshot, verdicts) = compile(address, backends);
     let report = first_report(proxy, Arc::new(snapshot)).await?;
@@ -144,7 +134,11 @@ async fn configure<'a>(
 }
 
 /// Stops accepting connections, and drains.
-async fn shut_down(proxy: &Proxy, state: &ReadinessState, signals: &Signals) -> io::Result<DrainOutcome> {
+async fn shut_down(
+    proxy: &Proxy,
+    state: &ReadinessState,
+    termination: &mut TerminationSignals,
+) -> io::Result<DrainOutcome> {
     let seconds = DRAIN_TIMEOUT.as_secs();
     writeln!(io::stdout(), "\nshutting down: open connections have {seconds} s to end (Ctrl-C again: reset them now)")?;
     state.leave();
@@ -152,22 +146,27 @@ async fn shut_down(proxy: &Proxy, state: &ReadinessState, signals: &Signals) -> 
     state.set_ready(false);
     Ok(tokio::select! {
         drained = proxy.drain(DrainMode::AsDeclared, DRAIN_TIMEOUT) => drained,
-        () = signals.second() => proxy.drain(DrainMode::AsDeclared, Duration::ZERO).await,
+        () = termination.received() => proxy.drain(DrainMode::AsDeclared, Duration::ZERO).await,
     })
 }
 
 /// The instructions.
-fn introduction(address: SocketAddr, admin: SocketAddr) -> String {
+fn introduction(address: SocketAddr, page: &str) -> Vec<String> {
     let here = reachable(address);
-    let (try_it, page) = (format!("nc {} {}", here.ip(), here.port()), format!("http://{}/", reachable(admin)));
+    let try_it = format!("nc {} {}", here.ip(), here.port());
     let width = try_it.len().max(page.len());
-    format!(
-        "A load balancer on {address} with three backends that send their names and echo.\n\n  \
-         {try_it:<width$}   connect several times, and type something\n  \
-         {page:<width$}   the admin page\n  \
-         {:<width$}   stop\n\n",
-        "Ctrl-C"
-    )
+    vec![
+        format!("A load balancer on {address} with three backends that send their names and echo."),
+        String::new(),
+        format!("  {try_it:<width$}   connect several times, and type something"),
+        format!("  {page:<width$}   the admin page"),
+        format!("  {:<width$}   stop", "Ctrl-C"),
+        String::new(),
+    ]
+}
+
+fn admin_url(address: SocketAddr) -> String {
+    format!("http://{}/", reachable(address))
 }
 
 /// The address at which this host reaches a listener. For a listener on all addresses, it is loopback.
@@ -181,15 +180,19 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 }
 
 /// Compiles the manifest in the usual way.
-fn compile<'a>(address: SocketAddr, backends: impl Iterator<Item = &'a SocketAddr>) -> (Snapshot, Verdicts) {
-    let simple = Simple {
-        listen: Some(ListenAddress { host: Some(address.ip()), port: address.port() }),
-        backends: backends.map(|address| AddressPort { host: Host::Ip(address.ip()), port: address.port() }).collect(),
-        ..Simple::default()
+fn compile(address: SocketAddr, backends: &[(&'static str, SocketAddr)]) -> (Snapshot, Verdicts) {
+    let backend = |(name, address): &(&'static str, SocketAddr)| Backend {
+        name: Some(Name((*name).into())),
+        addresses: Some(vec![AddressPort { host: Host::Ip(address.ip()), port: address.port() }]),
+        ..Backend::default()
     };
-    let spec = simple.spec().ok().flatten().map(Arc::new);
+    let spec = TcpLoadBalancerSpec {
+        listeners: vec![Listener { port: address.port(), address: Some(address.ip()), ..Listener::default() }],
+        backends: backends.iter().map(backend).collect(),
+        ..TcpLoadBalancerSpec::default()
+    };
     let declared = Declared {
-        spec,
+        spec: Some(Arc::new(spec)),
         problems: Vec::new(),
         origin: "demo".into(),
         folder: Default::default(),
@@ -200,111 +203,10 @@ fn compile<'a>(address: SocketAddr, backends: impl Iterator<Item = &'a SocketAdd
     translate(&world, &Snapshot::default(), Timestamp::now())
 }
 
-/// The live picture: updated in place on a terminal, otherwise a line at intervals.
-struct Display {
-    monitor: Monitor,
-    names: BTreeMap<SocketAddr, &'static str>,
-    rates: Rates,
-    drawn: usize,
-    shown: u32,
-}
-
-impl Display {
-    fn new(monitor: Monitor, names: BTreeMap<SocketAddr, &'static str>) -> Self {
-        let rates = Rates::since(Sample { at: Instant::now(), accepted: 0, bytes: 0 });
-        Self { monitor, names, rates, drawn: 0, shown: 0 }
-    }
-
-    async fn show_until_signal(&mut self, signals: &Signals, introduction: &str) -> io::Result<()> {
-        write!(io::stdout(), "{introduction}")?;
-        let mut refresh = interval(REFRESH);
-        // After a pause (Ctrl-Z) only one picture is drawn, not all missed ones.
-        refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut resized = signal(SignalKind::window_change())?;
-        loop {
-            tokio::select! {
-                _ = refresh.tick() => self.show()?,
-                _ = resized.recv() => self.start_again(introduction)?,
-                () = signals.first() => return Ok(()),
-            }
-        }
-    }
-
-    fn show(&mut self) -> io::Result<()> {
-        let terminal = io::stdout().is_terminal();
-        self.shown += 1;
-        if !terminal && self.shown % REFRESH_LINES != 1 {
-            return Ok(());
-        }
-        let picture = self.picture();
-        let mut out = io::stdout().lock();
-        if !terminal {
-            return writeln!(out, "{picture}");
-        }
-        if self.drawn > 0 {
-            // Moves to the first line of the previous picture and clears from there.
-            write!(out, "\x1b[{}A\x1b[J", self.drawn)?;
-        }
-        self.drawn = picture.lines().count();
-        // Lines are truncated at the width of the terminal, because wrapped lines would exceed the cleared area.
-        write!(out, "\x1b[?7l{picture}\x1b[?7h")?;
-        out.flush()
-    }
-
-    /// Redraws everything after a resize, because the terminal may have moved lines.
-    fn start_again(&mut self, introduction: &str) -> io::Result<()> {
-        if !io::stdout().is_terminal() {
-            return Ok(());
-        }
-        write!(io::stdout(), "\x1b[H\x1b[2J{introduction}")?;
-        self.drawn = 0;
-        self.show()
-    }
-
-    fn picture(&mut self) -> String {
-        let now = self.sample();
-        let rate = self.rates.observe(now);
-        let mut text = format!("{:<8} {:>6} {:>10}   {:<9} address\n", "backend", "open", "total", "health");
-        let mut open = 0;
-        for (_, upstream) in &*self.monitor.view().upstreams {
-            let mut endpoints: Vec<_> = upstream.endpoints().iter().cloned().collect();
-            endpoints.sort_by_key(|endpoint| self.names.get(&endpoint.address()));
-            for endpoint in endpoints {
-                let address = endpoint.address();
-                open += endpoint.active();
-                let _ = writeln!(
-                    text,
-                    "{:<8} {:>6} {:>10}   {:<9} {address}",
-                    self.names.get(&address).unwrap_or(&""),
-                    endpoint.active(),
-                    endpoint.connections(),
-                    if endpoint.usable() { "healthy" } else { "unusable" },
-                );
-            }
-        }
-        let _ = writeln!(
-            text,
-            "{:<8} {open:>6} {:>10}   {:.1} new connections/s, {}/s relayed",
-            "all",
-            now.accepted,
-            rate.accepted,
-            bytes(rate.bytes)
-        );
-        text
-    }
-
-    fn sample(&self) -> Sample {
-        let totals =
-            self.monitor.view().listeners.iter().map(|listener| listener.counters.totals()).collect::<Vec<_>>();
-        Sample {
-            at: Instant::now(),
-            accepted: totals.iter().map(|totals| totals.accepted).sum(),
-            bytes: totals.iter().map(|totals| totals.bytes_to_backend + totals.bytes_to_client).sum(),
-        }
-    }
-
-    fn summary(&self) -> String {
-        let sample = self.sample();
-        format!("{} connections, {} relayed", sample.accepted, bytes(sample.bytes as f64))
-    }
+/// All connections and bytes since the start.
+fn summary(monitor: &Monitor) -> String {
+    let totals: Vec<_> = monitor.view().listeners.iter().map(|listener| listener.counters.totals()).collect();
+    let accepted: u64 = totals.iter().map(|totals| totals.accepted).sum();
+    let relayed: u64 = totals.iter().map(|totals| totals.bytes_to_backend + totals.bytes_to_client).sum();
+    format!("{accepted} connections, {} relayed", bytes(relayed as f64))
 }

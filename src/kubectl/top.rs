@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use hyper::Uri;
+
 use super::{
     admin_pages::{PageError, page_at, read_each},
     connection::ClusterConnection,
@@ -28,11 +30,13 @@ pub async fn of_cluster(
 /// A sentence for the user.
 pub async fn of_address(arguments: &TopUrl) -> anyhow::Result<ExitCode> {
     let TopUrl { url, flags } = arguments;
-    run(flags.into(), || async {
-        let picture = page_at(url, "/snapshot").await.and_then(|page| page.json());
-        Ok(vec![ReplicaSample { name: url.to_string(), picture: picture.map_err(|error| error.to_string()) }])
-    })
-    .await
+    run(flags.into(), || async { Ok(vec![sample_of_address(url).await]) }).await
+}
+
+/// The state of the process with this admin address.
+pub async fn sample_of_address(url: &Uri) -> ReplicaSample {
+    let picture = page_at(url, "/snapshot").await.and_then(|page| page.json());
+    ReplicaSample { name: url.to_string(), picture: picture.map_err(|error| error.to_string()) }
 }
 
 /// Reads all replicas. Load balancers of other namespaces are omitted.
@@ -61,6 +65,7 @@ impl From<&TopFlags> for TopOptions {
             order: flags.sort.into(),
             filter: flags.filter.clone().unwrap_or_default(),
             output: flags.output.map_or(TopFormat::Live, Into::into),
+            ..Self::default()
         }
     }
 }

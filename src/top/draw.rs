@@ -25,12 +25,14 @@ const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█']
 pub fn draw(frame: &mut Frame, state: &mut TopState) {
     let errors = state.errors.len().min(MAX_ERRORS) as u16;
     let layout = Layout::vertical([
+        Constraint::Length(state.introduction.len() as u16),
         Constraint::Length(1),
         Constraint::Length(errors),
         Constraint::Fill(1),
         Constraint::Length(1),
     ]);
-    let [head, notes, body, foot] = layout.areas(frame.area());
+    let [introduction, head, notes, body, foot] = layout.areas(frame.area());
+    frame.render_widget(Text::from_iter(state.introduction.iter().map(String::as_str)), introduction);
     frame.render_widget(headline(state), head);
     let lines = state.errors.iter().take(MAX_ERRORS).map(|error| Line::from(error.as_str()).red());
     frame.render_widget(Text::from_iter(lines), notes);
@@ -44,11 +46,11 @@ pub fn draw(frame: &mut Frame, state: &mut TopState) {
 fn headline(state: &TopState) -> Line<'static> {
     let (all, bad) = state.totals();
     let mut spans =
-        vec![Span::from("tcplb top").bold(), format!("  {} replicas, {all} load balancers", state.replicas).into()];
+        vec![Span::from("tcplb top").bold(), format!("  replicas: {}, load balancers: {all}", state.replicas).into()];
     if bad > 0 {
-        spans.push(format!(", {bad} with problems").red());
+        spans.push(format!(", with problems: {bad}").red());
     }
-    spans.push(format!("  by {}", state.order.title()).dim());
+    spans.push(format!("  sorted by {}", state.order.title()).dim());
     Line::from(spans)
 }
 
@@ -60,7 +62,7 @@ fn footer(state: &TopState) -> Line<'static> {
             Line::from(vec![format!("/{filter}").yellow(), "  Esc: all".dim()])
         }
         KeyMode::Commands | KeyMode::Help => {
-            Line::from("q quit  ↑↓ select  Enter unfold  / filter  s sort  ? help").dim()
+            Line::from("q quit  ↑↓ select  Enter expand  / filter  s sort  ? help").dim()
         }
     }
 }
@@ -103,8 +105,8 @@ fn draw_table(frame: &mut Frame, area: Rect, state: &mut TopState) {
 }
 
 fn cells(row: &TopRow) -> Vec<Cell<'static>> {
-    let TopRow { key, counts, rates, is_unfolded } = row;
-    let sign = match (key.depth(), is_unfolded) {
+    let TopRow { key, counts, rates, is_expanded } = row;
+    let sign = match (key.depth(), is_expanded) {
         (2, _) => " ",
         (_, true) => "▾",
         (_, false) => "▸",
@@ -144,7 +146,7 @@ pub fn sparkline(rates: &[f64]) -> String {
 
 const HELP: [&str; 8] = [
     "↑ ↓ j k PgUp PgDn Home End   select a row",
-    "Enter, Space, → ←            unfold or fold it",
+    "Enter, Space, → ←            expand or collapse it",
     "s                            sort by the next column",
     "/                            filter by name or address",
     "Esc                          show all",

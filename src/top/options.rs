@@ -15,11 +15,28 @@ pub struct ReplicaSample {
 /// The settings of the table.
 #[derive(Clone, Debug)]
 pub struct TopOptions {
+    /// Lines above the table.
+    pub introduction: Vec<String>,
+    /// True if all load balancers are expanded at first.
+    pub is_expanded: bool,
     pub interval: Duration,
     pub order: TopOrder,
     /// Text that the names or addresses contain. Empty: all.
     pub filter: String,
     pub output: TopFormat,
+}
+
+impl Default for TopOptions {
+    fn default() -> Self {
+        Self {
+            introduction: Vec::new(),
+            is_expanded: false,
+            interval: Duration::from_secs(2),
+            order: TopOrder::default(),
+            filter: String::new(),
+            output: TopFormat::Live,
+        }
+    }
 }
 
 /// The form of the table.

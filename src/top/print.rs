@@ -80,7 +80,7 @@ pub fn text(document: &TopDocument) -> String {
     let width = names.iter().map(|name| name.chars().count()).max().unwrap_or_default().max("NAME".len());
     let mut text = String::new();
     for error in &document.errors {
-        let _ = writeln!(text, "not read: {error}");
+        let _ = writeln!(text, "not counted: {error}");
     }
     let _ = writeln!(
         text,
@@ -96,10 +96,10 @@ pub fn text(document: &TopDocument) -> String {
     text
 }
 
-/// Prints the text. A reader that closes the output early is not an error.
-pub fn print(text: &str) -> io::Result<()> {
+/// Prints the text. `false`: the reader has closed the output.
+pub fn print(text: &str) -> io::Result<bool> {
     match io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
-        _ => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        written => written.map(|()| true),
     }
 }

@@ -44,7 +44,7 @@ pub struct TopRow {
     pub counts: RowCounts,
     /// `None`: not known yet.
     pub rates: Option<TrafficRates>,
-    pub is_unfolded: bool,
+    pub is_expanded: bool,
 }
 
 /// The effect of an event.
@@ -68,11 +68,15 @@ pub struct TopState {
     pub order: TopOrder,
     pub filter: String,
     pub mode: KeyMode,
+    /// Lines above the table.
+    pub introduction: Vec<String>,
     /// The errors of replicas that cannot be read.
     pub errors: Vec<String>,
     pub replicas: usize,
     selected: Option<RowKey>,
-    unfolded: BTreeSet<RowKey>,
+    expanded: BTreeSet<RowKey>,
+    /// True until the load balancers are known, if they are expanded at first.
+    expands_all: bool,
     rows: BTreeMap<RowKey, RowCounts>,
     sums: CounterSums,
     rates: RateHistory<RowKey>,
@@ -87,10 +91,12 @@ impl TopState {
             order: options.order,
             filter: options.filter.clone(),
             mode: KeyMode::Commands,
+            introduction: options.introduction.clone(),
             errors: Vec::new(),
             replicas: 0,
             selected: None,
-            unfolded: BTreeSet::new(),
+            expanded: BTreeSet::new(),
+            expands_all: options.is_expanded,
             rows: BTreeMap::new(),
             sums: CounterSums::default(),
             rates: RateHistory::new(HISTORY).with_max_pause(pause),
@@ -112,7 +118,11 @@ impl TopState {
         }
         self.sums.add(counts);
         self.rates.sample(now, self.sums.all());
-        self.unfolded.retain(|key| self.rows.contains_key(key));
+        self.expanded.retain(|key| self.rows.contains_key(key));
+        if self.expands_all && !self.rows.is_empty() {
+            self.expanded = self.rows.keys().filter(|key| key.depth() == 0).cloned().collect();
+            self.expands_all = false;
+        }
     }
 
     /// Records that the replicas could not be listed. The data stays.
@@ -174,7 +184,7 @@ impl TopState {
         (all.clone().count(), all.filter(|(_, counts)| bad(counts)).count())
     }
 
-    /// The rows of load balancers that match the filter, with unfolded ones.
+    /// The rows of load balancers that match the filter, with expanded ones.
     pub fn visible_rows(&self) -> Vec<TopRow> {
         let mut visible = Vec::new();
         for row in self.children(&RowKey::default(), 0) {
@@ -194,9 +204,9 @@ impl TopState {
     }
 
     fn push(&self, row: TopRow, visible: &mut Vec<TopRow>) {
-        let (key, is_unfolded) = (row.key.clone(), row.is_unfolded);
+        let (key, is_expanded) = (row.key.clone(), row.is_expanded);
         visible.push(row);
-        if is_unfolded {
+        if is_expanded {
             for child in self.children(&key, key.depth() + 1) {
                 self.push(child, visible);
             }
@@ -217,7 +227,7 @@ impl TopState {
             key: key.clone(),
             counts: *counts,
             rates: self.rates.latest(key),
-            is_unfolded: self.unfolded.contains(key),
+            is_expanded: self.expanded.contains(key),
         };
         let mut children: Vec<TopRow> = of_parent.filter(|(key, _)| is_child(key)).map(row).collect();
         // Rows are sorted by name already, and sorting is stable.
@@ -289,9 +299,9 @@ impl TopState {
             KeyCode::PageUp => self.select(-PAGE),
             KeyCode::Home => self.select(isize::MIN),
             KeyCode::End => self.select(isize::MAX),
-            KeyCode::Enter | KeyCode::Char(' ') => self.unfold(None),
-            KeyCode::Right => self.unfold(Some(true)),
-            KeyCode::Left => self.unfold(Some(false)),
+            KeyCode::Enter | KeyCode::Char(' ') => self.expand(None),
+            KeyCode::Right => self.expand(Some(true)),
+            KeyCode::Left => self.expand(Some(false)),
             _ => {}
         }
         Reaction::Continue
@@ -318,15 +328,15 @@ impl TopState {
         self.selected = rows.get(place).map(|row| row.key.clone());
     }
 
-    /// Unfolds or folds the selected row; `None`: whichever it is not. Folding a row without rows below selects the
+    /// Expands or collapses the selected row; `None`: whichever it is not. Collapsing a row without rows below selects the
     /// row above it.
-    fn unfold(&mut self, unfolds: Option<bool>) {
+    fn expand(&mut self, expands: Option<bool>) {
         let rows = self.visible_rows();
         let Some(row) = rows.get(self.selected_index(&rows)) else { return };
         let key = row.key.clone();
-        match unfolds.unwrap_or(!row.is_unfolded) {
-            true if key.depth() < 2 => drop(self.unfolded.insert(key.clone())),
-            false if row.is_unfolded => drop(self.unfolded.remove(&key)),
+        match expands.unwrap_or(!row.is_expanded) {
+            true if key.depth() < 2 => drop(self.expanded.insert(key.clone())),
+            false if row.is_expanded => drop(self.expanded.remove(&key)),
             false => {
                 self.selected = Some(match key.depth() {
                     2 => key.of_all_replicas(),

@@ -12,12 +12,7 @@ use super::{
 use crate::kubectl::golden::assert_golden;
 
 fn options() -> TopOptions {
-    TopOptions {
-        interval: Duration::from_secs(2),
-        order: TopOrder::default(),
-        filter: String::new(),
-        output: TopFormat::Live,
-    }
+    TopOptions::default()
 }
 
 /// A load balancer with an endpoint for each `(connections, usable)`.
@@ -121,7 +116,7 @@ fn errors_of_replicas_are_shown_and_escaped() {
 }
 
 #[test]
-fn rows_are_unfolded_filtered_and_sorted_by_keys() {
+fn rows_are_expanded_filtered_and_sorted_by_keys() {
     let mut state = state(3);
     press(&mut state, &[KeyCode::Right]);
     let rows = state.visible_rows();
@@ -131,7 +126,7 @@ fn rows_are_unfolded_filtered_and_sorted_by_keys() {
     assert_eq!(names(&rows)[1..4], ["db 10.0.0.1:5432", "pod-b", "pod-a"], "by new connections");
     press(&mut state, &[KeyCode::End, KeyCode::Up, KeyCode::Left]);
     press(&mut state, &[KeyCode::Enter]);
-    assert_eq!(names(&state.visible_rows()), ["shop/pg", "shop/redis"], "the row above was selected, and folded");
+    assert_eq!(names(&state.visible_rows()), ["shop/pg", "shop/redis"], "the row above was selected, and collapsed");
     press(&mut state, &[KeyCode::Char('/'), KeyCode::Char('R'), KeyCode::Char('e')]);
     assert_eq!(names(&state.visible_rows()), ["shop/redis"]);
     press(

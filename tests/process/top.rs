@@ -1,13 +1,15 @@
-//! `tcplb top` of a running process.
+//! The live table: `tcplb top` of a running process, and `tcplb demo`.
 
 use std::{
+    fs,
     io::{Read, Write},
     net::SocketAddr,
     process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
     thread,
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::{EchoServer, Tcplb, free_address, run, visit, wait_until};
 
@@ -29,7 +31,7 @@ fn the_table_is_printed_once_without_a_terminal() {
     let (code, json, _) = run(&["top", &url, "--interval", "1s", "-o", "json", "--filter", "nothing"]);
     let document: Value = serde_json::from_str(&json).unwrap();
     assert_eq!((code, document["replicas"].as_u64()), (0, Some(1)));
-    assert_eq!(document["rows"], serde_json::json!([]));
+    assert_eq!(document["rows"], json!([]));
 }
 
 #[test]
@@ -47,27 +49,27 @@ fn a_process_that_cannot_be_read_is_an_error() {
 const ALTERNATE: &str = "\u{1b}[?1049h";
 const NORMAL: &str = "\u{1b}[?1049l";
 
-/// `tcplb top` in a terminal that `script` provides. Killed on drop.
+/// The program in a terminal that `script` provides. Killed on drop.
 struct Terminal {
     script: Child,
-    shown: std::sync::Arc<std::sync::Mutex<Vec<u8>>>,
+    shown: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Terminal {
-    fn start(url: &str) -> Self {
-        let top = format!("{} top {url} --interval 1s", env!("CARGO_BIN_EXE_tcplb"));
+    fn start(arguments: &str) -> Self {
+        let program = env!("CARGO_BIN_EXE_tcplb");
         let mut command = Command::new("script");
         command.args([
             "--quiet",
             "--flush",
             "--return",
             "--command",
-            &format!("stty rows 24 columns 100; exec {top}"),
+            &format!("stty rows 24 columns 100; exec {program} {arguments}"),
             "/dev/null",
         ]);
         let mut script = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut output = script.stdout.take().unwrap();
-        let shown = std::sync::Arc::<std::sync::Mutex<Vec<u8>>>::default();
+        let shown = Arc::<Mutex<Vec<u8>>>::default();
         let written = shown.clone();
         thread::spawn(move || {
             let mut buffer = [0; 16 * 1024];
@@ -82,6 +84,10 @@ impl Terminal {
         wait_until(&format!("{part:?} is shown"), || {
             String::from_utf8_lossy(&self.shown.lock().unwrap()).contains(part)
         });
+    }
+
+    fn press(&mut self, key: &[u8]) {
+        self.script.stdin.as_mut().unwrap().write_all(key).unwrap();
     }
 
     fn ends(&mut self) -> Option<i32> {
@@ -105,17 +111,31 @@ impl Drop for Terminal {
 #[test]
 fn the_terminal_is_restored_after_a_key_and_after_a_signal() {
     let (tcplb, _) = served();
-    let url = format!("http://{}", tcplb.admin);
-    let mut terminal = Terminal::start(&url);
+    let arguments = format!("top http://{} --interval 1s", tcplb.admin);
+    let mut terminal = Terminal::start(&arguments);
     terminal.shows(ALTERNATE);
     terminal.shows("NEW/S");
-    terminal.script.stdin.as_mut().unwrap().write_all(b"q").unwrap();
+    terminal.press(b"q");
     assert_eq!(terminal.ends(), Some(0));
 
-    let mut terminal = Terminal::start(&url);
+    let mut terminal = Terminal::start(&arguments);
     terminal.shows("NEW/S");
     let children = format!("/proc/{0}/task/{0}/children", terminal.script.id());
-    let child = std::fs::read_to_string(children).unwrap();
+    let child = fs::read_to_string(children).unwrap();
     assert!(Command::new("kill").arg("-TERM").arg(child.trim()).status().unwrap().success());
     assert_eq!(terminal.ends(), Some(0));
+}
+
+#[test]
+fn the_demo_shows_the_table_below_its_instructions_and_ends_after_ctrl_c() {
+    let (address, admin) = (free_address(), free_address());
+    let mut terminal = Terminal::start(&format!("demo --port {} --admin {admin}", address.port()));
+    terminal.shows(&format!("nc 127.0.0.1 {}", address.port()));
+    for name in ["blue 127.0.0.1:", "green 127.0.0.1:", "red 127.0.0.1:"] {
+        terminal.shows(name);
+    }
+    visit(address).unwrap();
+    terminal.press(b"\x03");
+    assert_eq!(terminal.ends(), Some(0));
+    terminal.shows("1 connections, ");
 }
