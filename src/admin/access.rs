@@ -3,10 +3,15 @@
 #[cfg(test)]
 mod tests;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     Extension,
+    body::Body,
     extract::{Request, State},
     http::{
         HeaderMap, StatusCode,
@@ -15,9 +20,13 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use tokio::net::TcpStream;
+use futures::StreamExt;
+use tokio::{net::TcpStream, time::sleep};
 
 use crate::authorization::{AUDIENCE, Authorizer, GROUP, RESOURCE, Unauthorized};
+
+/// The time after which the token of a stream is reviewed again.
+const REVIEW_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The clients that may read tenant data.
 #[derive(Clone)]
@@ -88,9 +97,29 @@ pub async fn authorize(
     request: Request,
     next: Next,
 ) -> Response {
-    match refusal(&access, page, ends, request.headers()).await {
-        Some(refusal) => refusal,
-        None => next.run(request).await,
+    if let Some(refusal) = refusal(&access, page, ends, request.headers()).await {
+        return refusal;
+    }
+    match (access, bearer_token(request.headers()).map(str::to_owned)) {
+        (AdminAccess::Kubernetes(authorizer), Some(token))
+            if page == TenantPage::Connections && !ends.are_loopback() =>
+        {
+            let revoked = revocation(authorizer, token, page, ends.client.ip());
+            let response = next.run(request).await;
+            response.map(|body| Body::from_stream(body.into_data_stream().take_until(revoked)))
+        }
+        _ => next.run(request).await,
+    }
+}
+
+/// Ends when a client may no longer read a page, since a stream does not end by itself.
+async fn revocation(authorizer: Arc<Authorizer>, token: String, page: TenantPage, client: IpAddr) {
+    loop {
+        sleep(REVIEW_INTERVAL).await;
+        let authorized = authorizer.authorize(&token, page.subresource(), client).await;
+        if matches!(authorized, Err(Unauthorized::InvalidToken | Unauthorized::Forbidden(_))) {
+            return;
+        }
     }
 }
 
@@ -112,7 +141,7 @@ async fn refusal(
     }
 }
 
-const LOOPBACK_ONLY: &str = "this page shows tenant data, and is answered to loopback addresses only: request it on \
+const LOOPBACK_ONLY: &str = "this page shows tenant data, and is available from loopback addresses only: request it on \
                              127.0.0.1 of this host or pod, for example through `kubectl port-forward`, or start tcplb \
                              with --admin-authorization none\n";
 

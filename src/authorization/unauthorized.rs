@@ -6,7 +6,7 @@ pub enum Unauthorized {
     #[error("the token is not valid for the audience {AUDIENCE}, or has expired")]
     InvalidToken,
     /// The user has no right to the page.
-    #[error("user {0} has no right to this page")]
+    #[error("user {0} has no permission for this page")]
     Forbidden(String),
     #[error("too many tokens are being reviewed")]
     TooManyReviews,
