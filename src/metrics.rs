@@ -37,7 +37,7 @@ pub struct Metrics {
     size: AtomicUsize,
 }
 
-/// The exported series of endpoints. Each endpoint has at least eleven.
+/// The exported series of endpoints. Each endpoint has at least ten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndpointSeries {
     All,

@@ -42,7 +42,9 @@ pub fn limited(text: &str, limit: usize) -> Cow<'_, str> {
 }
 
 fn escaped(text: &str) -> Cow<'_, str> {
-    if text.chars().all(is_visible) {
+    // Most texts are ASCII, for which this is faster.
+    let is_visible_ascii = text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+    if is_visible_ascii || text.chars().all(is_visible) {
         return text.into();
     }
     let mut shown = String::with_capacity(text.len() + 16);

@@ -29,7 +29,7 @@ pub struct RunArgs {
     /// The name of this process in the access log. Default: the host name.
     #[arg(long, value_name = "NAME", env = "POD_NAME")]
     pub replica_name: Option<String>,
-    /// The metrics of single endpoints: all, or none. Each endpoint has at least eleven series.
+    /// The metrics of single endpoints: all, or none. Each endpoint has at least ten series.
     #[arg(long, value_name = "METRICS", value_enum, default_value_t = EndpointMetrics::All)]
     pub endpoint_metrics: EndpointMetrics,
     /// An additional host name for the admin pages. IP addresses, localhost and the name of this host are always

@@ -20,6 +20,9 @@ use crate::{
 /// The maximum length of a label value, in bytes. Certificates are named by their file.
 const MAX_LABEL: usize = 1024;
 
+/// The usual length of a few labels, in bytes.
+const TYPICAL_LABELS: usize = 128;
+
 /// The labels of a series.
 ///
 /// They are rendered once for all series of a listener or endpoint, because escaping and writing single labels takes
@@ -39,14 +42,7 @@ impl Labels<'static> {
 
     /// Labels with these names and values.
     pub fn new<V: AsRef<str>>(names: &'static [&'static str], values: impl IntoIterator<Item = V>) -> Self {
-        let mut text = String::new();
-        for (name, value) in names.iter().zip(values) {
-            let separator = if text.is_empty() { "" } else { "," };
-            let value = printable(value.as_ref(), MAX_LABEL);
-            // Writing to memory does not fail.
-            let _ = write!(text, "{separator}{name}=\"{}\"", escaped(&value));
-        }
-        Self { names, text: text.into(), last: None }
+        Labels::NONE.followed_by(names, values)
     }
 
     /// The labels of a load balancer, followed by others.
@@ -62,6 +58,24 @@ impl Labels<'static> {
 }
 
 impl Labels<'_> {
+    /// These labels and more. `names` are the names of all of them, `values` those of the new ones.
+    pub fn followed_by<V: AsRef<str>>(
+        &self,
+        names: &'static [&'static str],
+        values: impl IntoIterator<Item = V>,
+    ) -> Labels<'static> {
+        let mut text = String::with_capacity(self.text.len() + TYPICAL_LABELS);
+        text.push_str(&self.text);
+        for (name, value) in names[self.names.len()..].iter().zip(values) {
+            let separator = if text.is_empty() { "" } else { "," };
+            let value = printable(value.as_ref(), MAX_LABEL);
+            for part in [separator, name, "=\"", &escaped(&value), "\""] {
+                text.push_str(part);
+            }
+        }
+        Labels { names, text: text.into(), last: None }
+    }
+
     pub fn shared(&self) -> Labels<'_> {
         Labels { names: self.names, text: Cow::Borrowed(&self.text), last: self.last }
     }
@@ -74,7 +88,8 @@ impl Labels<'_> {
 
 /// Escapes the characters that end a label value. Line breaks are no longer in it.
 fn escaped(value: &str) -> Cow<'_, str> {
-    if value.contains(['\\', '"']) { value.replace('\\', "\\\\").replace('"', "\\\"").into() } else { value.into() }
+    let has_special = value.bytes().any(|byte| matches!(byte, b'\\' | b'"'));
+    if has_special { value.replace('\\', "\\\\").replace('"', "\\\"").into() } else { value.into() }
 }
 
 /// The labels of a series of a family.

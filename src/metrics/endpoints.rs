@@ -32,13 +32,14 @@ pub struct EndpointSample {
 
 impl EndpointSample {
     pub fn all_of(key: &UpstreamKey, upstream: &Upstream) -> Vec<Self> {
-        upstream.endpoints().iter().map(|endpoint| Self::of(key, endpoint)).collect()
+        let load_balancer = Labels::of(LOAD_BALANCER, &key.object, []);
+        upstream.endpoints().iter().map(|endpoint| Self::of(&load_balancer, endpoint)).collect()
     }
 
-    fn of(upstream: &UpstreamKey, endpoint: &Arc<Endpoint>) -> Self {
+    fn of(load_balancer: &Labels<'_>, endpoint: &Arc<Endpoint>) -> Self {
         let (state, key) = (endpoint.state(), endpoint.key());
         Self {
-            labels: Labels::of(ENDPOINT, &upstream.object, [key.backend.to_string(), key.address.to_string()]),
+            labels: load_balancer.followed_by(ENDPOINT, [&*key.backend, &key.address.to_string()]),
             endpoint: endpoint.clone(),
             healthy: state.healthy,
             ejected: state.ejected_until.is_some(),
@@ -74,7 +75,8 @@ fn encode_endpoint_events(encoder: &mut Encoder<'_, '_>, endpoints: &[EndpointSa
         &PROBES,
         endpoints.iter().flat_map(|e| occurred(probes(e)).map(|(result, count)| (e.labels_and(result), count))),
     )?;
-    encoder.gauges(&PRECONNECTED, endpoints.iter().map(|e| (e.labels(), e.pool.idle as i64)))?;
+    let pools = endpoints.iter().filter(|e| e.endpoint.has_pool());
+    encoder.gauges(&PRECONNECTED, pools.map(|e| (e.labels(), e.pool.idle as i64)))?;
     let requests =
         |e: &EndpointSample| [("hit", e.pool.hits), ("miss", e.pool.misses), ("discarded", e.pool.discarded)];
     encoder.counters(

@@ -56,7 +56,7 @@ families! {
     PROBES: "tcplb_endpoint_probes" Counter None, &["load_balancer_namespace", "load_balancer", "backend", "endpoint_address", "result"], "Probes of the endpoint; result is passed or failed";
     PRECONNECTED: "tcplb_endpoint_preconnected" Gauge None, ENDPOINT, "Preconnected sockets waiting for a client";
     PRECONNECT: "tcplb_endpoint_preconnect" Counter None, &["load_balancer_namespace", "load_balancer", "backend", "endpoint_address", "result"], "Requests for preconnected sockets; result is hit, miss, or discarded for a socket that was closed unused";
-    UPSTREAM_ENDPOINTS: "tcplb_upstream_endpoints" Gauge None, &["load_balancer_namespace", "load_balancer", "state"], "Endpoints; state is usable or unusable";
+    UPSTREAM_ENDPOINTS: "tcplb_upstream_endpoints" Gauge None, &["load_balancer_namespace", "load_balancer", "state"], "Endpoints, without those that are not ready, terminating or drained; state is usable or unusable";
     SWITCHES: "tcplb_upstream_priority_switches" Counter None, LOAD_BALANCER, "Changes of the active priority: failovers and failbacks";
     GENERATION: "tcplb_configuration_generation" Gauge None, &[], "Generation of the applied configuration";
     PROBLEMS: "tcplb_configuration_problems" Gauge None, &["severity"], "Problems in the current manifests; severity is refused or warning";
@@ -79,7 +79,7 @@ families! {
     RECONCILE: "tcplb_reconcile_duration" Histogram Some(Unit::Seconds), &[], "Duration of reconciliations by the leader";
     REPLICAS: "tcplb_replicas" Gauge None, &["state"], "Ready replicas; state is reporting or silent (the leader cannot read its report). Leader only";
     PORTS: "tcplb_proxy_ports" Gauge None, &["state"], "Ports of the range of proxy ports; state is allocated, cooldown (freed, not yet available) or free. Leader of the placement Gateway only";
-    CONDITION: "tcplb_load_balancer_condition" Gauge None, &["load_balancer_namespace", "load_balancer", "type", "status"], "1 for the present status of each condition of each load balancer; status is True, False or Unknown. Leader only";
+    CONDITION: "tcplb_load_balancer_condition" Gauge None, &["load_balancer_namespace", "load_balancer", "type", "status"], "1 for the current status of each condition of each load balancer; status is True, False or Unknown. Leader only";
     CPU: "process_cpu" Counter Some(Unit::Seconds), &[], "User and system CPU time";
     RESIDENT_MEMORY: "process_resident_memory" Gauge Some(Unit::Bytes), &[], "Resident memory";
     VIRTUAL_MEMORY: "process_virtual_memory" Gauge Some(Unit::Bytes), &[], "Virtual memory";

@@ -230,6 +230,11 @@ impl Endpoint {
         self.pool.load().as_ref()?.take(&self.pool_counters)
     }
 
+    /// True if sockets to it are connected in advance.
+    pub fn has_pool(&self) -> bool {
+        self.pool.load().is_some()
+    }
+
     pub fn pool_figures(&self) -> PoolFigures {
         let idle = self.pool.load().as_ref().map_or(0, |pool| pool.idle());
         self.pool_counters.figures(idle)
