@@ -167,9 +167,9 @@ fn write_findings(page: &mut String, parts: &PageParts, overviews: &[Overview]) 
         (0, 0) if all == 0 => write!(page, "no load balancers are declared"),
         (0, 0) => write!(page, "all {all} load balancers are served without problems"),
         (0, warnings) => write!(page, "{warnings} of {all} load balancers have warnings: "),
-        (errors, 0) => write!(page, "{errors} of {all} load balancers have problems: "),
+        (errors, 0) => write!(page, "{errors} of {all} load balancers have errors: "),
         (errors, warnings) => {
-            write!(page, "{errors} of {all} load balancers have problems, {warnings} have warnings: ")
+            write!(page, "{errors} of {all} load balancers have errors, {warnings} have only warnings: ")
         }
     };
     for (index, overview) in found.iter().take(MAX_NAMED).enumerate() {
@@ -181,7 +181,10 @@ fn write_findings(page: &mut String, parts: &PageParts, overviews: &[Overview]) 
     }
     page.push_str("</p>\n");
     if let silent @ 1.. = parts.replicas.silent() {
-        let _ = write!(page, "<p class=\"bad\">{silent} ready replicas do not report: see their logs</p>");
+        let _ = write!(
+            page,
+            "<p class=\"bad\">ready replicas that do not report: {silent}; the log of this replica has the causes</p>"
+        );
     }
     for problem in &parts.moment.configuration.problems {
         let _ = write!(page, "<p class=\"bad\">error: {}</p>", HtmlText(problem));
@@ -195,7 +198,7 @@ fn write_draining(page: &mut String, moment: &Moment) {
     page.push_str("<section id=\"draining\"><h2>Draining</h2>");
     let columns = [
         Column::Text("load balancer"),
-        Column::Text("endpoint or listener"),
+        Column::Address("endpoint or listener"),
         Column::Text("reason"),
         Column::Number("open"),
         Column::Number("time left"),
@@ -259,14 +262,14 @@ fn write_list(page: &mut String, parts: &PageParts, overviews: Vec<Overview>) {
     page.push_str("</section>");
 }
 
-/// Writes a load balancer. The details of one with problems are unfolded while there is room. Details that are neither
+/// Writes a load balancer. The details of one with problems are expanded while there is room. Details that are neither
 /// requested nor have room are omitted; scripts and links request them.
 fn write_load_balancer(page: &mut String, parts: &PageParts, overview: &Overview, is_only: bool, room: &mut usize) {
-    let is_requested = parts.query.unfolded.contains(&overview.name);
+    let is_requested = parts.query.expanded.contains(&overview.name);
     let rows = overview.endpoints.min(MAX_ENDPOINTS);
     let has_room = *room > rows;
-    let unfolds = is_requested || is_only || (has_room && !overview.problems.is_empty());
-    let open = if unfolds { " open" } else { "" };
+    let expands = is_requested || is_only || (has_room && !overview.problems.is_empty());
+    let open = if expands { " open" } else { "" };
     let _ = write!(page, "<details id=\"{}\"{open}>", HtmlText(&overview.name));
     write_summary(page, overview, parts);
     if is_requested || is_only || has_room {
@@ -274,7 +277,7 @@ fn write_load_balancer(page: &mut String, parts: &PageParts, overview: &Overview
         page.push_str("<div>");
         write_details(page, overview, parts);
     } else {
-        let link = parts.query.with_unfolded(&overview.name);
+        let link = parts.query.with_expanded(&overview.name);
         let _ = write!(page, "<div data-lazy><p><a href=\"{}\">show {}</a></p>", HtmlText(&link), counts(overview));
     }
     page.push_str("</div></details>\n");
@@ -303,6 +306,6 @@ fn duration(duration: SignedDuration) -> String {
 const HELP: &str = "\
 <dialog id=\"help\"><h2>Keys</h2><p><kbd>/</kbd> search, <kbd>Esc</kbd> leave the search</p>\
 <p><kbd>j</kbd> <kbd>k</kbd> or arrows: next and previous load balancer</p>\
-<p><kbd>Enter</kbd> unfold or fold, <kbd>u</kbd> unfold all, <kbd>f</kbd> fold all</p>\
+<p><kbd>Enter</kbd> expand or collapse, <kbd>e</kbd> expand all, <kbd>c</kbd> collapse all</p>\
 <p><kbd>?</kbd> this help</p>\
 <form method=\"dialog\"><button>close</button></form></dialog></body></html>\n";

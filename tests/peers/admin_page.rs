@@ -31,6 +31,11 @@ struct Page {
 
 impl Page {
     fn start() -> Self {
+        Self::with_invalid("kafka", "brokers")
+    }
+
+    /// The load balancer with this name is invalid: its backend has no addresses.
+    fn with_invalid(name: &str, backend: &str) -> Self {
         let (folder, postgres) = (Folder::new(), free_address());
         let servers: Vec<String> = (0..3).map(|_| EchoServer::start(None).address.to_string()).collect();
         let listener = |address: SocketAddr| json!({"port": address.port(), "address": "127.0.0.1"});
@@ -52,7 +57,7 @@ impl Page {
                     "listeners": [listener(free_address())], "backends": backends(&unreachable), "healthCheck": check,
                 }),
             ),
-            ("markup", MARKUP, json!({"listeners": [listener(free_address())], "backends": [{"name": MARKUP}]})),
+            ("invalid", name, json!({"listeners": [listener(free_address())], "backends": [{"name": backend}]})),
         ] {
             let object = json!({
                 "apiVersion": "tcplb.io/v1alpha1", "kind": "TcpLoadBalancer", "metadata": {"name": name}, "spec": spec,
@@ -108,11 +113,11 @@ fn the_page_updates_in_place_and_keeps_its_state() {
 #[test]
 fn problems_come_first_and_markup_in_texts_is_text() {
     needs!("chromium");
-    let (page, browser) = (Page::start(), Browser::start());
+    let (page, browser) = (Page::with_invalid(MARKUP, MARKUP), Browser::start());
     let tab = browser.open(&page.url("/"), TabOptions::default());
     let summary = tab.value("document.getElementById('summary').textContent");
     let summary = summary.as_str().unwrap();
-    assert!(summary.starts_with("1 of 5 load balancers have problems, 1 have warnings: "), "{summary}");
+    assert!(summary.starts_with("1 of 5 load balancers have errors, 1 have only warnings: "), "{summary}");
     let names = tab.value(NAMES);
     assert_eq!(names, json!([MARKUP, "redis", "mqtt", "postgres", "web"]));
     assert_eq!(
@@ -158,7 +163,7 @@ fn the_page_is_searched_sorted_and_used_with_keys() {
     tab.press("j");
     tab.press("k");
     assert_eq!(tab.value("document.activeElement.parentElement.id"), "default/postgres");
-    tab.press("u");
+    tab.press("e");
     assert_eq!(tab.value("document.querySelectorAll('details:not([open])').length"), 0);
     tab.press("?");
     assert_eq!(tab.value("document.getElementById('help').open"), true);
@@ -197,21 +202,21 @@ fn the_page_fits_narrow_screens_and_dark_mode() {
     tab.screenshot("admin-page");
     let options = TabOptions { dark: true, width: 360, height: 780, ..TabOptions::default() };
     let narrow = browser.open(&page.url("/"), options);
-    narrow.press("u");
+    narrow.press("e");
     assert_ne!(narrow.value(background), light);
     let overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth";
     for tab in [&tab, &narrow] {
         assert_eq!(tab.value(overflow), 0);
         has_no_complaints(tab);
     }
-    narrow.press("f");
+    narrow.press("c");
     narrow.becomes(&format!("({drawn}) >= {points}"), true);
     narrow.screenshot("admin-page-narrow");
     drop(load);
 }
 
 #[test]
-fn details_of_a_large_installation_are_fetched_when_they_are_unfolded() {
+fn details_of_a_large_installation_are_fetched_when_they_are_expanded() {
     needs!("chromium");
     let folder = Folder::new();
     folder.write("all.json", &many(500, 20).to_string());

@@ -34,6 +34,8 @@ impl Display for HtmlText<'_> {
 #[derive(Clone, Copy)]
 pub enum Column {
     Text(&'static str),
+    /// Socket addresses. Those of IPv4 stay on one line.
+    Address(&'static str),
     Number(&'static str),
     /// Text that narrow screens omit.
     WideText(&'static str),
@@ -45,6 +47,7 @@ impl Column {
     fn class(self) -> &'static str {
         match self {
             Self::Text(_) => "",
+            Self::Address(_) => " class=\"address\"",
             Self::Number(_) => " class=\"n\"",
             Self::WideText(_) => " class=\"wide\"",
             Self::WideNumber(_) => " class=\"n wide\"",
@@ -52,8 +55,13 @@ impl Column {
     }
 
     fn name(self) -> &'static str {
-        let (Self::Text(name) | Self::Number(name) | Self::WideText(name) | Self::WideNumber(name)) = self;
-        name
+        match self {
+            Self::Text(name)
+            | Self::Address(name)
+            | Self::Number(name)
+            | Self::WideText(name)
+            | Self::WideNumber(name) => name,
+        }
     }
 }
 

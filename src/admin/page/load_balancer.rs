@@ -73,8 +73,8 @@ pub fn write_details(page: &mut String, overview: &Overview, parts: &PageParts) 
     }
     let _ = write!(
         page,
-        " <a class=\"without-script\" href=\"{}\">keep unfolded</a></p>",
-        HtmlText(&parts.query.with_unfolded(&overview.name))
+        " <a class=\"without-script\" href=\"{}\">keep expanded after reload</a></p>",
+        HtmlText(&parts.query.with_expanded(&overview.name))
     );
     write_problems(page, &overview.problems);
     let listeners = snapshot::listeners(overview.object, &parts.moment.view, &parts.listeners);
@@ -118,7 +118,7 @@ fn write_listeners(page: &mut String, listeners: &[AppliedListener]) {
     }
     let columns = [
         Column::Text("listener"),
-        Column::Text("address"),
+        Column::Address("address"),
         Column::Text("TLS"),
         Column::Number("open"),
         Column::Number("accepted"),
@@ -244,7 +244,7 @@ fn write_endpoints(page: &mut String, overview: &Overview, parts: &PageParts) {
     };
     order.sort_by_cached_key(|endpoint| (!is_found(endpoint), endpoint.usable()));
     let columns = [
-        Column::Text("endpoint"),
+        Column::Address("endpoint"),
         Column::Text("backend"),
         Column::Text("state"),
         Column::WideNumber("weight"),

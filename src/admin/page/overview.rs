@@ -104,6 +104,9 @@ impl<'a> Overview<'a> {
     fn add_endpoint_problems(&mut self) {
         let (endpoints, usable) = (self.endpoints, self.usable);
         if endpoints == 0 {
+            if self.upstream.is_some() {
+                self.problems.push(ListedProblem::error("there are no endpoints: new connections are refused".into()));
+            }
             return;
         }
         match endpoints - usable {
@@ -124,8 +127,9 @@ impl<'a> Overview<'a> {
             let left = certificate.not_after.duration_since(now);
             // An expired certificate is a problem of its verdict.
             if left.is_positive() && left < CERTIFICATE_WARNING {
+                let (source, not_after) = (&certificate.source, certificate.not_after);
                 let sentence =
-                    format!("the certificate of {} expires in {} days", certificate.source, left.as_hours() / 24);
+                    format!("the certificate of {source} is valid until {not_after:.0}: replace it before then");
                 self.problems.push(ListedProblem::warning(sentence));
             }
         }

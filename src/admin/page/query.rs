@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use form_urlencoded::{Serializer, byte_serialize, parse};
 
 /// The maximum number of load balancers whose details a request selects.
-const MAX_UNFOLDED: usize = 50;
+const MAX_EXPANDED: usize = 50;
 /// The maximum length of a search text, in bytes.
 const MAX_SEARCH: usize = 256;
 
@@ -14,7 +14,7 @@ pub struct PageQuery {
     pub search: String,
     pub order: PageOrder,
     /// The names of the load balancers whose details are needed.
-    pub unfolded: BTreeSet<String>,
+    pub expanded: BTreeSet<String>,
 }
 
 /// The order of load balancers. Numbers are sorted from the highest one.
@@ -73,7 +73,7 @@ impl PageQuery {
                     let order = PageOrder::ALL.into_iter().find(|order| order.parameter() == value);
                     parsed.order = order.unwrap_or_default();
                 }
-                "open" if parsed.unfolded.len() < MAX_UNFOLDED => drop(parsed.unfolded.insert(value.into_owned())),
+                "open" if parsed.expanded.len() < MAX_EXPANDED => drop(parsed.expanded.insert(value.into_owned())),
                 _ => {}
             }
         }
@@ -86,9 +86,9 @@ impl PageQuery {
     }
 
     /// The path of the page with the details of one more load balancer.
-    pub fn with_unfolded(&self, name: &str) -> String {
+    pub fn with_expanded(&self, name: &str) -> String {
         let mut query = self.clone();
-        query.unfolded.insert(name.into());
+        query.expanded.insert(name.into());
         query.path()
     }
 
@@ -100,7 +100,7 @@ impl PageQuery {
         if self.order != PageOrder::default() {
             query.append_pair("sort", self.order.parameter());
         }
-        for name in &self.unfolded {
+        for name in &self.expanded {
             query.append_pair("open", name);
         }
         query.finish()
@@ -122,7 +122,7 @@ mod tests {
     fn a_query_selects_and_sorts_and_what_it_does_not_know_is_ignored() {
         let query = PageQuery::parse("q=+Shop%2FPg&sort=bytes&open=a%2Fb&open=c&x=1&%ff");
         assert_eq!((query.search.as_str(), query.order), ("shop/pg", PageOrder::Bytes));
-        assert_eq!(query.unfolded, BTreeSet::from(["a/b".to_owned(), "c".to_owned()]));
+        assert_eq!(query.expanded, BTreeSet::from(["a/b".to_owned(), "c".to_owned()]));
         assert_eq!(query.sorted_by(PageOrder::Problems), "/?q=shop%2Fpg&open=a%2Fb&open=c");
         assert_eq!(PageQuery::parse("sort=colour"), PageQuery::default());
         assert_eq!(PageQuery::parse(&format!("q={}", "é".repeat(200))).search.len(), MAX_SEARCH);
@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn the_number_of_selected_load_balancers_is_limited() {
         let query: String = (0..200).map(|number| format!("open={number}&")).collect();
-        assert_eq!(PageQuery::parse(&query).unfolded.len(), MAX_UNFOLDED);
+        assert_eq!(PageQuery::parse(&query).expanded.len(), MAX_EXPANDED);
     }
 
     #[test]

@@ -1,8 +1,10 @@
 // Updates the admin page in place. The server renders, searches and sorts; this script fetches the page again and
-// replaces what has changed, so that folding, focus, selection and scroll positions stay.
+// replaces what has changed, so that expanded rows, focus, selection and scroll positions stay.
 'use strict';
 (() => {
   const INTERVAL = 2000;
+  // The server fills the details of this many load balancers at a time.
+  const MAX_OPEN = 50;
   const MAX_PAUSE = 30000;
   const TIMEOUT = 10000;
 
@@ -14,7 +16,7 @@
 
   document.documentElement.classList.add('script');
 
-  // Details are rendered for load balancers that are unfolded and near the visible part of the page.
+  // Details are rendered for load balancers that are expanded and near the visible part of the page.
   const near = new Set();
   const observer = new IntersectionObserver(entries => {
     for (const { target, isIntersecting } of entries) {
@@ -38,7 +40,8 @@
 
   function address() {
     const parameters = filter();
-    for (const details of near) if (details.open) parameters.append('open', details.id);
+    const open = [...near].filter(details => details.open).slice(-MAX_OPEN);
+    for (const details of open) parameters.append('open', details.id);
     return `/?${parameters}`;
   }
 
@@ -88,7 +91,7 @@
   }
 
   function mergeAttributes(old, fresh) {
-    // The user folds and unfolds.
+    // The user expands and collapses.
     const isOfPage = name => !(name === 'open' && old.nodeName === 'DETAILS');
     for (const { name } of [...old.attributes]) {
       if (isOfPage(name) && !fresh.hasAttribute(name)) old.removeAttribute(name);
@@ -144,8 +147,7 @@
   });
   // A toggle does not bubble.
   live.addEventListener('toggle', ({ target }) => {
-    if (target.open) near.add(target);
-    if (isUnfilled(target)) update();
+    if (near.has(target) && isUnfilled(target)) update();
   }, true);
   document.addEventListener('visibilitychange', update);
   document.getElementById('show-help').addEventListener('click', () => help.showModal());
@@ -158,7 +160,7 @@
     all[next]?.focus();
   }
 
-  function foldAll(open) {
+  function toggleAll(open) {
     for (const details of live.querySelectorAll('details')) details.open = open;
   }
 
@@ -169,8 +171,8 @@
     k: () => focusLoadBalancer(-1),
     ArrowDown: () => focusLoadBalancer(1),
     ArrowUp: () => focusLoadBalancer(-1),
-    u: () => foldAll(true),
-    f: () => foldAll(false),
+    e: () => toggleAll(true),
+    c: () => toggleAll(false),
   };
 
   document.addEventListener('keydown', event => {
