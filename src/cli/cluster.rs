@@ -68,7 +68,7 @@ pub struct Controller {
     #[arg(long, value_name = "ADDRESS", default_value = ":9900")]
     pub admin: ListenAddress,
     /// The clients that may read tenant data on the admin pages: /, /snapshot, /report and /connections.
-    /// `kubernetes`: those with a bearer token of audience tcplb and the right to `get` replicas/page, /snapshot, /report
+    /// `kubernetes`: those with a bearer token of audience tcplb and the permission to `get` replicas/page, /snapshot, /report
     /// or /connections of tcplb.io in the namespace of this pod. Loopback addresses are always accepted.
     #[arg(long, value_name = "MODE", value_enum, default_value_t = ClusterAuthorization::Kubernetes)]
     pub admin_authorization: ClusterAuthorization,

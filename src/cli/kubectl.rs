@@ -2,19 +2,19 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    num::NonZeroU64,
     path::PathBuf,
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::top::TopFlags;
+use super::top::{TopFlags, interval};
 use crate::{api, model::ConnectionOrder};
 
 /// Inspect the TcpLoadBalancers of a cluster and their replicas, and drain endpoints.
 ///
-/// Reads replicas through the API server, and changes objects only. Install the program as kubectl-tcplb in a folder of PATH
-/// to run it as `kubectl tcplb`.
+/// Reads the admin pages of replicas by port forwarding through the API server. Only drain, undrain and failback change
+/// anything: the spec of one load balancer. Install the program as kubectl-tcplb in a folder of PATH to run it as
+/// `kubectl tcplb`.
 #[derive(Debug, Parser)]
 #[command(name = "kubectl-tcplb", bin_name = "kubectl tcplb", version, max_term_width = 120)]
 pub struct KubectlCli {
@@ -49,26 +49,27 @@ pub enum KubectlCommand {
     /// Write an archive for the analysis of a problem: objects, and the report, snapshot, metrics and log of each
     /// replica.
     ///
-    /// It contains no Secrets, private keys and passwords; values that may be secret are removed. Parts that cannot be
+    /// It contains no Secrets, private keys or passwords; values that may be secret are removed. Parts that cannot be
     /// read are named. Exit code 0: the archive is written. 1: it is not.
     Bundle(BundleFlags),
     /// Show the rates of load balancers, their endpoints and replicas in a live table.
     ///
     /// Exit code 0: it was shown. 1: no replica can be read.
     Top(ClusterTop),
-    /// Give endpoints of a load balancer no new connections, for example before maintenance.
+    /// Stop new connections to endpoints of a load balancer, for example before maintenance.
     ///
-    /// Adds them to spec.drainedEndpoints. Their open connections follow spec.drain.endpointDrained. Exit code 0: they are
-    /// in the list. 1: they are not.
+    /// Adds them to spec.drainedEndpoints. spec.drain.endpointDrained determines when their open connections are closed.
+    /// Exit code 0: they are in the list. 1: the list cannot be changed.
     Drain(DrainFlags),
     /// Give drained endpoints of a load balancer new connections again.
     ///
-    /// Removes them from spec.drainedEndpoints. Exit code 0: they are not in the list any more. 1: they were not, or the
+    /// Removes them from spec.drainedEndpoints. Exit code 0: they are removed. 1: one of them is not in the list, or the
     /// list cannot be changed.
     Undrain(UndrainFlags),
-    /// Use the lowest priority number that can serve now, whatever the failback policy of the load balancer.
+    /// Use the lowest priority number that can serve now, with any failback policy.
     ///
-    /// Writes the present time to spec.loadBalancing.failover.failback.requestedAt. Exit code 0: it is written.
+    /// Writes the current time to spec.loadBalancing.failover.failback.requestedAt. Exit code 0: it is written. 1: it
+    /// cannot be written, or the load balancer has no failback settings.
     Failback(FailbackFlags),
 }
 
@@ -94,7 +95,7 @@ pub struct ClusterFlags {
     /// A group to impersonate. May be repeated.
     #[arg(long = "as-group", global = true, value_name = "NAME", requires = "as_user")]
     pub as_groups: Vec<String>,
-    /// The namespace of the load balancers. Default: that of the context.
+    /// The namespace of the load balancers. Default: that of the context; for doctor and bundle, all namespaces.
     #[arg(short, long, global = true, value_name = "NAME")]
     pub namespace: Option<String>,
     /// The time limit of each request; 0: none.
@@ -121,9 +122,9 @@ pub struct StatusFlags {
     /// Read the state again, and print it whenever it has changed.
     #[arg(short, long)]
     pub watch: bool,
-    /// The seconds between two readings with --watch.
-    #[arg(long, value_name = "SECONDS", default_value = "2", requires = "watch")]
-    pub interval: NonZeroU64,
+    /// The time between two readings with --watch.
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = interval, requires = "watch")]
+    pub interval: api::Duration,
 }
 
 #[derive(Args, Clone, Debug)]

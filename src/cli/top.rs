@@ -51,7 +51,7 @@ pub enum TopOutput {
 /// The shortest interval. Rates over less are noise.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
 
-fn interval(text: &str) -> Result<api::Duration, String> {
+pub fn interval(text: &str) -> Result<api::Duration, String> {
     let interval: api::Duration = text.parse()?;
     if interval.0 < MIN_INTERVAL {
         return Err(format!("`{text}` is too short: write at least 1s"));

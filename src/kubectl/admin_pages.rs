@@ -43,6 +43,8 @@ const CONCURRENT: usize = 16;
 const DIRECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The maximum length of an error of a connection, in bytes.
 const MAX_ERROR: usize = 512;
+/// The maximum size of the text of a refusal that is read.
+const MAX_REFUSAL: usize = 16 << 10;
 
 /// An admin page.
 #[derive(Clone, Debug)]
@@ -66,8 +68,8 @@ pub enum PageError {
     Connect(String),
     #[error("no answer of its admin port within {0:?}")]
     Silent(Duration),
-    #[error("its admin port answers {0}")]
-    Refused(StatusCode),
+    #[error("its admin port answers {status}{sentence}")]
+    Refused { status: StatusCode, sentence: String },
     #[error("its answer cannot be read: {0}")]
     Unreadable(String),
 }
@@ -106,15 +108,18 @@ pub async fn read_each<T: DeserializeOwned>(
 
 /// Reads one page of a replica.
 pub async fn page(connection: &ClusterConnection, replica: &ReplicaPod, path: &str) -> Result<AdminPage, PageError> {
-    let reading = read(connection, replica, path);
-    match connection.timeout {
+    within(connection.timeout, async { AdminAnswer::request(connection, replica, path).await?.page().await }).await
+}
+
+/// Applies the time limit of a request.
+async fn within<T>(
+    limit: Option<Duration>,
+    reading: impl Future<Output = Result<T, PageError>>,
+) -> Result<T, PageError> {
+    match limit {
         Some(limit) => timeout(limit, reading).await.map_err(|_| PageError::Silent(limit))?,
         None => reading.await,
     }
-}
-
-async fn read(connection: &ClusterConnection, replica: &ReplicaPod, path: &str) -> Result<AdminPage, PageError> {
-    AdminAnswer::open(connection, replica, path).await?.page().await
 }
 
 /// The answer of an admin page, with status 200, whose body has not been read.
@@ -127,10 +132,24 @@ pub struct AdminAnswer {
     _forwarder: Option<Portforwarder>,
 }
 
+/// The beginning of the text of a refusal, after a colon.
+async fn refusal(response: Response<Incoming>) -> String {
+    let text = Limited::new(response.into_body(), MAX_REFUSAL).collect().await;
+    let text = text.map(|text| text.to_bytes()).unwrap_or_default();
+    match String::from_utf8_lossy(&text).trim() {
+        "" => String::new(),
+        text => format!(": {}", printable(text, MAX_ERROR)),
+    }
+}
+
 impl AdminAnswer {
-    /// Requests a page of a replica.
+    /// Requests a page of a replica, within the time limit of a request.
     pub async fn open(connection: &ClusterConnection, replica: &ReplicaPod, path: &str) -> Result<Self, PageError> {
-        let pods: Api<Pod> = Api::namespaced(connection.client.clone(), &replica.key.namespace);
+        within(connection.timeout, Self::request(connection, replica, path)).await
+    }
+
+    async fn request(connection: &ClusterConnection, replica: &ReplicaPod, path: &str) -> Result<Self, PageError> {
+        let pods: Api<Pod> = Api::namespaced(connection.streams.clone(), &replica.key.namespace);
         let port = replica.admin_port;
         let forwarder = pods.portforward(&replica.key.name, &[port]).await;
         let mut forwarder = forwarder.map_err(|error| port_forward(&replica.key.namespace).error(&error))?;
@@ -162,7 +181,7 @@ impl AdminAnswer {
         let response = requests.send_request(request.unwrap_or_default()).await?;
         Ok(match response.status() {
             StatusCode::OK => Ok(Self { response, rest: Vec::new(), _driver: driver, _forwarder: None }),
-            status => Err(PageError::Refused(status)),
+            status => Err(PageError::Refused { status, sentence: refusal(response).await }),
         })
     }
 

@@ -1,13 +1,13 @@
 //! The connection to the API server, selected like that of kubectl.
 
-use std::{fmt::Debug, time::Duration};
+use std::{env, fmt::Debug, io, time::Duration};
 
 use anyhow::{Context, anyhow, bail};
 use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
 use kube::{
     Api, Client, Config, Resource,
     api::{ApiResource, DynamicObject, ListParams},
-    config::{KubeConfigOptions, Kubeconfig},
+    config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -22,6 +22,8 @@ const PAGE: u32 = 500;
 #[derive(Clone)]
 pub struct ClusterConnection {
     pub client: Client,
+    /// For connections to replicas, which may be silent for longer than the time limit of a request.
+    pub streams: Client,
     /// The namespace of the flag or the context.
     pub namespace: String,
     /// The namespace of the flag.
@@ -41,14 +43,17 @@ impl ClusterConnection {
         let mut config = config(flags).await?;
         let timeout = Some(flags.request_timeout.0).filter(|timeout| !timeout.is_zero());
         config.connect_timeout = timeout;
-        config.read_timeout = timeout;
         if flags.as_user.is_some() {
             config.auth_info.impersonate.clone_from(&flags.as_user);
             config.auth_info.impersonate_groups = Some(flags.as_groups.clone()).filter(|groups| !groups.is_empty());
         }
         let namespace = flags.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+        let streams = config.clone();
+        config.read_timeout = timeout;
+        let client = |config| Client::try_from(config).context("the kubeconfig cannot be used");
         Ok(Self {
-            client: Client::try_from(config).context("the kubeconfig cannot be used")?,
+            streams: client(streams)?,
+            client: client(config)?,
             namespace,
             namespace_flag: flags.namespace.clone(),
             timeout,
@@ -180,13 +185,28 @@ impl ResourceKind {
     }
 }
 
+/// True if no kubeconfig is named, and there is none at the usual place.
+fn is_absent(error: &KubeconfigError) -> bool {
+    let is_missing = match error {
+        KubeconfigError::FindPath => true,
+        KubeconfigError::ReadConfig(error, _) => error.kind() == io::ErrorKind::NotFound,
+        _ => false,
+    };
+    is_missing && env::var_os("KUBECONFIG").is_none()
+}
+
 async fn config(flags: &ClusterFlags) -> anyhow::Result<Config> {
     let options =
         KubeConfigOptions { context: flags.context.clone(), cluster: flags.cluster.clone(), user: flags.user.clone() };
+    let selects_entry = flags.context.is_some() || flags.cluster.is_some() || flags.user.is_some();
     let kubeconfig = match &flags.kubeconfig {
         Some(file) => Kubeconfig::read_from(file).with_context(|| format!("--kubeconfig {}", file.display()))?,
         None => match Kubeconfig::read() {
             Ok(kubeconfig) => kubeconfig,
+            // A file that exists or is named must not be replaced by another cluster.
+            Err(error) if !is_absent(&error) || selects_entry => {
+                return Err(error).context("the kubeconfig cannot be read");
+            }
             Err(error) => {
                 return Config::incluster().map_err(|_| {
                     anyhow!("cannot find a cluster: {error}: set KUBECONFIG or --kubeconfig, or run in a pod")

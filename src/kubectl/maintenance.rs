@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{connection::ClusterConnection, output::print, right::Right};
 use crate::{
-    api::{EndpointRef, TcpLoadBalancer},
+    api::{DrainAction, EndpointRef, TcpLoadBalancer},
     cli::{DrainFlags, FailbackFlags, UndrainFlags},
 };
 
@@ -31,14 +31,15 @@ pub async fn drain(connection: &ClusterConnection, flags: &DrainFlags) -> anyhow
     })
     .await?;
     let policy = object.spec.drain.as_ref().and_then(|drain| drain.endpoint_drained.as_ref());
-    let open = match policy {
-        Some(_) => "open connections are closed by drain.endpointDrained while other endpoints serve",
-        None => "open connections are kept, because drain.endpointDrained is not set",
+    let open = if policy.is_some_and(|policy| policy.policy == DrainAction::Close) {
+        "open connections are closed by drain.endpointDrained while other endpoints serve"
+    } else {
+        "open connections are kept, because drain.endpointDrained is absent or has the policy Keep"
     };
     let mut text = result(&object);
-    text.push_str(&format!("new connections go to other endpoints; {open}\n"));
+    text.push_str(&format!("new connections go to other endpoints, or are refused if there are none; {open}\n"));
     for name in missing_pods(connection, &flags.endpoints).await {
-        text.push_str(&format!("note: there is no pod {}/{name} at present\n", connection.namespace));
+        text.push_str(&format!("note: pod {}/{name} does not exist: check the name\n", connection.namespace));
     }
     print(&text)?;
     Ok(ExitCode::SUCCESS)
@@ -101,7 +102,8 @@ async fn change_drained(
         let drained = edit(object.spec.drained_endpoints.clone());
         if drained.len() > MAX_DRAINED {
             bail!(
-                "spec.drainedEndpoints has room for {MAX_DRAINED} endpoints: remove some with `kubectl tcplb undrain`"
+                "spec.drainedEndpoints can have at most {MAX_DRAINED} entries: remove some with \
+                 `kubectl tcplb undrain {name}`"
             );
         }
         Ok((drained != object.spec.drained_endpoints).then(|| json!({"drainedEndpoints": drained})))

@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 use crate::cli::{Kubectl, KubectlCommand};
 use connection::ClusterConnection;
-pub use top::of_address as top_of_address;
+pub use top::{of_address as top_of_address, sample_of_address};
 
 /// Runs a command.
 ///

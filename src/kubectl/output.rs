@@ -6,6 +6,7 @@ use std::{
 };
 
 use anstyle::{AnsiColor, Style};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
 use crate::printable::{printable, visible_json};
@@ -140,10 +141,23 @@ pub fn yaml(document: &impl Serialize) -> anyhow::Result<String> {
 /// Prints a text. Without a terminal, or with `NO_COLOR`, its colours are removed. A reader that closes the output early
 /// is not an error.
 pub fn print(text: &str) -> anyhow::Result<()> {
+    printed(text)?;
+    Ok(())
+}
+
+/// Prints a text like [`print`]. `false`: the reader has closed the output.
+pub fn printed(text: &str) -> io::Result<bool> {
     match anstream::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        written => written.map(|()| true),
     }
+}
+
+/// True if the reader has closed the output.
+pub fn is_closed() -> bool {
+    let stdout = io::stdout();
+    let mut polled = [PollFd::new(&stdout, PollFlags::empty())];
+    poll(&mut polled, Some(&Timespec::default())).is_ok() && polled[0].revents().contains(PollFlags::ERR)
 }
 
 /// Clears the screen of a terminal.

@@ -52,9 +52,18 @@ impl Right {
 
     /// The roles that grant it.
     fn granted_by(&self) -> &'static str {
-        match self.group {
-            "tcplb.io" => "the ClusterRole view, edit or admin",
+        match (self.group, self.verb) {
+            ("tcplb.io", "get" | "list" | "watch") => "the ClusterRole view, edit or admin",
+            ("tcplb.io", _) => "the ClusterRole edit or admin",
             _ => ROLE,
+        }
+    }
+
+    /// The alternative to the permission.
+    fn advice(&self) -> &'static str {
+        match (self.resource, &self.namespace) {
+            ("pods", None) => "; if it is bound in the namespace of the replicas only, set --install-namespace",
+            _ => "",
         }
     }
 
@@ -93,7 +102,7 @@ impl fmt::Display for Right {
 /// A request to the API server that failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AccessError {
-    #[error("this user may not {0}: {role} grants it", role = .0.granted_by())]
+    #[error("this user may not {0}: {role} grants it{advice}", role = .0.granted_by(), advice = .0.advice())]
     Denied(Right),
     #[error("cannot {request}: {answer}")]
     Failed { request: Right, answer: String },

@@ -7,14 +7,14 @@ mod text;
 #[cfg(test)]
 mod tests;
 
-use std::{process::ExitCode, time::Duration};
+use std::process::ExitCode;
 
 use jiff::Timestamp;
 use tokio::time::sleep;
 
 use super::{
     connection::ClusterConnection,
-    output::{clear_screen, json, print, yaml},
+    output::{clear_screen, is_closed, json, print, yaml},
 };
 use crate::cli::{StatusFlags, StatusOutput};
 use document::StatusDocument;
@@ -38,10 +38,10 @@ pub async fn run(connection: &ClusterConnection, flags: &StatusFlags) -> anyhow:
             print(&format!("{separator}{text}"))?;
             printed = text;
         }
-        if !flags.watch {
+        if !flags.watch || is_closed() {
             return Ok(ExitCode::SUCCESS);
         }
-        sleep(Duration::from_secs(flags.interval.get())).await;
+        sleep(flags.interval.0).await;
     }
 }
 

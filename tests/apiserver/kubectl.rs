@@ -43,7 +43,7 @@ async fn commands_read_the_cluster_name_missing_rights_and_show_no_secrets() {
     until(|| kubectl(&kubeconfig, &["status", "-n", "shop"]).1.contains("pg"));
     let (code, told, _) = kubectl(&kubeconfig, &["status", "pg", "-n", "shop"]);
     assert_eq!(code, 0);
-    assert!(told.contains("no controller has written a status yet") && told.contains("no replica was found"), "{told}");
+    assert!(told.contains("no status has been written yet") && told.contains("no replica was found"), "{told}");
     let (code, _, error) = kubectl(&kubeconfig, &["status", "gone", "-n", "shop"]);
     assert!(code == 1 && error.contains("TcpLoadBalancer shop/gone does not exist"), "{error}");
 

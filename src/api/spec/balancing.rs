@@ -109,7 +109,7 @@ pub struct Failback {
     pub after: Option<Duration>,
     /// The time of a request to fail back now (RFC 3339). Each new value makes the lowest number that can serve active,
     /// whatever the policy; if none can at that moment, the request is valid for one more minute. `kubectl tcplb
-    /// failback` writes the present time. Removing it has no effect.
+    /// failback` writes the current time. Removing it has no effect.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub requested_at: Option<Timestamp>,

@@ -42,7 +42,7 @@ pub fn valid(input: &StatusInput) -> Option<Finding> {
         let what = format!("the certificate of {source}{audience} expired on {until:.0}");
         Finding::no(ConditionReason::CertificateExpired, format!("{what}: replace it; it is still presented"))
     } else if until.duration_since(input.now) < SOON {
-        let finding = Finding::yes(ConditionReason::ExpiresSoon, format!("{until_when}: replace it before"));
+        let finding = Finding::yes(ConditionReason::ExpiresSoon, format!("{until_when}: replace it before then"));
         Finding { changes_at: Some(expires), ..finding }
     } else {
         let others = if expiries.len() > 1 { ", the others are valid longer" } else { "" };

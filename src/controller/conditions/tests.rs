@@ -534,7 +534,7 @@ fn the_certificate_that_expires_first_is_reported() {
     };
     for (days, expected, part) in [
         (100, "True/Valid", "the certificate of Secret shop/pg-tls is valid until 2026-04-11T00:00:00Z"),
-        (13, "True/ExpiresSoon", "replace it before"),
+        (13, "True/ExpiresSoon", "replace it before then"),
         (-1, "False/CertificateExpired", "expired on 2025-12-31"),
     ] {
         tls.served = vec![("a", presenting(days)), ("b", presenting(200))];

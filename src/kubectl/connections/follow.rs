@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Write as _,
-    io::{self, ErrorKind, Write as _},
+    io::{self, Write as _},
     process::ExitCode,
 };
 
@@ -20,7 +20,7 @@ use crate::{
     kubectl::{
         admin_pages::{AdminAnswer, PageError},
         connection::ClusterConnection,
-        output::Cell,
+        output::{Cell, printed},
         replica::ReplicaPod,
     },
     printable::visible_json,
@@ -65,11 +65,13 @@ pub async fn run(
             },
             StreamItem::Ended(None) => noted(&format!("replica {pod} has ended its stream"))?,
             StreamItem::Ended(Some(error)) => {
-                noted(&format!("the connections of replica {pod} are not shown any more: {error}"))?;
+                noted(&format!(
+                    "the stream of replica {pod} has failed, and its connections are no longer shown: {error}"
+                ))?;
             }
         }
     }
-    bail!("no replica sends connections any more")
+    bail!("the streams of all replicas have ended: run the command again")
 }
 
 /// Sends the lines of a replica.
@@ -124,7 +126,9 @@ pub fn rendered(line: &str, pod: &str, format: StatusOutput) -> FollowedLine {
         return FollowedLine::Note(format!("replica {pod} sends a line that cannot be read"));
     };
     if let Some(lost) = event.get("lost").and_then(Value::as_u64) {
-        let sentence = format!("{lost} connections of replica {pod} are not shown, because they ended too fast");
+        let sentence = format!(
+            "{lost} connections of replica {pod} are not shown, because they ended faster than they could be printed"
+        );
         return FollowedLine::Note(sentence);
     }
     if format == StatusOutput::Json {
@@ -170,13 +174,6 @@ fn columns(cells: [String; 8], more: &[&str]) -> String {
 }
 
 /// Prints a text. False: the reader has closed the output.
-fn printed(text: &str) -> io::Result<bool> {
-    match anstream::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
-        written => written.map(|()| true),
-    }
-}
-
 fn noted(sentence: &str) -> io::Result<()> {
     writeln!(io::stderr(), "tcplb: {}", Cell::plain(sentence))
 }

@@ -47,7 +47,7 @@ fn lists() -> Vec<ReplicaList> {
         }],
     }))
     .unwrap();
-    let refused = PageError::Refused(hyper::StatusCode::NOT_FOUND);
+    let refused = PageError::Refused { status: hyper::StatusCode::NOT_FOUND, sentence: ": no such page".into() };
     vec![("tcplb-0".into(), Ok(first)), ("tcplb-1".into(), Ok(second)), ("tcplb-2".into(), Err(refused))]
 }
 

@@ -118,7 +118,8 @@ pub enum EndpointCondition {
     Standby,
     /// Unhealthy, ejected, or before its first check.
     Unusable,
-    /// No longer an endpoint of the load balancer, with open connections.
+    /// Not among the endpoints for new connections: removed, not ready, terminating or drained. Its open connections are
+    /// being closed.
     Removed,
 }
 

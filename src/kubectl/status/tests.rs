@@ -62,7 +62,7 @@ fn load_balancers() -> Value {
                     condition("Accepted", "True", "Accepted", "the declaration is valid"),
                     condition("BackendsHealthy", "False", "Unhealthy", unhealthy),
                     condition("CertificatesValid", "True", "ExpiresSoon", "the certificate of Secret shop/tls is valid until \
-                        2026-07-11T12:00:00Z: replace it before"),
+                        2026-07-11T12:00:00Z: replace it before then"),
                 ],
             })
         ),

@@ -66,7 +66,7 @@ fn line(object: &LoadBalancerDetails, columns: Columns, with_namespaces: bool) -
     let message = match ready {
         Some(ready) if tone != Tone::Good => ready.message.as_str(),
         Some(_) => "",
-        None => "no controller has written a status yet",
+        None => "no status has been written yet: see `kubectl tcplb doctor`",
     };
     row.push(Cell::plain(message));
     row
@@ -134,7 +134,7 @@ fn conditions(object: &LoadBalancerDetails) -> String {
         ]);
     }
     if table.is_empty() {
-        "no controller has written a status yet\n".into()
+        "no status has been written yet: see `kubectl tcplb doctor`\n".into()
     } else {
         table.to_string() + &runbooks(object)
     }
