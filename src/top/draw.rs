@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Terminals below this width have no sparklines.
-const MIN_WIDTH_OF_SPARKLINES: u16 = 100;
+const MIN_WIDTH_OF_SPARKLINES: u16 = 120;
 /// The maximum number of errors of replicas.
 const MAX_ERRORS: usize = 3;
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
