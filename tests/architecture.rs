@@ -39,6 +39,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "admin",
         &[
+            "api",
             "authorization",
             "instruments",
             "metrics",

@@ -15,8 +15,11 @@ mod monitoring;
 mod mutual_tls;
 mod openssl;
 mod postgres;
+#[path = "../harness/program.rs"]
 mod program;
 mod prometheus;
+#[path = "../harness/prometheus_server.rs"]
+mod prometheus_server;
 mod queries;
 mod redis;
 

@@ -40,7 +40,7 @@ use crate::{
     authority::Authority,
     harness::{self, Client, EchoServer, Folder, Tcplb, free_address, manifest, visit, wait_until},
     needs,
-    prometheus::Prometheus,
+    prometheus_server::Prometheus,
     queries::{alerts, panels, rules},
 };
 
@@ -79,6 +79,7 @@ impl FaultyLeader {
             statuses: OrdMap::unit(ObjectKey::new("shop", "not-ready"), not_ready().into()),
             ports: Some(PortCounts { allocated: 95, cooldown: 4, free: 1 }),
             replicas: [("a".into(), Some(Arc::default())), ("b".into(), None)].into(),
+            unready: BTreeSet::new(),
         });
         let admin = free_address();
         let server = Server {

@@ -1,20 +1,18 @@
-//! Prometheus, and parsers of its formats.
+//! Metrics in Prometheus, and in parsers of its formats.
 
 use std::{
     fs,
     net::SocketAddr,
-    path::Path,
     process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
 };
 
-use serde_json::Value;
-
 use crate::{
-    harness::{EchoServer, Folder, Tcplb, free_address, http_get, http_request, lacks, manifest, visit, wait_until},
+    harness::{EchoServer, Folder, Tcplb, free_address, http_request, lacks, manifest, visit, wait_until},
     needs,
-    program::{Program, command},
+    program::command,
+    prometheus_server::Prometheus,
 };
 
 /// Labels that the Prometheus operator sets, with their values.
@@ -99,47 +97,12 @@ fn configuration(admin: SocketAddr) -> String {
     )
 }
 
-pub struct Prometheus {
-    _program: Program,
-    address: SocketAddr,
-}
-
-impl Prometheus {
-    fn scraping(admin: SocketAddr, folder: &Folder) -> Self {
-        Self::start(&configuration(admin), folder)
-    }
-
-    /// Starts with this configuration. The folder holds its data.
-    pub fn start(configuration: &str, folder: &Folder) -> Self {
-        let address = free_address();
-        let file = folder.write("prometheus.yml", configuration);
-        let data = Path::new(folder.path()).join("data");
-        let mut prometheus = command("prometheus");
-        prometheus
-            .arg(format!("--config.file={file}"))
-            .arg(format!("--storage.tsdb.path={}", data.display()))
-            .arg(format!("--web.listen-address={address}"));
-        Self { _program: Program::start(&mut prometheus), address }
-    }
-
-    /// The labels and the value of each series; none while Prometheus is not ready.
-    pub fn query(&self, query: &str) -> Vec<(Value, f64)> {
-        let query: String = query.bytes().map(|byte| format!("%{byte:02x}")).collect();
-        let Some((200, answer)) = http_get(self.address, &format!("/api/v1/query?query={query}")) else {
-            return Vec::new();
-        };
-        let answer: Value = serde_json::from_str(&answer).unwrap();
-        let series = answer["data"]["result"].as_array().unwrap().iter();
-        series.map(|one| (one["metric"].clone(), one["value"][1].as_str().unwrap().parse().unwrap())).collect()
-    }
-}
-
 #[test]
 fn prometheus_keeps_all_labels_and_computes_quantiles() {
     needs!("prometheus");
     let (server, folder) = (EchoServer::start(None), Folder::new());
     let (tcplb, address) = balancer(&folder, &server);
-    let prometheus = Prometheus::scraping(tcplb.admin, &folder);
+    let prometheus = Prometheus::start(&configuration(tcplb.admin), &folder);
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {

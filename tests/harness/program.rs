@@ -1,4 +1,5 @@
 //! Third-party programs.
+#![allow(dead_code, reason = "each test program uses a part")]
 
 use std::{
     fs,
