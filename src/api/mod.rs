@@ -4,12 +4,14 @@
 //! older program can read an object that a newer one stored. Files are checked against the schema, which refuses
 //! unknown fields and names them.
 
+mod condition_state;
 mod crd;
 mod rules;
 mod scalar;
 mod spec;
 mod status;
 
+pub use condition_state::ConditionState;
 pub use crd::{SCHEMA_HASH, crd, schema, schema_hash};
 pub use scalar::{
     AddressPort, Duration, EndpointRef, HeaderName, HexBytes, Host, HttpPath, Name, Network, ObjectName, PortRef,

@@ -39,6 +39,8 @@ const MAX_PAGE: usize = 64 << 20;
 const MAX_LINE: usize = 256 << 10;
 /// The number of replicas that are read at a time.
 const CONCURRENT: usize = 16;
+/// The time limit of a forwarded connection and its first answer. For a pod of a lost node, the API server waits longer.
+const FIRST_ANSWER: Duration = Duration::from_secs(5);
 /// The time limit of a request without port forwarding.
 const DIRECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The maximum length of an error of a connection, in bytes.
@@ -108,7 +110,7 @@ pub async fn read_each<T: DeserializeOwned>(
 
 /// Reads one page of a replica.
 pub async fn page(connection: &ClusterConnection, replica: &ReplicaPod, path: &str) -> Result<AdminPage, PageError> {
-    within(connection.timeout, async { AdminAnswer::request(connection, replica, path).await?.page().await }).await
+    within(connection.timeout, async { AdminAnswer::open(connection, replica, path).await?.page().await }).await
 }
 
 /// Applies the time limit of a request.
@@ -145,7 +147,8 @@ async fn refusal(response: Response<Incoming>) -> String {
 impl AdminAnswer {
     /// Requests a page of a replica, within the time limit of a request.
     pub async fn open(connection: &ClusterConnection, replica: &ReplicaPod, path: &str) -> Result<Self, PageError> {
-        within(connection.timeout, Self::request(connection, replica, path)).await
+        let limit = connection.timeout.map_or(FIRST_ANSWER, |limit| limit.min(FIRST_ANSWER));
+        within(Some(limit), Self::request(connection, replica, path)).await
     }
 
     async fn request(connection: &ClusterConnection, replica: &ReplicaPod, path: &str) -> Result<Self, PageError> {

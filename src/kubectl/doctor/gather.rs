@@ -67,11 +67,13 @@ pub async fn facts(connection: &ClusterConnection, flags: &DoctorFlags) -> Docto
         }
     };
     let rights = reviewed(connection, wanted).await;
+    // The Leases are read now. Reading the pages takes a while if a replica does not answer.
+    let now = Timestamp::now();
     let installation = match flags.pre {
         true => None,
         false => Some(installation(connection, flags, found).await),
     };
-    DoctorFacts { now: Timestamp::now(), server, crd, rights, installation }
+    DoctorFacts { now, server, crd, rights, installation }
 }
 
 fn version() -> Right {
@@ -207,7 +209,7 @@ async fn replica_facts(connection: &ClusterConnection, pods: Vec<ReplicaPod>) ->
     let pages = read_all(connection, &pods).await;
     let reading = pods.into_iter().zip(pages).map(async |(pod, pages)| {
         // Metrics have another answer time than the pages, so its date is compared with the present.
-        let metrics = page(connection, &pod, "/metrics").await.ok();
+        let metrics = if pages.is_ok() { page(connection, &pod, "/metrics").await.ok() } else { None };
         let clock_offset = metrics.as_ref().and_then(|page| page.date).map(offset);
         let metrics = metrics.and_then(|page| Some(ReplicaMetrics::read(str::from_utf8(&page.body).ok()?)));
         ReplicaFacts { pod, pages, metrics, clock_offset }

@@ -136,6 +136,14 @@ fn first_object(facts: &mut DoctorFacts) -> &mut TcpLoadBalancer {
     &mut home(facts).load_balancers.as_mut().unwrap()[0]
 }
 
+/// Makes a replica report its role.
+fn set_leads(replica: &mut ReplicaFacts, leads: bool) {
+    let process = json!({
+        "name": &*replica.pod.key.name, "version": "0.1.0", "started": NOW, "accepts": true, "leads": leads,
+    });
+    replica.pages.as_mut().unwrap().picture.process = Some(serde_json::from_value(process).unwrap());
+}
+
 /// The page of the first replica, changed at a JSON pointer.
 fn report(facts: &mut DoctorFacts, change: impl Fn(&mut Value)) {
     let pages = first(facts).pages.as_mut().unwrap();
@@ -214,6 +222,10 @@ fn faults_of_replicas_are_found() {
     use CheckState::{Error, Warning};
     one_problem((Replicas, Error), |facts| first(facts).pod.ready = false);
     one_problem((Replicas, Warning), |facts| first(facts).pod.is_terminating = true);
+    let message = one_problem((Replicas, Error), |facts| {
+        first(facts).pages.as_mut().unwrap().picture.problems.push("Secrets cannot be watched: forbidden".into());
+    });
+    assert_eq!(message, "Secrets cannot be watched: forbidden");
     one_problem((Versions, Warning), |facts| {
         first(facts).metrics.as_mut().unwrap().version = Some("0.0.1".into());
     });
@@ -221,6 +233,10 @@ fn faults_of_replicas_are_found() {
     one_problem((Lease, Error), |facts| {
         facts.now = "2026-07-01T12:01:00Z".parse().unwrap();
     });
+    let message = one_problem((Lease, Error), |facts| {
+        home(facts).replicas.as_mut().unwrap().iter_mut().for_each(|replica| set_leads(replica, false));
+    });
+    assert!(message.starts_with("no replica is the leader"), "{message}");
     let message = one_problem((Lease, Warning), |facts| {
         let lease = home(facts).leases[0].1.as_mut().unwrap().as_mut().unwrap();
         lease.spec.as_mut().unwrap().holder_identity = Some("gone".into());
@@ -270,6 +286,24 @@ fn missing_replicas_of_a_workload_are_an_error() {
     let mut facts = facts();
     home(&mut facts).workloads.clear();
     assert_eq!(problems(&facts), [], "they could not be listed");
+}
+
+#[test]
+fn a_leader_is_missing_only_if_every_replica_reports_so() {
+    let mut facts = facts();
+    set_leads(first(&mut facts), false);
+    assert_eq!(problems(&facts), [], "the other replica does not report its role");
+    set_leads(&mut home(&mut facts).replicas.as_mut().unwrap()[1], true);
+    assert_eq!(problems(&facts), []);
+}
+
+#[test]
+fn many_problems_of_a_process_are_limited() {
+    let mut facts = facts();
+    first(&mut facts).pages.as_mut().unwrap().picture.problems =
+        (0..100).map(|number: u32| number.to_string()).collect();
+    let found: Vec<CheckResult> = results(&facts).into_iter().filter(|result| result.state != CheckState::Ok).collect();
+    assert_eq!((found.len(), found[10].message.as_str()), (11, "90 more problems: see its admin page"));
 }
 
 #[test]

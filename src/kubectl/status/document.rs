@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::gather::StatusFacts;
 use crate::{
-    api::{Address, BackendStatus, ListenerStatus, Placement, Summary, TcpLoadBalancer},
+    api::{Address, BackendStatus, ConditionState, ListenerStatus, Placement, Summary, TcpLoadBalancer},
     kubectl::{
         admin_pages::{PageError, ReplicaPages},
         output::Tone,
@@ -80,7 +80,22 @@ pub struct ReplicaDetails {
     /// Problems of this replica, as sentences.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
+    pub listeners: Vec<ListenerDetails>,
     pub endpoints: Vec<EndpointDetails>,
+}
+
+/// The connections of a listener in a replica.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ListenerDetails {
+    pub port: u16,
+    /// Open connections.
+    pub open: u64,
+    /// Connections since the replica serves the listener.
+    pub accepted: u64,
+    /// Connections that were refused or failed, by close reason.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub failures: BTreeMap<String, u64>,
 }
 
 /// An endpoint as a replica sees it.
@@ -194,15 +209,10 @@ impl ConditionDetails {
 
 /// The meaning of a condition.
 pub fn tone(condition: &Condition) -> Tone {
-    match (&*condition.type_, &*condition.status, &*condition.reason) {
-        (_, "True", "ExpiresSoon" | "FailedOver") => Tone::Warning,
-        ("Reconciling", "True", _) => Tone::Warning,
-        ("Stalled", "True", _) => Tone::Bad,
-        ("ClientAddressPreserved", "False", _) => Tone::Warning,
-        (_, "True", _) => Tone::Good,
-        (_, "False", "Pending" | "ServiceTerminating") => Tone::Warning,
-        (_, "False", _) => Tone::Bad,
-        _ => Tone::Warning,
+    match ConditionState::of(condition) {
+        ConditionState::AsDesired => Tone::Good,
+        ConditionState::Warning => Tone::Warning,
+        ConditionState::Fault => Tone::Bad,
     }
 }
 
@@ -229,16 +239,34 @@ impl ReplicaDetails {
             current: problems.is_empty() && served.whole == object.metadata.generation,
             generation: Some(served.generation),
             problems,
+            listeners: listeners(object, &pages.picture),
             endpoints: endpoints(object, &pages.picture),
             ..Self::default()
         }
     }
 }
 
+/// `NAMESPACE/NAME`, the name of a load balancer in a picture.
+fn shown_name(object: &TcpLoadBalancer) -> String {
+    let (namespace, name) = (&object.metadata.namespace, &object.metadata.name);
+    format!("{}/{}", namespace.as_deref().unwrap_or_default(), name.as_deref().unwrap_or_default())
+}
+
+fn listeners(object: &TcpLoadBalancer, picture: &StatePicture) -> Vec<ListenerDetails> {
+    let key = shown_name(object);
+    let shown = picture.load_balancers.iter().filter(|shown| shown.name == key);
+    let details = shown.flat_map(|shown| &shown.listeners).map(|view| ListenerDetails {
+        port: view.port,
+        open: view.active,
+        accepted: view.accepted,
+        failures: view.failures.iter().map(|(reason, count)| (reason.to_string(), *count)).collect(),
+    });
+    details.collect()
+}
+
 /// The endpoints of a load balancer, and removed ones that still have connections.
 fn endpoints(object: &TcpLoadBalancer, picture: &StatePicture) -> Vec<EndpointDetails> {
-    let (namespace, name) = (&object.metadata.namespace, &object.metadata.name);
-    let key = format!("{}/{}", namespace.as_deref().unwrap_or_default(), name.as_deref().unwrap_or_default());
+    let key = shown_name(object);
     let of_object = picture.draining.iter().filter(|draining| draining.load_balancer == key);
     // Listeners are named NAMESPACE/NAME:PORT.
     let of_endpoints = of_object.filter(|draining| !draining.what.contains('/'));

@@ -95,7 +95,10 @@ fn pages() -> ReplicaPages {
             "name": "shop/postgres",
             "origin": "cluster",
             "problems": [],
-            "listeners": [{"port": 5432, "bound": "[::]:20000", "active": 15, "accepted": 400, "applied": {}}],
+            "listeners": [{
+                "port": 5432, "bound": "[::]:20000", "active": 15, "accepted": 400, "applied": {},
+                "failures": {"connect_failed": 3, "listener_full": 12},
+            }],
             "endpoints": [
                 endpoint("10.0.0.1:5432", json!({"check": {"type": "TCP", "passed": 40, "failed": 0}, "near": true})),
                 endpoint("10.0.0.2:5432", json!({

@@ -79,7 +79,8 @@ fn connections(replicas: &[ReplicaDetails]) -> u64 {
 /// Everything about one load balancer.
 pub fn details(object: &LoadBalancerDetails, document: &StatusDocument, columns: Columns) -> String {
     let mut text = format!("{}\n\n{}", overview(object), conditions(object));
-    for section in [replicas(object), endpoints(object, columns), certificates(&object.certificates)] {
+    for section in [replicas(object), listeners(object), endpoints(object, columns), certificates(&object.certificates)]
+    {
         if !section.is_empty() {
             text = text + "\n" + &section;
         }
@@ -170,6 +171,24 @@ fn replicas(object: &LoadBalancerDetails) -> String {
         for problem in problems {
             let indent = || Cell::default();
             table.push(vec![indent(), indent(), indent(), indent(), Cell::toned(problem, Tone::Bad)]);
+        }
+    }
+    if table.is_empty() { String::new() } else { table.to_string() }
+}
+
+/// The connections of each listener. Its refusals have no condition.
+fn listeners(object: &LoadBalancerDetails) -> String {
+    let mut table = TextTable::new(&["REPLICA", "LISTENER", "OPEN", "ACCEPTED", "REFUSED OR FAILED"]);
+    for replica in &object.replicas {
+        for listener in &replica.listeners {
+            let failures = listener.failures.iter().map(|(reason, count)| format!("{reason} {count}"));
+            table.push(vec![
+                Cell::plain(&replica.pod),
+                Cell::plain(listener.port),
+                Cell::plain(listener.open),
+                Cell::plain(listener.accepted),
+                Cell::plain(failures.collect::<Vec<_>>().join(", ")),
+            ]);
         }
     }
     if table.is_empty() { String::new() } else { table.to_string() }

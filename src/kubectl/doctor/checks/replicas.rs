@@ -17,6 +17,9 @@ use crate::{
 
 /// A Lease that was renewed longer ago than its duration has no leader.
 const DEFAULT_LEASE_SECONDS: i32 = 15;
+/// The maximum number of problems of a process in the results.
+const MAX_PROBLEMS: usize = 10;
+const NO_LEADER: &str = "no replica is the leader: see the log of the replicas";
 
 pub fn replicas(facts: &InstallationFacts, _: &DoctorFacts) -> Vec<CheckResult> {
     let found = match &facts.replicas {
@@ -24,7 +27,7 @@ pub fn replicas(facts: &InstallationFacts, _: &DoctorFacts) -> Vec<CheckResult> 
         Ok(found) => found,
     };
     let incomplete = facts.workloads.iter().filter_map(missing_replicas);
-    let problems: Vec<_> = incomplete.chain(found.iter().filter_map(problem)).collect();
+    let problems: Vec<_> = incomplete.chain(found.iter().flat_map(problems)).collect();
     if !problems.is_empty() {
         return problems;
     }
@@ -46,17 +49,25 @@ fn missing_replicas(workload: &WorkloadFacts) -> Option<CheckResult> {
     Some(CheckResult::error(CheckName::Replicas, text))
 }
 
-fn problem(replica: &ReplicaFacts) -> Option<CheckResult> {
+fn problems(replica: &ReplicaFacts) -> Vec<CheckResult> {
     let pod = &replica.pod;
-    let problem = match &replica.pages {
+    let sentences = match &replica.pages {
         _ if pod.is_terminating => {
-            return Some(CheckResult::warning(CheckName::Replicas, "the pod is terminating").about(&pod.key));
+            return vec![CheckResult::warning(CheckName::Replicas, "the pod is terminating").about(&pod.key)];
         }
-        Err(error) => error.to_string(),
-        Ok(_) if !pod.ready => "the pod is not ready: see its events and log".into(),
-        Ok(_) => return None,
+        _ if !pod.ready => vec!["the pod is not ready: see its events and log".into()],
+        Err(error) => vec![error.to_string()],
+        Ok(pages) => limited(&pages.picture.problems),
     };
-    Some(CheckResult::error(CheckName::Replicas, problem).about(&pod.key))
+    let results = sentences.into_iter().map(|sentence| CheckResult::error(CheckName::Replicas, sentence));
+    results.map(|result| result.about(&pod.key)).collect()
+}
+
+/// The first problems of a process, and the number of further ones.
+fn limited(problems: &[String]) -> Vec<String> {
+    let more = problems.len().saturating_sub(MAX_PROBLEMS);
+    let further = (more > 0).then(|| format!("{more} more problems: see its admin page"));
+    problems.iter().take(MAX_PROBLEMS).cloned().chain(further).collect()
 }
 
 pub fn versions(facts: &InstallationFacts, _: &DoctorFacts) -> Vec<CheckResult> {
@@ -105,9 +116,7 @@ fn of_lease(lease: &Lease, key: &ObjectKey, facts: &InstallationFacts, all: &Doc
         .iter()
         .any(|replica| *replica.pod.key.name == *holder && replica.pod.key.namespace == key.namespace);
     match age {
-        _ if holder.is_empty() => {
-            CheckResult::error(CheckName::Lease, "no replica is the leader: see the log of the replicas")
-        }
+        _ if holder.is_empty() || has_no_leader(key, facts) => CheckResult::error(CheckName::Lease, NO_LEADER),
         // Twice, because the clocks of this machine and of the leader may differ.
         Some(age) if age > 2 * duration => {
             let text = format!(
@@ -124,6 +133,17 @@ fn of_lease(lease: &Lease, key: &ObjectKey, facts: &InstallationFacts, all: &Doc
         }
         _ => CheckResult::ok(CheckName::Lease, format!("{holder} is the leader")),
     }
+}
+
+/// True if all replicas with this Lease report that they do not lead. They know it earlier than the Lease shows it.
+fn has_no_leader(lease: &ObjectKey, facts: &InstallationFacts) -> bool {
+    let candidates = facts.replicas().iter().filter(|replica| {
+        let pod = &replica.pod;
+        pod.key.sibling(&pod.settings.lease) == *lease
+    });
+    let leads = |replica: &ReplicaFacts| Some(replica.pages.as_ref().ok()?.picture.process.as_ref()?.leads);
+    let mut candidates = candidates.map(leads).peekable();
+    candidates.peek().is_some() && candidates.all(|leads| leads == Some(false))
 }
 
 /// Compares the allocated ports with the ports that each replica has open, except for terminating replicas.
