@@ -4,12 +4,16 @@ mod label_values;
 mod watches;
 
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
 use imbl::OrdMap;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -44,6 +48,8 @@ pub struct Instruments {
     pub mismatches: Counter,
     leader_view: Mutex<Option<Arc<LeaderView>>>,
     leader_name: Mutex<Option<Arc<str>>>,
+    /// True if this replica takes part in an election.
+    is_candidate: AtomicBool,
 }
 
 impl Default for Instruments {
@@ -59,6 +65,7 @@ impl Default for Instruments {
             mismatches: Counter::default(),
             leader_view: Mutex::default(),
             leader_name: Mutex::default(),
+            is_candidate: AtomicBool::default(),
         }
     }
 }
@@ -76,6 +83,7 @@ impl Instruments {
     /// Adds the gauge of a replica that takes part in the election, with the value 0.
     pub fn stand_for_election(&self, lease: &str) {
         self.leader.get_or_create(&LeaseLabels::of(lease)).set(0);
+        self.is_candidate.store(true, Relaxed);
     }
 
     /// Records that this replica leads, until the result is dropped.
@@ -93,6 +101,11 @@ impl Instruments {
     /// The pod that holds the Lease, as it was last read. `None`: unknown, or there is none.
     pub fn leader_name(&self) -> Option<Arc<str>> {
         self.leader_name.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// True if this replica takes part in an election and knows of no leader.
+    pub fn lacks_leader(&self) -> bool {
+        self.is_candidate.load(Relaxed) && self.leader_name().is_none()
     }
 
     pub fn set_leader_name(&self, name: Option<&str>) {
@@ -133,9 +146,16 @@ pub struct LeaderView {
     pub ports: Option<PortCounts>,
     /// The ready replicas by the names of their pods, with their reports. `None`: a replica does not report.
     pub replicas: BTreeMap<Arc<str>, Option<Arc<ReplicaReport>>>,
+    /// The pods of replicas that are not ready, without those that are terminating.
+    pub unready: BTreeSet<Arc<str>>,
 }
 
 impl LeaderView {
+    /// The conditions of a load balancer. Empty: they are not known.
+    pub fn conditions_of(&self, object: &ObjectKey) -> &[Condition] {
+        self.statuses.get(object).map_or(&[][..], |status| &status.conditions)
+    }
+
     /// The number of ready replicas whose reports are known.
     pub fn replicas_reporting(&self) -> usize {
         self.replicas.values().flatten().count()
@@ -233,5 +253,15 @@ mod tests {
         assert_eq!((leader(&instruments), instruments.leader_view().is_some()), (1, true));
         drop(term);
         assert_eq!((leader(&instruments), instruments.leader_view().is_some()), (0, false));
+    }
+
+    #[test]
+    fn only_a_candidate_lacks_a_leader() {
+        let instruments = Instruments::default();
+        assert!(!instruments.lacks_leader(), "there is no election");
+        instruments.stand_for_election("tcplb");
+        assert!(instruments.lacks_leader());
+        instruments.set_leader_name(Some("tcplb-0"));
+        assert!(!instruments.lacks_leader());
     }
 }

@@ -1,5 +1,6 @@
 //! The admin page for browsers. It is complete without scripts; with them, it updates in place.
 
+mod conditions;
 mod html;
 mod listed_problem;
 mod load_balancer;
@@ -180,6 +181,18 @@ fn write_findings(page: &mut String, parts: &PageParts, overviews: &[Overview]) 
         let _ = write!(page, " and {more} more");
     }
     page.push_str("</p>\n");
+    if parts.state.instruments().lacks_leader() {
+        page.push_str(
+            "<p class=\"bad\">no replica is the leader, as far as this one knows: statuses and ports do not change; see \
+             its log</p>",
+        );
+    }
+    if let unready @ 1.. = parts.replicas.unready() {
+        let _ = write!(
+            page,
+            "<p class=\"bad\">{unready} replicas are not ready: see the events and logs of their pods</p>"
+        );
+    }
     if let silent @ 1.. = parts.replicas.silent() {
         let _ = write!(
             page,

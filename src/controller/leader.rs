@@ -17,6 +17,7 @@ use super::{
     conditions::{StatusSources, Statuses, have_same_conditions},
     observed::{Observed, ProvisioningProblems},
     provisioning::{Provisioner, RESYNC_PERIOD},
+    replicas::unready,
     status::StatusWriter,
 };
 use crate::{
@@ -181,7 +182,8 @@ impl Leader {
             ProcessMode::Standalone | ProcessMode::Sidecar(_) | ProcessMode::Host(_) => None,
         };
         let replicas = replicas.iter().map(|(pod, replica)| (pod.clone(), replica.report.clone())).collect();
-        LeaderView { replicas, ports, ..LeaderView::default() }
+        let unready = unready(world, &self.settings.replicas);
+        LeaderView { replicas, unready, ports, ..LeaderView::default() }
     }
 
     fn port_counts(&mut self, allocations: &Arc<Allocations>) -> PortCounts {

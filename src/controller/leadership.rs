@@ -69,6 +69,8 @@ pub struct LeaderElector {
     leases: Api<Lease>,
     name: String,
     identity: String,
+    /// The time of the last request that the API server answered.
+    answered: Instant,
     /// The last content of a Lease of another holder, and the time since which it has been unchanged.
     seen: Option<(LeaseSpec, Instant)>,
     failures: Failures,
@@ -81,6 +83,7 @@ impl LeaderElector {
             leases: Api::namespaced(client, &settings.namespace),
             name: settings.lease.clone(),
             identity: settings.pod.clone(),
+            answered: Instant::now(),
             seen: None,
             failures: Failures::default(),
             instruments: settings.instruments.clone(),
@@ -127,11 +130,16 @@ impl LeaderElector {
         }
         match outcome {
             Err(failure) => {
+                // The leader that was read last may not lead any more.
+                if self.answered.elapsed() >= TERM_DURATION {
+                    self.instruments.set_leader_name(None);
+                }
                 if self.failures.failed(failure.clone(), Instant::now()) {
                     warn!(lease = self.name, "cannot renew the Lease: {failure}");
                 }
             }
             Ok(_) => {
+                self.answered = Instant::now();
                 if self.failures.succeeded() {
                     info!(lease = self.name, "the Lease is renewed again");
                 }
@@ -255,6 +263,11 @@ fn time_left(spec: &LeaseSpec, seen: &mut Option<(LeaseSpec, Instant)>, now: Ins
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
+    use hyper::{Request, Response};
+    use kube::client::Body;
+
     use super::*;
 
     fn held_by(holder: &str, renewed: i64) -> Lease {
@@ -306,6 +319,30 @@ mod tests {
         let spec = claimed(claim(Some(held_by("a", 1)), "a", &mut None, now, NOON));
         assert_eq!((spec.acquire_time, spec.lease_transitions), (None, Some(4)), "renewed, not acquired");
         assert_eq!(spec.renew_time, Some(MicroTime(NOON)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_leader_is_unknown_once_no_request_was_answered_for_a_term() {
+        let nothing = async |_: Request<Body>| Err::<Response<Body>, _>(io::Error::other("not asked"));
+        let client = Client::new(tower::service_fn(nothing), "lb");
+        let instruments = Arc::<Instruments>::default();
+        instruments.set_leader_name(Some("b"));
+        let mut elector = LeaderElector {
+            leases: Api::namespaced(client, "lb"),
+            name: "tcplb".into(),
+            identity: "a".into(),
+            answered: Instant::now(),
+            seen: None,
+            failures: Failures::default(),
+            instruments: instruments.clone(),
+        };
+        let mut refused_after = async |pause: Duration| {
+            sleep(pause).await;
+            elector.note(&Err("forbidden".into()));
+            instruments.leader_name().is_some()
+        };
+        assert!(refused_after(TERM_DURATION - RETRY_DELAY).await);
+        assert!(!refused_after(RETRY_DELAY).await);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -205,6 +205,22 @@ fn ready(world: &World, service: &ObjectKey) -> BTreeMap<Arc<str>, SocketAddr> {
     ready
 }
 
+/// The pods behind a Service that are not ready, without those that are terminating.
+pub fn unready(world: &World, service: &ObjectKey) -> BTreeSet<Arc<str>> {
+    let ready = ready(world, service);
+    let endpoints = world.slices_of(service).flat_map(|slice| &slice.endpoints);
+    let unready = endpoints.filter(|endpoint| {
+        let conditions = endpoint.conditions.as_ref();
+        conditions.is_some_and(|conditions| conditions.ready == Some(false) && conditions.terminating != Some(true))
+    });
+    unready.filter_map(pod_of).filter(|pod| !ready.contains_key(pod)).collect()
+}
+
+fn pod_of(endpoint: &Endpoint) -> Option<Arc<str>> {
+    let pod = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"))?;
+    Some(pod.name.as_deref()?.into())
+}
+
 fn admin_pages(slice: &EndpointSlice) -> impl Iterator<Item = (SocketAddr, Arc<str>)> {
     let port = slice.ports.iter().flatten().find(|port| port.name.as_deref() == Some("admin"));
     let port = port.and_then(|port| u16::try_from(port.port?).ok());
@@ -213,8 +229,7 @@ fn admin_pages(slice: &EndpointSlice) -> impl Iterator<Item = (SocketAddr, Arc<s
         endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true)
     });
     ready.filter_map(move |endpoint| {
-        let pod = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"))?;
         let address = SocketAddr::new(endpoint.addresses.first()?.parse().ok()?, port?);
-        Some((address, pod.name.as_deref()?.into()))
+        Some((address, pod_of(endpoint)?))
     })
 }

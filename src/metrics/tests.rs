@@ -83,6 +83,7 @@ fn leader_instruments() -> (Arc<Instruments>, LeaderInstruments, RunningWatch) {
         replicas: [("a", true), ("b", true), ("c", false)]
             .map(|(pod, reports)| (pod.into(), reports.then(Arc::default)))
             .into(),
+        ..LeaderView::default()
     });
     (instruments, leader, watch)
 }

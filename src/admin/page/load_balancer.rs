@@ -3,6 +3,7 @@ use std::fmt::Write;
 use jiff::Timestamp;
 
 use super::{
+    conditions::write_conditions,
     html::{Column, HtmlText, byte_rate, marked, rate, sparkline, table, text},
     listed_problem::ListedProblem,
     overview::Overview,
@@ -77,6 +78,7 @@ pub fn write_details(page: &mut String, overview: &Overview, parts: &PageParts) 
         HtmlText(&parts.query.with_expanded(&overview.name))
     );
     write_problems(page, &overview.problems);
+    write_conditions(page, parts.replicas.conditions_of(overview.object));
     let listeners = snapshot::listeners(overview.object, &parts.moment.view, &parts.listeners);
     write_listeners(page, &listeners);
     write_routes(page, &listeners);

@@ -3,6 +3,7 @@ use std::{cmp::Reverse, sync::Arc};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
+    conditions::not_ready,
     listed_problem::ListedProblem,
     query::{PageOrder, PageQuery},
     replicas::ReplicaViews,
@@ -97,6 +98,9 @@ impl<'a> Overview<'a> {
         self.add_endpoint_problems();
         self.add_certificate_problems(moment, Timestamp::now());
         self.problems.extend(replicas.problems_of(self.verdict));
+        let is_listed = |severity| self.problems.iter().any(|problem| problem.severity <= severity);
+        let not_ready = not_ready(replicas.conditions_of(self.object)).filter(|problem| !is_listed(problem.severity));
+        self.problems.extend(not_ready);
         self.problems.sort();
         self.problems.dedup();
     }

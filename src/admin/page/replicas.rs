@@ -1,17 +1,19 @@
 use std::{collections::HashMap, sync::Arc};
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
 use super::{
     html::{Column, marked, table, text},
     listed_problem::ListedProblem,
 };
 use crate::{
     instruments::LeaderView,
-    model::{ListenerOutcome, ReplicaReport, Served},
+    model::{ListenerOutcome, ObjectKey, ReplicaReport, Served},
     state::Configuration,
     translate::Verdict,
 };
 
-/// The ready replicas as the leader sees them. Empty: this process does not lead.
+/// The replicas and load balancers as the leader sees them. Empty: this process does not lead.
 #[derive(Default)]
 pub struct ReplicaViews {
     view: Option<Arc<LeaderView>>,
@@ -80,6 +82,16 @@ impl ReplicaViews {
         self.view.as_ref().map_or(0, |view| view.replicas_silent())
     }
 
+    /// The number of replicas that are not ready.
+    pub fn unready(&self) -> usize {
+        self.view.as_ref().map_or(0, |view| view.unready.len())
+    }
+
+    /// The conditions of a load balancer. Empty: they are not known.
+    pub fn conditions_of(&self, object: &ObjectKey) -> &[Condition] {
+        self.view.as_ref().map_or(&[][..], |view| view.conditions_of(object))
+    }
+
     /// Writes the table of all replicas.
     pub fn write(&self, page: &mut String, configuration: &Configuration) {
         if self.view.is_none() {
@@ -97,17 +109,16 @@ impl ReplicaViews {
             Column::Number("with problems"),
             Column::Number("usable endpoints"),
         ];
-        table(page, columns, self.all().map(|(pod, report)| self.row(pod, report, &generations)));
+        let unready = self.view.iter().flat_map(|view| &view.unready);
+        let rows = self.all().map(|(pod, report)| self.row(pod, report, &generations));
+        table(page, columns, rows.chain(unready.map(|pod| without_report(text(pod), "the pod is not ready"))));
         page.push_str("</section>");
     }
 
     fn row(&self, pod: &str, report: Option<&ReplicaReport>, generations: &HashMap<&str, i64>) -> [String; 6] {
         let note = if *pod == *self.own { " <span class=\"muted\">this replica</span>" } else { "" };
         let pod = text(pod) + note;
-        let Some(report) = report else {
-            let unknown = || "–".to_owned();
-            return [pod, marked("bad", "none"), unknown(), unknown(), unknown(), unknown()];
-        };
+        let Some(report) = report else { return without_report(pod, "none") };
         let (mut served_now, mut with_problems, mut endpoints, mut usable) = (0, 0, 0, 0);
         for (uid, served) in &report.load_balancers {
             let state = ReplicaState::of(served);
@@ -156,4 +167,10 @@ impl ReplicaViews {
         };
         table(page, columns, self.all().map(row));
     }
+}
+
+/// The row of a replica whose state is not known.
+fn without_report(pod: String, why: &str) -> [String; 6] {
+    let unknown = || "–".to_owned();
+    [pod, marked("bad", why), unknown(), unknown(), unknown(), unknown()]
 }

@@ -1,5 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
+use imbl::OrdMap;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde_json::{Value, json};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -9,8 +11,9 @@ use tokio::{
 use super::*;
 use crate::{
     admin::report::tests::rig::{Rig, free_port, instance, spec},
+    api::TcpLoadBalancerStatus,
     instruments::{Instruments, LeaderView},
-    model::{BackendHealth, ListenerOutcome, ReplicaReport, Served},
+    model::{BackendHealth, ListenerOutcome, ObjectKey, ReplicaReport, Served},
 };
 
 /// A page of the load balancers of a rig.
@@ -167,6 +170,7 @@ async fn the_page_of_the_leader_shows_all_replicas() {
             ("pod-3".into(), None),
         ]
         .into(),
+        unready: ["pod-4".into()].into(),
         ..LeaderView::default()
     });
     let page = pages.get("");
@@ -177,6 +181,8 @@ async fn the_page_of_the_leader_shows_all_replicas() {
         "error: pod pod-2: listener 5432: &lt;in use&gt;",
         "error: pod pod-2: no endpoint is usable",
         "<td>pod-3</td><td><span class=\"bad\">none</span></td>",
+        "1 replicas are not ready",
+        "<td>pod-4</td><td><span class=\"bad\">the pod is not ready</span></td>",
         "<td>test</td><td class=\"n\">3</td><td class=\"n\">1/1</td><td class=\"n\">2/2</td><td></td>",
         "<td>pod-2</td><td class=\"n\"><span class=\"warning\">2</span></td><td class=\"n\">0/1</td>",
     ] {
@@ -184,6 +190,64 @@ async fn the_page_of_the_leader_shows_all_replicas() {
     }
     drop(leading);
     assert!(!pages.get("").contains("id=\"replicas\""));
+}
+
+fn condition(type_: &str, status: &str, reason: &str, message: &str) -> Condition {
+    Condition {
+        type_: type_.into(),
+        status: status.into(),
+        reason: reason.into(),
+        message: message.into(),
+        last_transition_time: Time(Timestamp::UNIX_EPOCH),
+        observed_generation: Some(3),
+    }
+}
+
+#[tokio::test]
+async fn the_page_of_the_leader_has_the_conditions_in_the_words_of_the_status() {
+    let mut pages = PageRig::of(&[("a", spec(free_port()))]).await;
+    let instruments = Arc::<Instruments>::default();
+    let state = ReadinessState::new(instruments.clone());
+    state.set_configuration((*pages.rig.state.configuration()).clone());
+    pages.rig.state = Arc::new(state);
+    let leading = instruments.lead("tcplb");
+    let lead = |conditions| {
+        let status = TcpLoadBalancerStatus { conditions, ..TcpLoadBalancerStatus::default() };
+        let statuses = OrdMap::unit(ObjectKey::new("shop", "a"), status.into());
+        leading.set_view(LeaderView { statuses, ..LeaderView::default() });
+    };
+    let refused = "Service x cannot be written: <quota>\nsecond line";
+    lead(vec![
+        condition("Ready", "False", "ServiceNotWritten", &format!("Programmed: {refused}")),
+        condition("Programmed", "False", "ServiceNotWritten", refused),
+        condition("Accepted", "True", "Accepted", "the declaration is valid"),
+    ]);
+    let page = pages.get("");
+    for part in [
+        "1 of 1 load balancers have errors",
+        "error: ServiceNotWritten: Programmed: Service x cannot be written: &lt;quota&gt;; second line",
+        "<td><span class=\"bad\">Programmed</span></td><td>False</td><td>ServiceNotWritten</td>\
+         <td>Service x cannot be written: &lt;quota&gt;<br>second line</td>",
+        "<td><span class=\"good\">Accepted</span></td><td>True</td><td>Accepted</td><td>the declaration is valid</td>",
+    ] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+    lead(vec![condition("Ready", "False", "Pending", "Programmed: later")]);
+    assert!(pages.get("").contains("warning: Pending: Programmed: later"));
+    lead(vec![condition("Ready", "True", "Ready", "connections are served as declared")]);
+    assert!(pages.get("").contains("all 1 load balancers are served without problems"));
+}
+
+#[tokio::test]
+async fn the_page_of_a_candidate_reports_a_missing_leader() {
+    let mut pages = PageRig::of(&[]).await;
+    assert!(!pages.get("").contains("no replica is the leader"), "without an election");
+    let instruments = Arc::<Instruments>::default();
+    pages.rig.state = Arc::new(ReadinessState::new(instruments.clone()));
+    instruments.stand_for_election("tcplb");
+    assert!(pages.get("").contains("no replica is the leader"));
+    instruments.set_leader_name(Some("other"));
+    assert!(!pages.get("").contains("no replica is the leader"));
 }
 
 #[test]

@@ -75,6 +75,11 @@ fn replicas_are_the_ready_pods_each_at_its_first_address() {
     let expected = [own("a", "10.0.0.1:9900"), own("c", "10.0.0.3:9900")];
     assert_eq!(ready_of(&world([v6.clone(), v4.clone()])), expected);
 
+    assert_eq!(unready(&world([v6.clone(), v4.clone()]), &service()), BTreeSet::from(["b".into()]));
+    let mut leaving = (*v4).clone();
+    leaving.endpoints[1].conditions.as_mut().unwrap().terminating = Some(true);
+    assert_eq!(unready(&world([leaving.into()]), &service()), BTreeSet::new());
+
     let mut others = (*v4).clone();
     others.metadata.labels.as_mut().unwrap().insert("kubernetes.io/service-name".into(), "another".into());
     let mut portless = (*v4).clone();
