@@ -102,7 +102,8 @@ pub async fn kubectl(arguments: &[&str]) -> String {
     String::from_utf8_lossy(&run(command).await.stdout).into_owned()
 }
 
-async fn run(mut command: Command) -> Output {
+/// Runs a command to its end.
+pub async fn run(mut command: Command) -> Output {
     tokio::task::spawn_blocking(move || command.output()).await.unwrap().expect("the program can be started")
 }
 

@@ -8,6 +8,7 @@
 #![expect(clippy::print_stdout, reason = "the tests print their measurements")]
 #![expect(clippy::unwrap_used, reason = "tests panic on unexpected values")]
 
+mod admin_pages;
 mod backends;
 mod clients;
 mod cluster;
@@ -15,6 +16,11 @@ mod cluster;
 mod harness;
 mod installation;
 mod load;
+mod plugin;
+#[path = "../harness/program.rs"]
+mod program;
+#[path = "../harness/prometheus_server.rs"]
+mod prometheus_server;
 mod scenario;
 mod scenarios;
 mod turns;

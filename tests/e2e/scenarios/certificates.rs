@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::DeleteParams;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
@@ -24,7 +25,12 @@ pub struct Certificate {
 
 impl Certificate {
     pub fn new(name: &str) -> Self {
-        let pair = cert::generate(&[name.to_owned()], jiff::Timestamp::now()).unwrap();
+        Self::issued(name, Timestamp::now())
+    }
+
+    /// A certificate that is valid for a year from this time on.
+    pub fn issued(name: &str, at: Timestamp) -> Self {
+        let pair = cert::generate(&[name.to_owned()], at).unwrap();
         Self { der: CertificateDer::from_pem_slice(pair.certificate.as_bytes()).unwrap(), pair }
     }
 

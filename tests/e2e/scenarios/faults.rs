@@ -20,7 +20,7 @@ use crate::{
 /// The duration of an outage of the API server: the leader's term ends after 10 s, and its Lease is free after 15 s.
 const OUTAGE: Duration = Duration::from_secs(20);
 /// The time after which Kubernetes considers a node lost.
-const LOST_AFTER: Duration = Duration::from_secs(90);
+pub const LOST_AFTER: Duration = Duration::from_secs(90);
 
 pub fn is_node_ready(node: Option<&Node>) -> bool {
     let conditions = node.and_then(|node| node.status.as_ref()?.conditions.as_ref());

@@ -8,7 +8,7 @@ use crate::{
     backends::PORT,
     clients::Connection,
     cluster::{WAIT_LIMIT, eventually},
-    scenario::{Scenario, scenario},
+    scenario::scenario,
     turns::Isolation,
 };
 
@@ -31,7 +31,7 @@ spec:
         scenario.programmed("pg").await;
         let replicas = scenario.installation().pods(&scenario.client).await.len();
         eventually("each replica shows two usable endpoints", WAIT_LIMIT, async || {
-            let (_, told) = kubectl(scenario, &["status", "pg", "-o", "json"]);
+            let (_, told) = scenario.kubectl_tcplb(&["status", "pg", "-o", "json"]).await;
             let document: Value = serde_json::from_str(&told).unwrap();
             let shown = document["loadBalancers"][0]["replicas"].as_array().unwrap().clone();
             let is_current = |replica: &Value| {
@@ -51,13 +51,13 @@ spec:
             open.is_some()
         })
         .await;
-        let (code, told) = kubectl(scenario, &["connections", "pg", "-o", "json"]);
+        let (code, told) = scenario.kubectl_tcplb(&["connections", "pg", "-o", "json"]).await;
         let document: Value = serde_json::from_str(&told).unwrap();
         assert_eq!((code, &document["matching"]), (Some(0), &1.into()), "{told}");
         assert_eq!(document["connections"][0]["loadBalancer"], format!("{}/pg", scenario.namespace), "{told}");
         drop(open);
 
-        let (code, told) = kubectl(scenario, &["doctor", "--wait", "60s"]);
+        let (code, told) = scenario.kubectl_tcplb(&["doctor", "--wait", "60s"]).await;
         assert_eq!(code, Some(0), "{told}");
         for passed in ["replicas on", "is the leader", "allocated port", "accept connections at 1 address"] {
             assert!(told.contains(passed), "{passed}: {told}");
@@ -65,7 +65,7 @@ spec:
 
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("bundle.tar.gz");
-        let (code, told) = kubectl(scenario, &["bundle", "-o", file.to_str().unwrap()]);
+        let (code, told) = scenario.kubectl_tcplb(&["bundle", "-o", file.to_str().unwrap()]).await;
         assert_eq!(code, Some(0), "{told}");
         let files = unpacked(&file);
         for part in ["report.json", "snapshot.json", "metrics.txt", "log.txt"] {
@@ -75,18 +75,6 @@ spec:
         assert_eq!(fs::read_to_string(folder.path().join(missing)).unwrap(), "");
     })
     .await;
-}
-
-/// Runs a command for the scenario's namespace and installation. Returns its exit code and output.
-fn kubectl(scenario: &Scenario, arguments: &[&str]) -> (Option<i32>, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_tcplb"))
-        .arg("kubectl")
-        .args(arguments)
-        .args(["--namespace", &scenario.namespace, "--install-namespace", &scenario.installation().namespace])
-        .output()
-        .unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.code(), text(&output.stdout) + &text(&output.stderr))
 }
 
 /// Unpacks an archive beside it, and returns the paths of its files.

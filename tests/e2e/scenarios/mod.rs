@@ -3,6 +3,7 @@ mod certificates;
 mod checks;
 mod churn;
 mod conditions;
+mod diagnosis;
 mod failover;
 mod faults;
 mod gateway;
