@@ -93,20 +93,11 @@ pub struct RunningWatch {
 
 impl RunningWatch {
     pub fn failed(&self, reason: WatchFailure) {
-        self.count(reason);
-        if let Some(entry) = self.instruments.running().watches.get_mut(&self.id) {
+        let watches = &self.instruments;
+        watches.failures.get_or_create(&WatchFailureLabels { kind: self.kind, reason }).inc();
+        if let Some(entry) = watches.running().watches.get_mut(&self.id) {
             entry.failing_since.get_or_insert_with(Instant::now);
         }
-    }
-
-    /// The API server refuses to show a single object. That is no outage: the status of each load balancer that refers to
-    /// the object says so.
-    pub fn refused_reference(&self) {
-        self.count(WatchFailure::Refused);
-    }
-
-    fn count(&self, reason: WatchFailure) {
-        self.instruments.failures.get_or_create(&WatchFailureLabels { kind: self.kind, reason }).inc();
     }
 
     pub fn works(&self) {

@@ -27,7 +27,7 @@ use tracing::{info, warn};
 
 use super::{
     kinds::{ChangeScope, WatchedObject},
-    selector::{Interest, Select, Selector},
+    selector::{Interest, Selector},
     store::Store,
     watch_error::{Outage, Pauses, REFUSAL_DELAY, Unreachable, WatchError},
 };
@@ -342,11 +342,10 @@ impl<K: WatchedObject> WatchTask<K> {
     }
 
     fn breaks(&self, watch_error: WatchError) {
-        match (&watch_error, &self.selector.select) {
-            (WatchError::Denied(_), Select::Name(_)) => self.running.refused_reference(),
-            (WatchError::Denied(_), _) => self.running.failed(WatchFailure::Refused),
-            (WatchError::Unreachable(_), _) => self.running.failed(WatchFailure::Unreachable),
-        }
+        self.running.failed(match &watch_error {
+            WatchError::Denied(_) => WatchFailure::Refused,
+            WatchError::Unreachable(_) => WatchFailure::Unreachable,
+        });
         let mut state = locked(&self.state);
         let shown = |state: &WatchState<K>| [state.reported(), state.refused()].map(|why| why.map(str::to_owned));
         let before = shown(&state);
