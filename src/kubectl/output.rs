@@ -145,7 +145,7 @@ pub fn print(text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints a text like [`print`]. `false`: the reader has closed the output.
+/// Prints a text like [`print()`]. `false`: the reader has closed the output.
 pub fn printed(text: &str) -> io::Result<bool> {
     match anstream::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),

@@ -1,4 +1,8 @@
-use std::convert::Infallible;
+use std::{
+    convert::Infallible,
+    pin::pin,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+};
 
 use axum::{
     Router,
@@ -7,8 +11,10 @@ use axum::{
     middleware::from_fn_with_state,
     routing::get,
 };
+use futures::stream;
 use kube::{Client, client::Body as KubeBody};
 use serde_json::{Value, json};
+use tokio::time::timeout;
 use tower::ServiceExt;
 
 use super::*;
@@ -16,21 +22,30 @@ use super::*;
 const REMOTE: &str = "10.0.0.7:40000";
 const POD: &str = "10.0.0.1:9900";
 
-/// An API server that knows the token `good` of `anna`, who may read reports.
-async fn answer(request: axum::http::Request<KubeBody>) -> Result<axum::http::Response<KubeBody>, Infallible> {
-    let is_token_review = request.uri().path().ends_with("/tokenreviews");
-    let mut review: Value = serde_json::from_slice(&request.into_body().collect_bytes().await.unwrap()).unwrap();
-    review["status"] = if is_token_review {
-        let known = review["spec"]["token"] == "good";
-        json!({"authenticated": known, "audiences": ["tcplb"], "user": {"username": "anna"}})
-    } else {
-        json!({"allowed": review["spec"]["resourceAttributes"]["subresource"] == "report"})
+/// Access with an API server that knows the token `good` of `anna`, who may read some subresources.
+fn kubernetes_with(may_read: impl Fn(&str) -> bool + Clone + Send + Sync + 'static) -> AdminAccess {
+    let answer = move |request: axum::http::Request<KubeBody>| {
+        let may_read = may_read.clone();
+        async move {
+            let is_token_review = request.uri().path().ends_with("/tokenreviews");
+            let body = request.into_body().collect_bytes().await.unwrap();
+            let mut review: Value = serde_json::from_slice(&body).unwrap();
+            review["status"] = if is_token_review {
+                let known = review["spec"]["token"] == "good";
+                json!({"authenticated": known, "audiences": ["tcplb"], "user": {"username": "anna"}})
+            } else {
+                let subresource = review["spec"]["resourceAttributes"]["subresource"].as_str();
+                json!({"allowed": subresource.is_some_and(&may_read)})
+            };
+            Ok::<_, Infallible>(axum::http::Response::new(KubeBody::from(review.to_string().into_bytes())))
+        }
     };
-    Ok(axum::http::Response::new(KubeBody::from(review.to_string().into_bytes())))
+    AdminAccess::Kubernetes(Authorizer::new(Client::new(tower::service_fn(answer), "default"), "lb"))
 }
 
+/// Access with an API server at which `anna` may read reports.
 fn kubernetes() -> AdminAccess {
-    AdminAccess::Kubernetes(Authorizer::new(Client::new(tower::service_fn(answer), "default"), "lb"))
+    kubernetes_with(|subresource| subresource == "report")
 }
 
 fn ends(client: &str, server: &str) -> ConnectionEnds {
@@ -139,4 +154,22 @@ async fn without_an_api_server_the_answer_is_503() {
     let (status, challenge, text) = ask(&access, TenantPage::Report, ends(REMOTE, POD), &headers).await;
     assert_eq!((status, &*challenge), (503, ""));
     assert!(text.contains("tokenreviews is forbidden") && text.contains("port-forward"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_ends_after_its_permission_is_revoked() {
+    let is_permitted = Arc::new(AtomicBool::new(true));
+    let permitted = is_permitted.clone();
+    let access = kubernetes_with(move |_| permitted.load(Relaxed));
+    let authorized = from_fn_with_state((access, TenantPage::Connections), authorize);
+    let endless = async || Body::from_stream(stream::pending::<Result<String, Infallible>>());
+    let pages = Router::new().route("/connections", get(endless).layer(authorized));
+    let request = Request::builder().uri("/connections?follow=true").extension(ends(REMOTE, POD));
+    let request = request.header("authorization", "Bearer good").body(Body::empty()).unwrap();
+    let response = pages.oneshot(request).await.unwrap();
+    assert_eq!(response.status(), 200);
+    let mut stream = pin!(to_bytes(response.into_body(), 10_000));
+    assert!(timeout(Duration::from_secs(600), &mut stream).await.is_err(), "it stays open");
+    is_permitted.store(false, Relaxed);
+    timeout(Duration::from_secs(180), stream).await.expect("it ends").unwrap();
 }
