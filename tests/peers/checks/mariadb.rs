@@ -82,14 +82,20 @@ impl MariaDb {
             "--user={}",
             if crate::harness::is_root() { "root".into() } else { std::env::var("USER").unwrap_or_default() }
         );
+        // A server that starts deletes the temporary tables of others in the same folder.
+        let with_own_tables = |name: &str| {
+            let mut command = command(name);
+            command.env("TMPDIR", folder.path());
+            command
+        };
         let options = ["--no-defaults", &data, &user, "--auth-root-authentication-method=normal", "--skip-test-db"];
-        let (status, said) = Program::start(command("mariadb-install-db").args(options)).ends();
+        let (status, said) = Program::start(with_own_tables("mariadb-install-db").args(options)).ends();
         assert!(status.success(), "{said}");
         let port = format!("--port={}", address.port());
         let socket = format!("--socket={}", folder.join("socket").display());
         let options = ["--no-defaults", &data, &user, "--bind-address=127.0.0.1", &port, &socket];
         let quick = ["--max-connect-errors=1", "--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=16M"];
-        let mut program = Program::start(command("mariadbd").args(options).args(quick));
+        let mut program = Program::start(with_own_tables("mariadbd").args(options).args(quick));
         program.says("ready for connections");
         Self { address, _program: program, folder }
     }
