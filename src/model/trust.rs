@@ -1,10 +1,11 @@
 //! Trusted authorities.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, io, sync::Arc};
 
 use jiff::Timestamp;
 use rustls::{
-    ClientConfig, RootCertStore,
+    ClientConfig, Error, RootCertStore,
+    client::{ClientSessionMemoryCache, ClientSessionStore, Resumption},
     pki_types::{CertificateDer, CertificateRevocationListDer, ServerName},
     server::danger::ClientCertVerifier,
 };
@@ -120,7 +121,31 @@ pub struct BackendTlsTerms {
 
 /// Derived from the terms, so comparisons ignore it.
 #[derive(Clone)]
-pub struct TlsClientConfig(pub Arc<ClientConfig>);
+pub struct TlsClientConfig {
+    pub config: Arc<ClientConfig>,
+    /// The resumable sessions.
+    sessions: Arc<dyn ClientSessionStore>,
+}
+
+/// The number of servers whose sessions are kept, as in rustls by default.
+const SESSIONS: usize = 256;
+
+impl TlsClientConfig {
+    pub fn new(mut config: ClientConfig) -> Self {
+        let sessions = Arc::new(ClientSessionMemoryCache::new(SESSIONS));
+        config.resumption = Resumption::store(sessions.clone());
+        Self { config: Arc::new(config), sessions }
+    }
+
+    /// Removes the TLS 1.2 session with the server `name` if its keys may differ from those of the server. Otherwise
+    /// each attempt to resume it would fail.
+    pub fn handshake_failed(&self, name: &ServerName<'static>, error: &io::Error) {
+        let error = error.get_ref().and_then(|error| error.downcast_ref());
+        if matches!(error, Some(Error::DecryptError)) {
+            self.sessions.remove_tls12_session(name);
+        }
+    }
+}
 
 impl PartialEq for TlsClientConfig {
     fn eq(&self, _: &Self) -> bool {

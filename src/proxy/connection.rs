@@ -169,7 +169,7 @@ async fn connect(
     let (backend, active) = connect::first_reachable(subset, &client_info, &mut record.attempts).await?;
     record.connected(active.endpoint(), begun.elapsed());
     if let BackendConnection::Tls(backend) = &backend {
-        record.backend_handshake_done(backend.get_ref().1);
+        record.backend_handshake_done(backend.state());
     }
     Ok((active, backend))
 }

@@ -3,12 +3,12 @@
 mod certificates;
 mod client;
 mod client_hello;
-mod deferred_tickets;
 mod fault;
+mod stream;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, future::poll_fn, io, pin::pin, sync::Arc};
 
 use arc_swap::ArcSwap;
 use rustls::{
@@ -18,12 +18,14 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 
-use self::certificates::CertificateResolver;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use self::certificates::{CertificateResolver, take_requested_name};
 pub use self::{
     client::{Agreed, ClientTls, Identity},
     client_hello::{HelloError, read_client_hello, read_client_hello_with},
-    deferred_tickets::DeferredTickets,
     fault::HandshakeFault,
+    stream::{ClientStream, ServerStream},
 };
 use crate::model::{self, ClientValidation};
 
@@ -86,8 +88,26 @@ impl ServerTls {
         Ok(())
     }
 
+    /// Does a handshake with a client. Returns the stream of plaintext, and the normalized server name that the client
+    /// requests. `received` is called with the number of bytes received so far, and ends the handshake with its error.
+    pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        stream: S,
+        received: impl FnMut(usize) -> io::Result<()>,
+    ) -> io::Result<(ServerStream<S>, Option<Box<str>>)> {
+        let mut accepting = pin!(ServerStream::accept(self.config(), stream, received));
+        let mut name = None;
+        let accepted = poll_fn(|cx| {
+            let accepted = accepting.as_mut().poll(cx);
+            name = take_requested_name().or(name.take());
+            accepted
+        });
+        let accepted = accepted.await?;
+        Ok((accepted, name))
+    }
+
     /// The configuration for one handshake.
-    pub fn config(&self) -> Arc<ServerConfig> {
+    fn config(&self) -> Arc<ServerConfig> {
         self.current.load().config.clone()
     }
 }

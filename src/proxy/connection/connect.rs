@@ -5,7 +5,6 @@ use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 use futures::{FutureExt, future::LocalBoxFuture};
 use rustls::pki_types::ServerName;
 use tokio::time::{Instant, timeout, timeout_at};
-use tokio_rustls::TlsConnector;
 use tracing::warn;
 
 use super::{record::ConnectionRecord, sides::BackendConnection};
@@ -16,7 +15,7 @@ use crate::{
         accounting::CloseReason,
         postgres, proxy_protocol,
         stream::{Stream, with_preamble::WithPreamble},
-        tls::ClientTls,
+        tls::{ClientStream, ClientTls},
     },
     tcp::TcpSocket,
     upstream::{ActiveConnection, Endpoint, LogLimiter, Subset, TriedEndpoints, dial, is_local},
@@ -253,9 +252,13 @@ async fn encrypt(stream: Stream, preamble: Preamble, address: SocketAddr) -> io:
     let Some(tls) = preamble.tls else { return Ok(BackendConnection::Plain(stream)) };
     // Without verification the name does not matter, and no server name is sent for an address.
     let name = tls.terms.server_name.clone().unwrap_or(ServerName::IpAddress(address.ip().into()));
-    let stream = TlsConnector::from(tls.client.0.clone()).connect(name, stream).await;
-    let stream = stream.map_err(|error| io::Error::new(error.kind(), format!("TLS handshake failed: {error}")))?;
-    Ok(BackendConnection::Tls(Box::new(stream)))
+    match ClientStream::connect(tls.client.config.clone(), name.clone(), stream).await {
+        Ok(stream) => Ok(BackendConnection::Tls(Box::new(stream))),
+        Err(error) => {
+            tls.client.handshake_failed(&name, &error);
+            Err(io::Error::new(error.kind(), format!("TLS handshake failed: {error}")))
+        }
+    }
 }
 
 /// The close reason of a failed dial. Shortages of this host are logged at a bounded rate.

@@ -255,13 +255,13 @@ impl ConnectionRecord {
         self.config.state.counters.shard(self.recorder.worker)
     }
 
-    pub fn handshake_done(&mut self, tls: &rustls::ServerConnection) {
+    pub fn handshake_done(&mut self, tls: &rustls::CommonState, server_name: Option<Box<str>>) {
         let shard = self.shard();
         match tls.handshake_kind() {
             Some(rustls::HandshakeKind::Resumed) => shard.tls_resumed_handshakes.add(1),
             _ => shard.tls_full_handshakes.add(1),
         }
-        self.set_tls(ClientTls::of(tls));
+        self.set_tls(ClientTls::of(tls, server_name));
     }
 
     /// Records the server name that a client requests, before TLS is terminated or passed through.
@@ -277,7 +277,7 @@ impl ConnectionRecord {
     }
 
     /// Counts a TLS handshake with a backend.
-    pub fn backend_handshake_done(&self, tls: &rustls::ClientConnection) {
+    pub fn backend_handshake_done(&self, tls: &rustls::CommonState) {
         match tls.handshake_kind() {
             Some(rustls::HandshakeKind::Resumed) => self.shard().backend_tls_resumed_handshakes.add(1),
             _ => self.shard().backend_tls_full_handshakes.add(1),

@@ -1,12 +1,10 @@
 //! The two sides of a connection, each plain or with TLS.
 
-use tokio_rustls::{client, server};
-
 use super::relay::Side;
 use crate::{
     proxy::{
         stream::{Stream, prefixed_io::PrefixedIo, with_preamble::WithPreamble},
-        tls::DeferredTickets,
+        tls::{ClientStream, ServerStream},
     },
     tcp::TcpSocket,
 };
@@ -24,8 +22,8 @@ pub enum BackendConnection {
     Tls(Box<TlsBackend>),
 }
 
-type TlsClient = server::TlsStream<DeferredTickets<PrefixedIo<Stream>>>;
-type TlsBackend = client::TlsStream<WithPreamble<Stream>>;
+type TlsClient = ServerStream<PrefixedIo<Stream>>;
+type TlsBackend = ClientStream<WithPreamble<Stream>>;
 
 impl ClientConnection {
     /// The underlying TCP connection.
@@ -79,7 +77,7 @@ impl Side for WithPreamble<Stream> {
 
 impl Side for TlsBackend {
     fn stream(&mut self) -> &mut Stream {
-        self.get_mut().0.get_mut()
+        self.get_mut().get_mut()
     }
 
     fn plain(&self) -> Option<&TcpSocket> {
@@ -89,7 +87,7 @@ impl Side for TlsBackend {
 
 impl Side for TlsClient {
     fn stream(&mut self) -> &mut Stream {
-        self.get_mut().0.get_mut().get_mut()
+        self.get_mut().get_mut()
     }
 
     fn plain(&self) -> Option<&TcpSocket> {

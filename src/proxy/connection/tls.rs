@@ -6,7 +6,6 @@ use tokio::{
     io::AsyncWrite,
     time::{Instant, timeout_at},
 };
-use tokio_rustls::TlsAcceptor;
 
 use super::{
     cancel::cancel, connect::Encryption, handshake_limiter::HandshakeLimiter, record::ConnectionRecord,
@@ -23,7 +22,7 @@ use crate::{
             handshake_memory::{HANDSHAKE_MEMORY, MemoryFull},
             prefixed_io::PrefixedIo,
         },
-        tls::{DeferredTickets, HandshakeFault, HelloError, ServerTls, UNRECOGNIZED_NAME, read_client_hello_with},
+        tls::{HandshakeFault, HelloError, ServerTls, UNRECOGNIZED_NAME, read_client_hello_with},
     },
     upstream::Subset,
 };
@@ -111,24 +110,20 @@ pub async fn terminate(
     record: &mut ConnectionRecord,
 ) -> Result<ClientConnection, CloseReason> {
     let Termination { tls, deadline } = termination;
-    let accepting = TlsAcceptor::from(tls.config()).accept(DeferredTickets::new(client)).into_fallible();
+    let mut charge = None;
+    let accepting = tls.accept(client, |received| Ok(HANDSHAKE_MEMORY.cover(&mut charge, received)?));
     match timeout_at(deadline, limiter.run(accepting)).await {
-        Ok(Ok(mut client)) => {
-            client.get_mut().0.handshake_done();
-            record.handshake_done(client.get_ref().1);
+        Ok(Ok((client, server_name))) => {
+            record.handshake_done(client.state(), server_name);
             if record.has_expired_identity() {
                 return Err(record.handshake_failed(HandshakeFault::Expired));
             }
             Ok(ClientConnection::Tls(Box::new(client)))
         }
-        Ok(Err((error, mut client))) => {
-            // Send the alert, if the handshake produced one.
-            let _ = poll_fn(|cx| Poll::Ready(client.poll_send(cx))).await;
-            if error.get_ref().is_some_and(|error| error.is::<MemoryFull>()) {
-                return Err(CloseReason::HandshakeMemory);
-            }
-            Err(record.handshake_failed(HandshakeFault::of(&error)))
+        Ok(Err(error)) if error.get_ref().is_some_and(|error| error.is::<MemoryFull>()) => {
+            Err(CloseReason::HandshakeMemory)
         }
+        Ok(Err(error)) => Err(record.handshake_failed(HandshakeFault::of(&error))),
         Err(_) => Err(CloseReason::TlsTimeout),
     }
 }

@@ -26,14 +26,7 @@ struct Unsent {
 
 impl<S> WithPreamble<S> {
     pub fn new(bytes: Option<Box<[u8]>>, stream: S) -> Self {
-        let mut preceded = Self { unsent: None, stream };
-        bytes.into_iter().for_each(|bytes| preceded.set_preamble(bytes));
-        preceded
-    }
-
-    /// Sets the next preamble, once the previous one is sent.
-    pub fn set_preamble(&mut self, bytes: Box<[u8]>) {
-        self.unsent = Some(Box::new(Unsent { bytes, written: 0 }));
+        Self { unsent: bytes.map(|bytes| Box::new(Unsent { bytes, written: 0 })), stream }
     }
 
     /// The stream, once the preamble is sent.
@@ -48,7 +41,7 @@ impl<S> WithPreamble<S> {
 
 impl<S: AsyncWrite + Unpin> WithPreamble<S> {
     /// Writes the preamble, and returns how many bytes of `behind` were written with it.
-    pub fn poll_send(&mut self, cx: &mut Context<'_>, behind: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_send(&mut self, cx: &mut Context<'_>, behind: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         while let Some(unsent) = &mut self.unsent {
             let mut slices = Vec::with_capacity(1 + behind.len());
             let left = &unsent.bytes[unsent.written..];

@@ -1,4 +1,4 @@
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{cell::Cell, collections::HashMap, fmt, sync::Arc};
 
 use arc_swap::ArcSwap;
 use rustls::{
@@ -8,6 +8,16 @@ use rustls::{
 };
 
 use crate::model::{Certificate, server_name};
+
+thread_local! {
+    static REQUESTED_NAME: Cell<Option<Box<str>>> = const { Cell::new(None) };
+}
+
+/// The normalized server name in the ClientHello that was processed last on this thread. rustls does not provide it for
+/// connections without buffers, but shows each ClientHello to the resolver.
+pub(super) fn take_requested_name() -> Option<Box<str>> {
+    REQUESTED_NAME.take()
+}
 
 /// Selects the certificate of a handshake by the requested server name: the exact name, else a wildcard for its first
 /// label (RFC 6125 section 6.4), with a key that the client can verify. If no certificate matches, or there is no name,
@@ -31,6 +41,7 @@ impl CertificateResolver {
 
 impl ResolvesServerCert for CertificateResolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        REQUESTED_NAME.set(hello.server_name().and_then(server_name::normalized).map(Into::into));
         self.choose(hello.server_name(), hello.signature_schemes())
     }
 }

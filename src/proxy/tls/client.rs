@@ -1,6 +1,6 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustls::{HandshakeKind, ProtocolVersion, ServerConnection, pki_types::CertificateDer};
+use rustls::{CommonState, HandshakeKind, ProtocolVersion, pki_types::CertificateDer};
 use x509_parser::{
     certificate::X509Certificate,
     objects::{oid_registry, oid2abbrev},
@@ -9,7 +9,6 @@ use x509_parser::{
 };
 
 use super::HandshakeFault;
-use crate::model::server_name;
 
 /// The TLS parameters of a client.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,9 +47,9 @@ pub struct Identity {
 const LONGEST_NAME: usize = 256;
 
 impl ClientTls {
-    pub fn of(connection: &ServerConnection) -> Self {
+    pub fn of(connection: &CommonState, server_name: Option<Box<str>>) -> Self {
         Self {
-            server_name: connection.server_name().and_then(server_name::normalized).map(Into::into),
+            server_name,
             agreed: Some(Agreed {
                 version: match connection.protocol_version() {
                     Some(ProtocolVersion::TLSv1_2) => "TLS1.2",

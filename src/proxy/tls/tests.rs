@@ -20,22 +20,22 @@ use rustls::{
     sign::CertifiedKey,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
-use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+use tokio_rustls::{TlsConnector, client};
 
 use super::*;
 use crate::model::{Certificate, TlsVersion};
 
 /// The authority of a test's certificates.
-struct CertificateIssuer(CertifiedIssuer<'static, KeyPair>);
+pub(super) struct CertificateIssuer(CertifiedIssuer<'static, KeyPair>);
 
 impl CertificateIssuer {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
-    fn certificate(&self, names: &[&str]) -> Arc<Certificate> {
+    pub(super) fn certificate(&self, names: &[&str]) -> Arc<Certificate> {
         self.certificate_of(names, &PKCS_ECDSA_P256_SHA256)
     }
 
@@ -58,15 +58,15 @@ impl CertificateIssuer {
     }
 
     /// A client that trusts this authority, and resumes sessions.
-    fn client(&self) -> ClientConfig {
+    pub(super) fn client(&self) -> ClientConfig {
         self.client_of(&[&TLS12, &TLS13])
     }
 
-    fn client_of(&self, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
+    pub(super) fn client_of(&self, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
         self.client_with(Arc::new(aws_lc_rs::default_provider()), versions)
     }
 
-    fn client_with(
+    pub(super) fn client_with(
         &self,
         provider: Arc<CryptoProvider>,
         versions: &[&'static SupportedProtocolVersion],
@@ -81,7 +81,7 @@ impl CertificateIssuer {
     }
 }
 
-fn tls(certificates: &[&Arc<Certificate>]) -> model::Tls {
+pub(super) fn tls(certificates: &[&Arc<Certificate>]) -> model::Tls {
     model::Tls {
         certificates: certificates.iter().copied().cloned().collect(),
         min_version: TlsVersion::V1_2,
@@ -92,16 +92,16 @@ fn tls(certificates: &[&Arc<Certificate>]) -> model::Tls {
     }
 }
 
-type ConnectedPair = (client::TlsStream<DuplexStream>, server::TlsStream<DuplexStream>);
+type ConnectedPair = (client::TlsStream<DuplexStream>, ServerStream<DuplexStream>);
 
 /// Does a handshake, and sends a byte each way so that the client receives its session tickets.
 async fn connect(client: &ClientConfig, server: &ServerTls, name: &str) -> Result<ConnectedPair, [String; 2]> {
     let (near, far) = duplex(16 << 10);
     let name = ServerName::try_from(name.to_string()).unwrap();
     let connector = TlsConnector::from(Arc::new(client.clone()));
-    let (client, server) = tokio::join!(connector.connect(name, near), TlsAcceptor::from(server.config()).accept(far));
+    let (client, server) = tokio::join!(connector.connect(name, near), server.accept(far, |_| Ok(())));
     match (client, server) {
-        (Ok(mut client), Ok(mut server)) => {
+        (Ok(mut client), Ok((mut server, _))) => {
             exchange(&mut client, &mut server).await;
             Ok((client, server))
         }
@@ -109,7 +109,7 @@ async fn connect(client: &ClientConfig, server: &ServerTls, name: &str) -> Resul
     }
 }
 
-async fn exchange(client: &mut client::TlsStream<DuplexStream>, server: &mut server::TlsStream<DuplexStream>) {
+async fn exchange(client: &mut client::TlsStream<DuplexStream>, server: &mut ServerStream<DuplexStream>) {
     let mut byte = [0];
     client.write_all(b"?").await.unwrap();
     client.flush().await.unwrap();
@@ -259,14 +259,14 @@ async fn a_protocol_is_negotiated_by_the_listeners_preference() {
         [(&["mqtt", "postgresql"][..], Some("postgresql")), (&["mqtt"], Some("mqtt")), (&[], None)]
     {
         let connection = connect(&client(offered), &server, "db.example.com").await.unwrap();
-        assert_eq!(connection.1.get_ref().1.alpn_protocol(), expected.map(str::as_bytes));
+        assert_eq!(connection.1.state().alpn_protocol(), expected.map(str::as_bytes));
     }
     let [refused, _] = connect(&client(&["h2"]), &server, "db.example.com").await.unwrap_err();
     assert!(refused.contains("NoApplicationProtocol"), "{refused}");
 
     server.update(&tls(&[&certificate])).unwrap();
     let connection = connect(&client(&["h2"]), &server, "db.example.com").await.unwrap();
-    assert_eq!(connection.1.get_ref().1.alpn_protocol(), None, "a listener without protocols negotiates none");
+    assert_eq!(connection.1.state().alpn_protocol(), None, "a listener without protocols negotiates none");
 }
 
 #[tokio::test]
@@ -278,7 +278,7 @@ async fn sessions_are_resumed_before_and_after_any_change() {
         let client = authority.client_of(&[version]);
         let kind = async || {
             let connection = connect(&client, &server, "db.example.com").await.unwrap();
-            connection.1.get_ref().1.handshake_kind()
+            connection.1.state().handshake_kind()
         };
         assert_eq!(kind().await, Some(HandshakeKind::Full));
         assert_eq!(kind().await, Some(HandshakeKind::Resumed), "{version:?}");
@@ -298,7 +298,7 @@ async fn a_client_without_tickets_resumes_from_the_session_cache() {
     client.resumption = Resumption::in_memory_sessions(8).tls12_resumption(Tls12Resumption::SessionIdOnly);
     for expected in [HandshakeKind::Full, HandshakeKind::Resumed] {
         let connection = connect(&client, &server, "db.example.com").await.unwrap();
-        assert_eq!(connection.1.get_ref().1.handshake_kind(), Some(expected));
+        assert_eq!(connection.1.state().handshake_kind(), Some(expected));
     }
 }
 
@@ -311,18 +311,17 @@ async fn tickets_come_with_the_first_data_also_after_a_second_client_hello() {
         .unwrap()
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(CertificateResolver::new(&[authority.certificate(&["db.example.com"])])));
-    let acceptor = TlsAcceptor::from(Arc::new(server));
+    let server = Arc::new(server);
     let second = HandshakeKind::FullWithHelloRetryRequest;
     for (offered, kind) in [(vec![SECP256R1], HandshakeKind::Full), (vec![X25519, SECP256R1], second)] {
         let (near, far) = duplex(16 << 10);
         let connector = TlsConnector::from(Arc::new(authority.client_with(groups(offered), &[&TLS13])));
         let name = ServerName::try_from("db.example.com").unwrap();
         let (client, accepted) =
-            tokio::join!(connector.connect(name, near), acceptor.accept(DeferredTickets::new(far)));
+            tokio::join!(connector.connect(name, near), ServerStream::accept(server.clone(), far, |_| Ok(())));
         let (mut client, mut accepted) = (client.unwrap(), accepted.unwrap());
         assert_eq!(client.get_ref().1.handshake_kind(), Some(kind));
 
-        accepted.get_mut().0.handshake_done();
         accepted.flush().await.unwrap();
         assert!(futures::poll!(pin!(client.read_u8())).is_pending());
         assert_eq!(client.get_ref().1.tls13_tickets_received(), 0);

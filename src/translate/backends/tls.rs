@@ -39,7 +39,7 @@ pub(super) fn translate(
     let client = client(&terms, certificates.now)
         .map_err(|error| path.refuse(format!("cannot set up TLS with these settings: {error}")))
         .ok()?;
-    Some(Arc::new(BackendTls { terms, client: TlsClientConfig(Arc::new(client)) }))
+    Some(Arc::new(BackendTls { terms, client: TlsClientConfig::new(client) }))
 }
 
 fn terms(

@@ -35,7 +35,7 @@ impl ProbeTlsClient {
     /// Uses the TLS settings of connections to the backend, optionally with another `name`.
     pub fn of(tls: &BackendTls, name: Option<&ServerName<'static>>, to: SocketAddr) -> Self {
         let name = name.or(tls.terms.server_name.as_ref()).cloned().unwrap_or_else(|| without_sni(to.ip()));
-        Self { config: tls.client.0.clone(), name, start_tls: tls.terms.start_tls, protocol: None, resumes: true }
+        Self { config: tls.client.config.clone(), name, start_tls: tls.terms.start_tls, protocol: None, resumes: true }
     }
 
     /// For probes that only need a handshake, with a server whose certificate only clients verify.
