@@ -20,6 +20,7 @@ use crate::{
 
 /// All facts. Those that were not requested are absent.
 pub struct DoctorFacts {
+    /// The time by the clock of this machine.
     pub now: Timestamp,
     pub server: Result<ServerFacts, AccessError>,
     pub crd: Result<Option<CustomResourceDefinition>, AccessError>,
@@ -83,6 +84,14 @@ pub enum AttemptOutcome {
     Closed,
     /// The connection could not be established.
     Failed(String),
+}
+
+impl DoctorFacts {
+    /// The time by the clock of the API server. If that is unknown, by the clock of this machine.
+    pub fn server_time(&self) -> Timestamp {
+        let offset = self.server.as_ref().ok().and_then(|server| server.clock_offset);
+        offset.and_then(|offset| self.now.checked_add(offset).ok()).unwrap_or(self.now)
+    }
 }
 
 impl InstallationFacts {

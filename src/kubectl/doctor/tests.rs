@@ -254,6 +254,24 @@ fn faults_of_replicas_are_found() {
 }
 
 #[test]
+fn the_age_of_a_lease_is_measured_by_the_clock_of_the_api_server() {
+    let hour = SignedDuration::from_hours(1);
+    let set_offset = |facts: &mut DoctorFacts, offset| {
+        facts.server.as_mut().unwrap().clock_offset = Some(offset);
+        let replicas = home(facts).replicas.as_mut().unwrap();
+        replicas.iter_mut().for_each(|replica| replica.clock_offset = Some(offset));
+    };
+    for offset in [hour, -hour] {
+        let mut facts = facts();
+        set_offset(&mut facts, offset);
+        facts.now = now().checked_sub(offset).unwrap();
+        assert_eq!(problems(&facts), [], "{offset:?}");
+    }
+    let message = one_problem((CheckName::Lease, CheckState::Error), |facts| set_offset(facts, hour));
+    assert!(message.contains("last renewed the Lease 3605 s ago"), "{message}");
+}
+
+#[test]
 fn a_terminating_replica_is_not_expected_to_serve() {
     one_problem((CheckName::Replicas, CheckState::Warning), |facts| {
         report(facts, |report| {
