@@ -6,7 +6,7 @@ mod document;
 mod facts;
 mod gather;
 mod metrics;
-mod needed_rights;
+mod needed_permissions;
 mod workload;
 
 #[cfg(test)]

@@ -24,8 +24,8 @@ pub struct DoctorFacts {
     pub now: Timestamp,
     pub server: Result<ServerFacts, AccessError>,
     pub crd: Result<Option<CustomResourceDefinition>, AccessError>,
-    /// The answers of the API server about rights of the user.
-    pub rights: Vec<(Right, Result<bool, AccessError>)>,
+    /// The answers of the API server about permissions of the user.
+    pub permissions: Vec<(Right, Result<bool, AccessError>)>,
     /// `None`: before installation.
     pub installation: Option<InstallationFacts>,
 }
