@@ -27,6 +27,7 @@
 //! - `shared`: shared values in persistent maps;
 //! - `traffic`: rates of traffic counters;
 //! - `top`: a live table of load balancers for terminals;
+//! - `stdout`: prints the output of commands;
 //! - `printable`: makes text from outside safe for logs, pages and statuses;
 //! - [`kubectl`]: `kubectl tcplb`, which inspects the load balancers of a cluster;
 //! - [`tools`]: a test backend, self-signed certificates, conversions into manifests.
@@ -54,6 +55,7 @@ pub mod proxy;
 mod shared;
 pub mod source;
 pub mod state;
+mod stdout;
 pub mod takeover;
 mod tcp;
 pub mod tools;

@@ -34,6 +34,7 @@ pub use self::{
     order::TopOrder,
     screen::TerminationSignals,
 };
+use crate::stdout;
 
 /// The interval between two tables without a terminal.
 const PRINT_INTERVAL: Duration = Duration::from_secs(5);
@@ -73,10 +74,10 @@ where
     if has_terminal() {
         return show(&mut state, options.interval, read, termination).await;
     }
-    print::print(&(options.introduction.join("\n") + "\n"))?;
+    stdout::print(&(options.introduction.join("\n") + "\n"))?;
     loop {
         state.observe(std::time::Instant::now(), &read().await?);
-        if !print::print(&text(&TopDocument::new(&state)))? {
+        if !stdout::print(&text(&TopDocument::new(&state)))? {
             return Ok(());
         }
         tokio::select! {
@@ -109,7 +110,7 @@ where
         bail!("no replica can be read: {first}");
     }
     let document = TopDocument::new(state);
-    print::print(&match format {
+    stdout::print(&match format {
         TopFormat::Json => document.json(),
         TopFormat::Live | TopFormat::Text => text(&document),
     })?;

@@ -20,6 +20,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("shared", &[]),
     ("model", &["shared"]),
     ("printable", &[]),
+    ("stdout", &[]),
     ("drain", &["model"]),
     ("tcp", &[]),
     ("capacity", &[]),
@@ -57,9 +58,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("tools", &["api"]),
     ("cost", &[]),
     ("traffic", &[]),
-    ("top", &["model", "printable", "traffic"]),
+    ("top", &["model", "printable", "stdout", "traffic"]),
     ("cli", &["api", "metrics", "model", "proxy"]),
-    ("kubectl", &["api", "cli", "model", "printable", "source", "top", "world"]),
+    ("kubectl", &["api", "cli", "model", "printable", "source", "stdout", "top", "world"]),
 ];
 
 /// The only module that may use all others.

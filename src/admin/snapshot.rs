@@ -11,14 +11,14 @@ use super::{
 };
 use crate::{
     model::{
-        self, BindState, DrainView, EndpointView, HostLimits, ListenerKey, ListenerView, LoadBalancerView, ObjectKey,
-        Picture, ProbeCounts, ProblemView, UpstreamKey,
+        self, BindState, DrainView, EndpointView, FormerEndpointView, HostLimits, ListenerKey, ListenerView,
+        LoadBalancerView, ObjectKey, Picture, ProbeCounts, ProblemView, Unready, UpstreamKey,
     },
     printable::limited,
     proxy::{self, Monitor, View, accounting::CloseReason},
     state::ReadinessState,
     translate::{Severity, Verdict},
-    upstream::Endpoint,
+    upstream::{Endpoint, FormerEndpoint, Upstream},
 };
 
 /// The document with all settings.
@@ -70,7 +70,8 @@ pub fn load_balancer(
 ) -> AppliedLoadBalancer {
     let view = &moment.view;
     let applied = view.snapshot.upstreams.get(&UpstreamKey { object: object.clone() });
-    let endpoints = moment.upstream(object).map(|upstream| upstream.endpoints());
+    let upstream = moment.upstream(object);
+    let endpoints = upstream.map(|upstream| upstream.endpoints());
     let left_out = view.report.left_out_of(object).into_iter();
     let left_out = left_out.map(|sentence| ProblemView { severity: label(Severity::Refused).into(), sentence });
     LoadBalancerView {
@@ -80,6 +81,29 @@ pub fn load_balancer(
         listeners: self::listeners(object, view, listeners),
         endpoints: endpoints.iter().flat_map(|all| all.iter()).map(|endpoint| member(endpoint, applied)).collect(),
         applied: applied.cloned(),
+        former_endpoints: Some(upstream.map(|upstream| former_endpoints(upstream)).unwrap_or_default()),
+    }
+}
+
+/// The views of the former endpoints that have open connections.
+fn former_endpoints(upstream: &Upstream) -> Vec<FormerEndpointView> {
+    let former = upstream.former_endpoints();
+    let views = former.iter().map(|FormerEndpoint { endpoint, unready }| FormerEndpointView {
+        backend: endpoint.key().backend.to_string(),
+        address: endpoint.address().to_string(),
+        state: former_state(*unready).into(),
+        active: endpoint.active(),
+        connections: endpoint.connections(),
+    });
+    views.filter(|view| view.active > 0).collect()
+}
+
+fn former_state(unready: Option<Unready>) -> &'static str {
+    match unready {
+        Some(Unready::Drained) => "drained",
+        Some(Unready::Terminating) => "terminating",
+        Some(Unready::NotReady) => "notReady",
+        None => "removed",
     }
 }
 
@@ -183,7 +207,51 @@ const MAX_TEXT: usize = 4096;
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use serde_json::{Value, json};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+        time::{sleep, timeout},
+    };
+
     use super::*;
+    use crate::admin::report::tests::rig::{Rig, free_port, instance, spec};
+
+    #[tokio::test]
+    async fn connections_that_a_drained_endpoint_keeps_are_in_the_snapshot() {
+        let (mut rig, port) = (Rig::start(), free_port());
+        let backend = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = backend.local_addr().unwrap().to_string();
+        let mut spec = spec(port);
+        spec["backends"] = json!([{"name": "db", "addresses": [address]}]);
+        rig.declare("a", Some(("uid", 1)), spec.clone());
+        rig.apply().await;
+        let mut client = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let (mut server, _) = timeout(Duration::from_secs(5), backend.accept()).await.unwrap().unwrap();
+        // The answer shows that the connection is established.
+        server.write_all(b"a").await.unwrap();
+        client.read_exact(&mut [0]).await.unwrap();
+
+        spec["drainedEndpoints"] = json!([address]);
+        rig.declare("a", Some(("uid", 2)), spec);
+        rig.apply().await;
+        let former = || {
+            let picture = of(&rig.proxy.monitor(), &rig.state, &instance());
+            let document: Value = serde_json::to_value(&picture).unwrap();
+            document["loadBalancers"][0]["formerEndpoints"].clone()
+        };
+        let view = json!({"backend": "db", "address": address, "state": "drained", "active": 1, "connections": 1});
+        assert_eq!(former(), json!([view]));
+        drop((client, server));
+        let closed = async {
+            while former() != json!([]) {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(Duration::from_secs(5), closed).await.unwrap();
+    }
 
     #[test]
     fn host_limits_are_read_and_optional() {

@@ -23,3 +23,19 @@ impl ConditionState {
         }
     }
 }
+
+/// A condition of generation 1 whose last transition was at Unix time 0.
+#[cfg(test)]
+pub fn condition(type_: &str, status: &str, reason: &str, message: &str) -> Condition {
+    use jiff::Timestamp;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    Condition {
+        type_: type_.into(),
+        status: status.into(),
+        reason: reason.into(),
+        message: message.into(),
+        last_transition_time: Time(Timestamp::UNIX_EPOCH),
+        observed_generation: Some(1),
+    }
+}

@@ -12,6 +12,8 @@ mod spec;
 mod status;
 
 pub use condition_state::ConditionState;
+#[cfg(test)]
+pub use condition_state::condition;
 pub use crd::{SCHEMA_HASH, crd, schema, schema_hash};
 pub use scalar::{
     AddressPort, Duration, EndpointRef, HeaderName, HexBytes, Host, HttpPath, Name, Network, ObjectName, PortRef,

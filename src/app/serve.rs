@@ -110,8 +110,10 @@ pub async fn serve(serving: Serving) -> anyhow::Result<ExitCode> {
     let budget = descriptors::raise_limit(run.worker_count(), source.manifests());
     let (successor, inheritance) = inherit(takeover.as_deref(), &signals).await?;
     let state = Arc::new(ReadinessState::new(instruments));
-    let mut admin = AdminPages::new(bind_admin(admin, inheritance.admin)?, admin_access, budget.admin, &run);
-    let (proxy, access_log) = start_proxy(&run, budget, sharing, inheritance.listeners)?;
+    let instance = instance(&run);
+    let identity = ProcessIdentity::new(&instance.name);
+    let mut admin = AdminPages::new(bind_admin(admin, inheritance.admin)?, admin_access, budget.admin, instance, &run);
+    let (proxy, access_log) = start_proxy(&run, identity, budget, sharing, inheritance.listeners)?;
     if empty != Empty::Ends {
         // Liveness probes must not wait until a whole cluster has been read.
         admin.open(&proxy, &state)?;
@@ -149,12 +151,13 @@ pub async fn serve(serving: Serving) -> anyhow::Result<ExitCode> {
     Ok(process.shut_down(cause, &run, &signals).await)
 }
 
-/// The name of the process in the access log: the flag, otherwise the host name.
-fn replica_name(run: &RunArgs) -> String {
+/// The process in the access log and on the admin pages. Its name is the flag, otherwise the host name.
+fn instance(run: &RunArgs) -> Instance {
     let chosen = run.replica_name.clone().filter(|name| !name.is_empty());
     // Fails only without /proc.
     let host_name = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
-    limited(&chosen.unwrap_or_else(host_name), MAX_REPLICA_NAME).into_owned()
+    let name = limited(&chosen.unwrap_or_else(host_name), MAX_REPLICA_NAME).into_owned();
+    Instance { name, node: non_empty(&run.node), started: Timestamp::now() }
 }
 
 /// The maximum length of a host name on Linux is 64, and of a pod name 253 bytes.
@@ -163,12 +166,13 @@ const MAX_REPLICA_NAME: usize = 253;
 /// Starts the workers, without listeners.
 fn start_proxy(
     run: &RunArgs,
+    identity: ProcessIdentity,
     budget: Budget,
     sharing: Sharing,
     inherited: BTreeMap<SocketAddr, Vec<StdTcpListener>>,
 ) -> anyhow::Result<(Arc<Proxy>, access_log::Writer)> {
     let workers = run.worker_count();
-    let encoder = LineEncoder { format: run.access_log_format(), process: ProcessIdentity::new(&replica_name(run)) };
+    let encoder = LineEncoder { format: run.access_log_format(), process: identity };
     let (access_log, writer) = AccessLog::start(run.access_log.into(), encoder, std::io::stdout());
     let options = Options { sharing, inherited, ..proxy_options(workers, &budget, access_log) };
     let proxy = Arc::new(Proxy::start(options, &runtime::Handle::current()).context("cannot start the workers")?);
@@ -254,10 +258,16 @@ struct AdminPages {
 
 impl AdminPages {
     /// The pages at a bound address. They are not open yet.
-    fn new(listener: Option<StdTcpListener>, access: AdminAccess, connections: usize, run: &RunArgs) -> Self {
+    fn new(
+        listener: Option<StdTcpListener>,
+        access: AdminAccess,
+        connections: usize,
+        instance: Instance,
+        run: &RunArgs,
+    ) -> Self {
         Self {
             listener,
-            instance: Instance { name: replica_name(run), node: non_empty(&run.node), started: Timestamp::now() },
+            instance,
             hosts: AllowedHosts::new(&run.admin_hosts),
             access,
             connections,

@@ -221,8 +221,9 @@ pub struct BundleFlags {
     /// The file to create; `-`: standard output. Default: tcplb-bundle-TIME.tar.gz in the current folder.
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// Replace the names of namespaces, load balancers, Services, pods, nodes and hosts by hashes. Replicas keep their
-    /// names, and IP addresses are not replaced.
+    /// Replace the names of namespaces, load balancers, listeners, backends, Services and their ports, EndpointSlices,
+    /// Secrets, ConfigMaps, pods, nodes, zones and hosts by hashes. Replicas keep their names, and IP addresses are not
+    /// replaced.
     #[arg(long)]
     pub hash_names: bool,
     /// The number of lines at the end of each log.

@@ -17,9 +17,12 @@ use self::{
 };
 use super::{
     connection::ClusterConnection,
-    output::{json, print, yaml},
+    output::{json, yaml},
 };
-use crate::cli::{ConnectionsFlags, StatusOutput};
+use crate::{
+    cli::{ConnectionsFlags, StatusOutput},
+    stdout::print,
+};
 
 /// Runs the command.
 pub async fn run(connection: &ClusterConnection, flags: &ConnectionsFlags) -> anyhow::Result<ExitCode> {

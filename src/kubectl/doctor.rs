@@ -6,7 +6,7 @@ mod document;
 mod facts;
 mod gather;
 mod metrics;
-mod needed_rights;
+mod needed_permissions;
 mod workload;
 
 #[cfg(test)]
@@ -18,9 +18,12 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     connection::ClusterConnection,
-    output::{json, print, yaml},
+    output::{json, yaml},
 };
-use crate::cli::{DoctorFlags, DoctorOutput};
+use crate::{
+    cli::{DoctorFlags, DoctorOutput},
+    stdout::print,
+};
 use document::DoctorDocument;
 
 /// The pause between two rounds of checks with `--wait`.

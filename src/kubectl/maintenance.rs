@@ -11,10 +11,11 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use super::{connection::ClusterConnection, output::print, right::Right};
+use super::{connection::ClusterConnection, right::Right};
 use crate::{
     api::{DrainAction, EndpointRef, TcpLoadBalancer},
     cli::{DrainFlags, FailbackFlags, UndrainFlags},
+    stdout::print,
 };
 
 /// The field manager of changes. Server-side apply by another one keeps the entries of this one.

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    io::{self, IsTerminal, Write},
+    io::{self, IsTerminal},
 };
 
 use anstyle::{AnsiColor, Style};
@@ -74,7 +74,7 @@ impl Cell {
     }
 }
 
-/// The text with the control sequences of its colour. [`print()`] removes them if the output is not a terminal.
+/// The text with the control sequences of its colour. They are removed if the output is not a terminal.
 impl fmt::Display for Cell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let style = self.tone.style();
@@ -136,21 +136,6 @@ pub fn json(document: &impl Serialize) -> String {
 /// If a value cannot be written as YAML.
 pub fn yaml(document: &impl Serialize) -> anyhow::Result<String> {
     Ok(visible_json(&serde_saphyr::to_string(document)?).into_owned())
-}
-
-/// Prints a text. Without a terminal, or with `NO_COLOR`, its colours are removed. A reader that closes the output early
-/// is not an error.
-pub fn print(text: &str) -> anyhow::Result<()> {
-    printed(text)?;
-    Ok(())
-}
-
-/// Prints a text like [`print()`]. `false`: the reader has closed the output.
-pub fn printed(text: &str) -> io::Result<bool> {
-    match anstream::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        written => written.map(|()| true),
-    }
 }
 
 /// True if the reader has closed the output.

@@ -14,9 +14,12 @@ use tokio::time::sleep;
 
 use super::{
     connection::ClusterConnection,
-    output::{clear_screen, is_closed, json, print, yaml},
+    output::{clear_screen, is_closed, json, yaml},
 };
-use crate::cli::{StatusFlags, StatusOutput};
+use crate::{
+    cli::{StatusFlags, StatusOutput},
+    stdout::print,
+};
 use document::StatusDocument;
 use gather::StatusFacts;
 use text::Columns;

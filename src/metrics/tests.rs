@@ -3,7 +3,6 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use prometheus_client::metrics::MetricType;
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::json;
@@ -15,7 +14,7 @@ use super::{
     *,
 };
 use crate::{
-    api::TcpLoadBalancerStatus,
+    api::{TcpLoadBalancerStatus, condition},
     instruments::{
         Instruments, LeaderInstruments, LeaderView, LookupResult, PortCounts, RunningWatch, WatchFailure, WriteResult,
         WriteTarget,
@@ -67,15 +66,7 @@ fn leader_instruments() -> (Arc<Instruments>, LeaderInstruments, RunningWatch) {
     let watch = instruments.watches.start("Secret");
     watch.failed(WatchFailure::Refused);
     let leader = instruments.lead("tcplb");
-    let condition = |type_: &str, status: &str| Condition {
-        type_: type_.into(),
-        status: status.into(),
-        last_transition_time: Time(jiff::Timestamp::UNIX_EPOCH),
-        message: String::new(),
-        observed_generation: None,
-        reason: "Programmed".into(),
-    };
-    let conditions = vec![condition("Ready", "False"), condition("Accepted", "True")];
+    let conditions = vec![condition("Ready", "False", "Unhealthy", ""), condition("Accepted", "True", "Accepted", "")];
     let status = TcpLoadBalancerStatus { conditions, ..TcpLoadBalancerStatus::default() };
     leader.set_view(LeaderView {
         statuses: imbl::OrdMap::unit(ObjectKey::new("shop", "pg"), status.into()),

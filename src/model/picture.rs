@@ -92,6 +92,9 @@ pub struct LoadBalancerView<L, U> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub applied: Option<U>,
     pub endpoints: Vec<EndpointView>,
+    /// The former endpoints with open connections. Absent: an older version wrote the document.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub former_endpoints: Option<Vec<FormerEndpointView>>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -154,6 +157,20 @@ pub struct EndpointView {
     #[serde(default)]
     pub connect_failures: u64,
     pub preconnected: usize,
+}
+
+/// An endpoint that gets no new connections, because it is no longer listed, or listed as not serving.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FormerEndpointView {
+    pub backend: String,
+    pub address: String,
+    /// `drained`, `terminating`, `notReady`, or `removed` if it is no longer listed.
+    pub state: Cow<'static, str>,
+    /// The number of open connections.
+    pub active: u32,
+    /// All connections so far.
+    pub connections: u64,
 }
 
 /// The probes of an endpoint.

@@ -1,9 +1,6 @@
 //! The table without a terminal: text or JSON.
 
-use std::{
-    fmt::Write as _,
-    io::{self, Write},
-};
+use std::fmt::Write;
 
 use serde::Serialize;
 
@@ -94,12 +91,4 @@ pub fn text(document: &TopDocument) -> String {
         let _ = writeln!(text, "{name:<width$}   {usable:>9} {:>8} {new:>9} {relayed:>12} {failed:>9}", row.open);
     }
     text
-}
-
-/// Prints the text. `false`: the reader has closed the output.
-pub fn print(text: &str) -> io::Result<bool> {
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        written => written.map(|()| true),
-    }
 }

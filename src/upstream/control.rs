@@ -34,7 +34,7 @@ use super::{
     in_place::in_place,
     priority::ActivePriority,
     probe::{ProbeResult, ProbeTarget, probe},
-    published::{Published, PublishedState},
+    published::{FormerEndpoint, Published, PublishedState},
     rebalance::{Group, RebalancePolicy, WeightedEndpoint},
     subset::{Candidates, Subset},
 };
@@ -297,10 +297,13 @@ impl UpstreamControl {
         let Some(settings) = self.settings.clone() else { return };
         let before = self.upstream.current.load_full();
         let usable = self.endpoint_set.usable();
+        let former = self.endpoint_set.former(&settings.unready);
+        let former = former.map(|(endpoint, unready)| FormerEndpoint { endpoint: endpoint.clone(), unready });
         let current = PublishedState {
             connect: settings.connect,
             keepalive: settings.keepalive,
             endpoints: self.endpoint_set.endpoints().cloned().collect(),
+            former: former.collect(),
             usable,
             // Unchanged while first checks are pending.
             refuses: usable == 0 && (before.refuses || !self.endpoint_set.awaits_first_check()),

@@ -110,8 +110,8 @@ impl EndpointSet {
         // An endpoint that came back and awaits its first probe is not unhealthy.
         let unusable = self.entries.iter().filter(|entry| !entry.usable() && !entry.health.is_unprobed());
         let unusable = unusable.map(|entry| (entry.endpoint(), DrainCause::Unhealthy));
-        let removed = self.removed.iter().map(|endpoint| {
-            let cause = match unready.get(endpoint.key()) {
+        let removed = self.former(unready).map(|(endpoint, why)| {
+            let cause = match why {
                 Some(Unready::Drained) => DrainCause::Drained,
                 Some(Unready::Terminating) => DrainCause::Terminating,
                 Some(Unready::NotReady) => DrainCause::Unhealthy,
@@ -234,6 +234,14 @@ impl EndpointSet {
     /// The removed endpoints that had connections.
     pub fn removed(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
         self.removed.iter()
+    }
+
+    /// The same, with the reason why they do not serve. `None`: they are no longer listed.
+    pub fn former(
+        &self,
+        unready: &BTreeMap<EndpointKey, Unready>,
+    ) -> impl Iterator<Item = (&Arc<Endpoint>, Option<Unready>)> {
+        self.removed.iter().map(move |endpoint| (endpoint, unready.get(endpoint.key()).copied()))
     }
 
     /// True if a pending first check may make an endpoint usable.

@@ -46,6 +46,7 @@ pub use self::{
     },
     in_place::in_place,
     log_limit::LogLimiter,
+    published::FormerEndpoint,
     subset::Subset,
 };
 use self::{
@@ -183,6 +184,11 @@ impl Upstream {
     /// All endpoints, sorted by key.
     pub fn endpoints(&self) -> Arc<[Arc<Endpoint>]> {
         self.published.endpoints()
+    }
+
+    /// The removed endpoints that may have connections.
+    pub fn former_endpoints(&self) -> Arc<[FormerEndpoint]> {
+        self.published.former_endpoints()
     }
 
     /// The active priority of these backends, if it is not their first one.

@@ -4,7 +4,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 use super::{endpoint::Endpoint, rebalance::RebalancePolicy};
-use crate::model::{self, UpstreamKey};
+use crate::model::{self, Unready, UpstreamKey};
 
 /// The part of an upstream that its connections, its subsets and its control task share.
 pub struct Published {
@@ -21,10 +21,19 @@ pub struct PublishedState {
     pub connect: model::Connect,
     pub keepalive: Option<model::Keepalive>,
     pub endpoints: Arc<[Arc<Endpoint>]>,
+    pub former: Arc<[FormerEndpoint]>,
     pub usable: usize,
     /// True if connections were refused when the state was last certain.
     pub refuses: bool,
     pub rebalance: Option<RebalancePolicy>,
+}
+
+/// A removed endpoint that may have connections.
+#[derive(Clone, Debug)]
+pub struct FormerEndpoint {
+    pub endpoint: Arc<Endpoint>,
+    /// The reason why it does not serve. `None`: it is no longer listed.
+    pub unready: Option<Unready>,
 }
 
 impl Published {
@@ -33,6 +42,7 @@ impl Published {
             connect: wanted.connect,
             keepalive: wanted.keepalive,
             endpoints: Arc::default(),
+            former: Arc::default(),
             usable: 0,
             refuses: false,
             rebalance: None,
@@ -52,5 +62,10 @@ impl Published {
     /// All endpoints, sorted by key.
     pub fn endpoints(&self) -> Arc<[Arc<Endpoint>]> {
         self.current.load().endpoints.clone()
+    }
+
+    /// The removed endpoints that may have connections.
+    pub fn former_endpoints(&self) -> Arc<[FormerEndpoint]> {
+        self.current.load().former.clone()
     }
 }

@@ -1,7 +1,6 @@
 use std::{sync::Arc, time::Duration};
 
 use imbl::OrdMap;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde_json::{Value, json};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -11,7 +10,7 @@ use tokio::{
 use super::*;
 use crate::{
     admin::report::tests::rig::{Rig, free_port, instance, spec},
-    api::TcpLoadBalancerStatus,
+    api::{TcpLoadBalancerStatus, condition},
     instruments::{Instruments, LeaderView},
     model::{BackendHealth, ListenerOutcome, ObjectKey, ReplicaReport, Served},
 };
@@ -190,17 +189,6 @@ async fn the_page_of_the_leader_shows_all_replicas() {
     }
     drop(leading);
     assert!(!pages.get("").contains("id=\"replicas\""));
-}
-
-fn condition(type_: &str, status: &str, reason: &str, message: &str) -> Condition {
-    Condition {
-        type_: type_.into(),
-        status: status.into(),
-        reason: reason.into(),
-        message: message.into(),
-        last_transition_time: Time(Timestamp::UNIX_EPOCH),
-        observed_generation: Some(3),
-    }
 }
 
 #[tokio::test]

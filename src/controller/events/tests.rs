@@ -1,21 +1,11 @@
-use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-
 use super::*;
+use crate::api::condition;
 
-fn condition((type_, status, reason): (&str, &str, &str)) -> Condition {
-    Condition {
-        type_: type_.into(),
-        status: status.into(),
-        reason: reason.into(),
-        message: "why".into(),
-        observed_generation: Some(1),
-        last_transition_time: Time(Timestamp::UNIX_EPOCH),
-    }
+fn conditions(all: &[(&str, &str, &str)]) -> Vec<Condition> {
+    all.iter().map(|(type_, status, reason)| condition(type_, status, reason, "why")).collect()
 }
 
 fn events(before: &[(&str, &str, &str)], now: &[(&str, &str, &str)]) -> Vec<String> {
-    let conditions = |all: &[(&str, &str, &str)]| all.iter().copied().map(condition).collect::<Vec<_>>();
     let events = transitions(&conditions(before), &conditions(now));
     events.iter().map(|event| format!("{:?} {} {}", event.type_, event.action, event.reason)).collect()
 }
@@ -50,6 +40,6 @@ fn only_transitions_are_published() {
 
 #[test]
 fn notes_are_as_long_as_the_api_server_takes_them() {
-    let long = Condition { message: "ä".repeat(2000), ..condition(("Accepted", "False", "Invalid")) };
+    let long = condition("Accepted", "False", "Invalid", &"ä".repeat(2000));
     assert!(event(&long).note.unwrap().len() <= MAX_NOTE);
 }

@@ -1,21 +1,10 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::*;
-use crate::api::{BackendStatus, ListenerStatus, Summary};
-
-fn condition(type_: &str, status: &str, reason: &str, message: &str) -> Condition {
-    Condition {
-        type_: type_.into(),
-        status: status.into(),
-        reason: reason.into(),
-        message: message.into(),
-        observed_generation: Some(1),
-        last_transition_time: Time(Timestamp::UNIX_EPOCH),
-    }
-}
+use crate::api::{BackendStatus, ListenerStatus, Summary, condition};
 
 fn status(healthy: u32) -> TcpLoadBalancerStatus {
     let ready = format!("{healthy}/5");

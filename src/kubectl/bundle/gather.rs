@@ -107,9 +107,14 @@ impl BundleSource {
         self.load_balancers.iter().for_each(|object| names.add_object(object));
         self.tenants.values().flatten().for_each(|object| names.add_object(object));
         services(&self.load_balancers).keys().for_each(|namespace| names.add(namespace));
-        self.documents().for_each(|page| names.add_page(&page));
-        let texts = self.pages.iter().flatten().filter(|(file, _)| !file.ends_with(JSON));
-        texts.filter_map(|(_, text)| text.as_ref().ok()).for_each(|text| names.add_text(text));
+        for content in self.contents() {
+            match content {
+                ReplicaFile::Document(page) => names.add_page(page),
+                ReplicaFile::Text(text) => names.add_text(text),
+                // Refused above.
+                ReplicaFile::NotJson(_) => {}
+            }
+        }
         self.managed_names().iter().for_each(|name| names.add(name));
         Ok(names)
     }
@@ -118,11 +123,11 @@ impl BundleSource {
     fn unknown_names(&self) -> Vec<String> {
         let mut unknown = self.missing.clone();
         for (replica, files) in self.replicas.iter().zip(&self.pages) {
-            for (file, text) in files.iter().filter(|(file, _)| file.ends_with(JSON)) {
+            for (file, content) in files.iter().filter(|(file, _)| file.ends_with(JSON)) {
                 let path = format!("{}/{file}", folder(replica));
-                match text {
-                    Ok(text) if document(file, text).is_none() => unknown.push(format!("{path}: it is not JSON")),
-                    Ok(_) => {}
+                match content {
+                    Ok(ReplicaFile::NotJson(_)) => unknown.push(format!("{path}: it is not JSON")),
+                    Ok(ReplicaFile::Document(_) | ReplicaFile::Text(_)) => {}
                     Err(error) => unknown.push(format!("{path}: {error}")),
                 }
             }
@@ -134,13 +139,21 @@ impl BundleSource {
     pub fn secrets(&self) -> SecretTexts {
         let mut secrets = SecretTexts::default();
         self.load_balancers.iter().for_each(|object| secrets.add_checks(&object["spec"]));
-        self.documents().for_each(|page| secrets.add_checks(&page));
+        self.documents().for_each(|page| secrets.add_checks(page));
         secrets
     }
 
     /// The reports and snapshots of the replicas.
-    fn documents(&self) -> impl Iterator<Item = Value> {
-        self.pages.iter().flatten().filter_map(|(file, text)| document(file, text.as_ref().ok()?))
+    fn documents(&self) -> impl Iterator<Item = &Value> {
+        self.contents().filter_map(|content| match content {
+            ReplicaFile::Document(page) => Some(page),
+            ReplicaFile::NotJson(_) | ReplicaFile::Text(_) => None,
+        })
+    }
+
+    /// The contents of the files of the replicas.
+    fn contents(&self) -> impl Iterator<Item = &ReplicaFile> {
+        self.pages.iter().flatten().filter_map(|(_, content)| content.as_ref().ok())
     }
 
     /// The names of the managed Services contain those of load balancers.
@@ -290,14 +303,35 @@ async fn installation<W: Write>(
     Ok(())
 }
 
-/// The files of a replica: texts, or the reasons why they are missing.
-type ReplicaFiles = Vec<(&'static str, Result<String, String>)>;
+/// The files of a replica: their contents, or the reasons why they are missing.
+type ReplicaFiles = Vec<(&'static str, Result<ReplicaFile, String>)>;
+
+/// The content of a file of a replica. Documents are parsed once, when they are read.
+#[derive(Debug)]
+enum ReplicaFile {
+    /// A report or a snapshot.
+    Document(Value),
+    /// A report or a snapshot that cannot be parsed.
+    NotJson(String),
+    /// Metrics or a log.
+    Text(String),
+}
+
+impl ReplicaFile {
+    fn of_page(file: &str, body: &[u8]) -> Self {
+        let text = || String::from_utf8_lossy(body).into_owned();
+        if !file.ends_with(JSON) {
+            return Self::Text(text());
+        }
+        serde_json::from_slice(body).map_or_else(|_| Self::NotJson(text()), Self::Document)
+    }
+}
 
 async fn pages(connection: &ClusterConnection, flags: &BundleFlags, replica: &ReplicaPod) -> ReplicaFiles {
     let mut files = Vec::new();
     for (path, file) in PAGES {
-        let text = page(connection, replica, path).await.map_err(|error| error.to_string());
-        files.push((file, text.map(|page| String::from_utf8_lossy(&page.body).into_owned())));
+        let answer = page(connection, replica, path).await.map_err(|error| error.to_string());
+        files.push((file, answer.map(|page| ReplicaFile::of_page(file, &page.body))));
     }
     files.push(("log.txt", log(connection, flags, replica, false).await));
     if replica.restarts > 0 {
@@ -311,7 +345,7 @@ async fn log(
     flags: &BundleFlags,
     replica: &ReplicaPod,
     previous: bool,
-) -> Result<String, String> {
+) -> Result<ReplicaFile, String> {
     let pods: Api<Pod> = Api::namespaced(connection.client.clone(), &replica.key.namespace);
     let parameters = LogParams {
         container: Some(replica.container.clone()),
@@ -321,7 +355,8 @@ async fn log(
         ..LogParams::default()
     };
     let right = || Right::new("get", "", "pods/log").in_namespace(Some(&replica.key.namespace));
-    pods.logs(&replica.key.name, &parameters).await.map_err(|error| right().error(&error).to_string())
+    let text = pods.logs(&replica.key.name, &parameters).await;
+    text.map(ReplicaFile::Text).map_err(|error| right().error(&error).to_string())
 }
 
 /// The folder of a replica.
@@ -329,19 +364,14 @@ fn folder(replica: &ReplicaPod) -> String {
     format!("replicas/{}/{}", replica.key.namespace, replica.key.name)
 }
 
-/// The document in a file. `None`: it is another kind of file, or it is not JSON.
-fn document(file: &str, text: &str) -> Option<Value> {
-    serde_json::from_str(text).ok().filter(|_| file.ends_with(JSON))
-}
-
 /// Writes the files of the replicas.
 fn write_pages<W: Write>(source: BundleSource, (archive, missing): Output<'_, W>) -> io::Result<()> {
     for (replica, files) in source.replicas.iter().zip(source.pages) {
-        for (file, text) in files {
+        for (file, content) in files {
             let path = format!("{}/{file}", folder(replica));
-            match text.map(|text| (document(file, &text), text)) {
-                Ok((Some(document), _)) => archive.json(&path, document)?,
-                Ok((None, text)) => archive.text(&path, &text)?,
+            match content {
+                Ok(ReplicaFile::Document(document)) => archive.json(&path, document)?,
+                Ok(ReplicaFile::NotJson(text) | ReplicaFile::Text(text)) => archive.text(&path, &text)?,
                 Err(error) => missing.push(format!("{path}: {error}")),
             }
         }
@@ -377,10 +407,10 @@ mod tests {
         let log = "upstream=bank/ledger reason=answered nothing, expected `opensesame`\nAUTH hunter2 +OLDER\n";
         let metrics = "tcplb_x{load_balancer_namespace=\"bank\",load_balancer=\"gone-lb\"} 1\n";
         let files = vec![
-            ("report.json", Ok(report.to_string())),
-            ("snapshot.json", Ok(snapshot.to_string())),
-            ("metrics.txt", Ok(metrics.to_owned())),
-            ("log.txt", Ok(log.to_owned())),
+            ("report.json", Ok(ReplicaFile::Document(report))),
+            ("snapshot.json", Ok(ReplicaFile::Document(snapshot))),
+            ("metrics.txt", Ok(ReplicaFile::Text(metrics.to_owned()))),
+            ("log.txt", Ok(ReplicaFile::Text(log.to_owned()))),
         ];
         BundleSource {
             load_balancers: vec![load_balancer],
@@ -425,6 +455,14 @@ mod tests {
     }
 
     #[test]
+    fn a_page_that_is_not_json_is_written_as_text() {
+        let mut truncated = source();
+        truncated.pages[0][0].1 = Ok(ReplicaFile::of_page("report.json", b"{ opensesame"));
+        let files = written(truncated, None);
+        assert_eq!(files["bundle/replicas/tcplb-system/tcplb-1/report.json"], "{ <removed>");
+    }
+
+    #[test]
     fn names_are_not_hashed_while_some_of_them_are_unknown() {
         let error = |source: BundleSource| source.names().map(drop).unwrap_err().to_string();
         let mut denied = source();
@@ -439,7 +477,7 @@ mod tests {
         silent.pages[0][1].1 = Err("no answer".to_owned());
         assert!(error(silent).contains("replicas/tcplb-system/tcplb-1/snapshot.json: no answer"));
         let mut truncated = source();
-        truncated.pages[0][0].1 = Ok("{".to_owned());
+        truncated.pages[0][0].1 = Ok(ReplicaFile::of_page("report.json", b"{"));
         assert!(error(truncated).contains("replicas/tcplb-system/tcplb-1/report.json: it is not JSON"));
         let mut without_log = source();
         without_log.pages[0][3].1 = Err("no log".to_owned());

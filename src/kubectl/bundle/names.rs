@@ -289,6 +289,32 @@ mod tests {
     }
 
     #[test]
+    fn all_kinds_of_names_in_objects_are_replaced() {
+        let mut hasher = NameHasher::new().unwrap();
+        hasher.add_object(&json!({
+            "metadata": {"namespace": "bank", "name": "ledger"},
+            "spec": {
+                "listeners": [{"name": "main-listener", "tls": {"certificateRefs": [{"name": "ledger-tls"}]}}],
+                "backends": [{
+                    "name": "spare",
+                    "service": {"name": "ledger-db"},
+                    "tls": {"serverName": "db.example.com", "authorities": [{"kind": "ConfigMap", "name": "ledger-ca"}]},
+                }],
+            },
+        }));
+        hasher.add_object(&json!({
+            "metadata": {"name": "ledger-db-x7k2p"},
+            "ports": [{"name": "sql", "port": 5432}],
+            "endpoints": [{"nodeName": "node-1", "zone": "zone-a", "targetRef": {"kind": "Pod", "name": "ledger-0"}}],
+        }));
+        let names = "bank ledger main-listener ledger-tls spare ledger-db db.example.com ledger-ca ledger-db-x7k2p sql \
+                     node-1 zone-a ledger-0";
+        for name in names.split(' ') {
+            assert_eq!(hasher.text(name), hasher.hash(name));
+        }
+    }
+
+    #[test]
     fn names_in_reports_and_snapshots_are_replaced() {
         let mut hasher = NameHasher::new().unwrap();
         hasher.keep("tcplb-system");

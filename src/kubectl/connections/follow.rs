@@ -20,10 +20,11 @@ use crate::{
     kubectl::{
         admin_pages::{AdminAnswer, PageError},
         connection::ClusterConnection,
-        output::{Cell, printed},
+        output::Cell,
         replica::ReplicaPod,
     },
     printable::visible_json,
+    stdout::print,
 };
 
 /// The number of lines that wait to be printed, of all replicas.
@@ -53,13 +54,13 @@ pub async fn run(
         tokio::spawn(follow(connection.clone(), replica.clone(), target.path.clone(), sender.clone()));
     }
     drop(sender);
-    if format != StatusOutput::Json && !printed(&header(format))? {
+    if format != StatusOutput::Json && !print(&header(format))? {
         return Ok(ExitCode::SUCCESS);
     }
     while let Some((pod, item)) = items.recv().await {
         match item {
             StreamItem::Line(line) => match rendered(&line, &pod, format) {
-                FollowedLine::Event(text) if !printed(&text)? => return Ok(ExitCode::SUCCESS),
+                FollowedLine::Event(text) if !print(&text)? => return Ok(ExitCode::SUCCESS),
                 FollowedLine::Event(_) | FollowedLine::Nothing => {}
                 FollowedLine::Note(note) => noted(&note)?,
             },

@@ -39,7 +39,7 @@ pub fn results(facts: &DoctorFacts) -> Vec<CheckResult> {
         return results;
     }
     results.extend([cluster::crd(facts)]);
-    results.extend(cluster::rights(facts));
+    results.extend(cluster::permissions(facts));
     if let Some(installation) = &facts.installation {
         results.extend(OF_INSTALLATION.iter().flat_map(|check| check(installation, facts)));
     }

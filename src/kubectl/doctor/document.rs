@@ -34,7 +34,7 @@ impl CheckState {
 pub enum CheckName {
     Api,
     Crd,
-    Rights,
+    Permissions,
     Replicas,
     Versions,
     Lease,
@@ -56,7 +56,7 @@ impl CheckName {
     pub const ALL: [Self; 17] = [
         Self::Api,
         Self::Crd,
-        Self::Rights,
+        Self::Permissions,
         Self::Replicas,
         Self::Versions,
         Self::Lease,
@@ -77,7 +77,7 @@ impl CheckName {
         match self {
             Self::Api => "api",
             Self::Crd => "crd",
-            Self::Rights => "rights",
+            Self::Permissions => "permissions",
             Self::Replicas => "replicas",
             Self::Versions => "versions",
             Self::Lease => "lease",

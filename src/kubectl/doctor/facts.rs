@@ -20,11 +20,12 @@ use crate::{
 
 /// All facts. Those that were not requested are absent.
 pub struct DoctorFacts {
+    /// The time by the clock of this machine.
     pub now: Timestamp,
     pub server: Result<ServerFacts, AccessError>,
     pub crd: Result<Option<CustomResourceDefinition>, AccessError>,
-    /// The answers of the API server about rights of the user.
-    pub rights: Vec<(Right, Result<bool, AccessError>)>,
+    /// The answers of the API server about permissions of the user.
+    pub permissions: Vec<(Right, Result<bool, AccessError>)>,
     /// `None`: before installation.
     pub installation: Option<InstallationFacts>,
 }
@@ -83,6 +84,14 @@ pub enum AttemptOutcome {
     Closed,
     /// The connection could not be established.
     Failed(String),
+}
+
+impl DoctorFacts {
+    /// The time by the clock of the API server. If that is unknown, by the clock of this machine.
+    pub fn server_time(&self) -> Timestamp {
+        let offset = self.server.as_ref().ok().and_then(|server| server.clock_offset);
+        offset.and_then(|offset| self.now.checked_add(offset).ok()).unwrap_or(self.now)
+    }
 }
 
 impl InstallationFacts {

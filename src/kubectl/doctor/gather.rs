@@ -21,7 +21,7 @@ use super::{
     attempts,
     facts::{DoctorFacts, InstallationFacts, ReplicaFacts, ServerFacts},
     metrics::ReplicaMetrics,
-    needed_rights,
+    needed_permissions,
     workload::WorkloadFacts,
 };
 use crate::{
@@ -53,27 +53,27 @@ pub async fn facts(connection: &ClusterConnection, flags: &DoctorFlags) -> Docto
             now: Timestamp::now(),
             server,
             crd: Err(nothing()),
-            rights: Vec::new(),
+            permissions: Vec::new(),
             installation: None,
         };
     }
     let crd = connection.get_cluster_wide::<CustomResourceDefinition>(CRD).await;
     let found = if flags.pre { Ok(Vec::new()) } else { replicas(connection).await };
     let wanted = match flags.pre {
-        true => needed_rights::for_installation(connection.install_namespace.as_deref().unwrap_or("tcplb-system")),
+        true => needed_permissions::for_installation(connection.install_namespace.as_deref().unwrap_or("tcplb-system")),
         false => {
             let (search, objects) = (connection.install_namespace.as_deref(), connection.namespace_flag.as_deref());
-            needed_rights::of_commands(search, found.as_deref().unwrap_or_default(), objects)
+            needed_permissions::of_commands(search, found.as_deref().unwrap_or_default(), objects)
         }
     };
-    let rights = reviewed(connection, wanted).await;
+    let permissions = reviewed(connection, wanted).await;
     // The Leases are read now. Reading the pages takes a while if a replica does not answer.
     let now = Timestamp::now();
     let installation = match flags.pre {
         true => None,
         false => Some(installation(connection, flags, found).await),
     };
-    DoctorFacts { now, server, crd, rights, installation }
+    DoctorFacts { now, server, crd, permissions, installation }
 }
 
 fn version() -> Right {
@@ -115,8 +115,8 @@ fn offset(time: Timestamp) -> SignedDuration {
     time.duration_since(Timestamp::now())
 }
 
-async fn reviewed(connection: &ClusterConnection, rights: Vec<Right>) -> Vec<(Right, Result<bool, AccessError>)> {
-    let reviewing = rights.into_iter().map(async |right| {
+async fn reviewed(connection: &ClusterConnection, permissions: Vec<Right>) -> Vec<(Right, Result<bool, AccessError>)> {
+    let reviewing = permissions.into_iter().map(async |right| {
         let allowed = review(connection, &right).await;
         (right, allowed)
     });
@@ -187,8 +187,8 @@ fn distinct<'a>(pods: &'a [ReplicaPod], name: impl Fn(&'a ReplicaPod) -> Option<
     pods.iter().filter_map(|pod| Some(pod.key.sibling(name(pod)?))).collect()
 }
 
-/// The Deployments and DaemonSets of the replicas. Kinds that cannot be listed are left out: the check `rights` names a
-/// missing permission.
+/// The Deployments and DaemonSets of the replicas. Kinds that cannot be listed are left out: the check `permissions`
+/// names a missing permission.
 async fn workloads(connection: &ClusterConnection) -> Vec<WorkloadFacts> {
     let (namespace, selector) = (connection.install_namespace.as_deref(), &connection.selector);
     let deployments: Vec<Deployment> = connection.list(namespace, selector).await.unwrap_or_default();

@@ -10,7 +10,7 @@ use super::{
     document::{CheckName, CheckResult, CheckState, DoctorDocument},
     facts::{AttemptOutcome, ConnectionAttempt, DoctorFacts, InstallationFacts, ReplicaFacts, ServerFacts, key},
     metrics::ReplicaMetrics,
-    needed_rights,
+    needed_permissions,
     workload::WorkloadFacts,
 };
 use crate::{
@@ -110,7 +110,7 @@ pub fn installation() -> InstallationFacts {
 fn facts() -> DoctorFacts {
     let mut crd = crate::api::crd();
     crd.status = None;
-    let rights = needed_rights::of_commands(None, &[replica("tcplb-1").pod], None);
+    let permissions = needed_permissions::of_commands(None, &[replica("tcplb-1").pod], None);
     DoctorFacts {
         now: now(),
         server: Ok(ServerFacts {
@@ -119,7 +119,7 @@ fn facts() -> DoctorFacts {
             clock_offset: Some(SignedDuration::from_secs(1)),
         }),
         crd: Ok(Some(serde_json::from_value(serde_json::to_value(crd).unwrap()).unwrap())),
-        rights: rights.into_iter().map(|right| (right, Ok(true))).collect(),
+        permissions: permissions.into_iter().map(|right| (right, Ok(true))).collect(),
         installation: Some(installation()),
     }
 }
@@ -194,7 +194,7 @@ fn denied() -> AccessError {
 
 #[test]
 fn faults_of_the_cluster_are_found() {
-    use CheckName::{Api, Crd, Rights};
+    use CheckName::{Api, Crd, Permissions};
     use CheckState::{Error, Warning};
     let unreachable = || AccessError::Failed { request: Right::new("get", "", "/version"), answer: "refused".into() };
     one_problem((Api, Error), |facts| facts.server = Err(unreachable()));
@@ -208,10 +208,10 @@ fn faults_of_the_cluster_are_found() {
         let conditions = json!({"conditions": [{"type": "NamesAccepted", "status": "False", "message": "taken"}]});
         crd.status = Some(serde_json::from_value(conditions).unwrap());
     });
-    let message = one_problem((Rights, Warning), |facts| facts.rights[2].1 = Ok(false));
+    let message = one_problem((Permissions, Warning), |facts| facts.permissions[2].1 = Ok(false));
     assert!(message.starts_with("this user may not list pods in all namespaces: "), "{message}");
-    let message = one_problem((Rights, Warning), |facts| {
-        facts.rights.iter_mut().find(|(right, _)| right.verb == "patch").unwrap().1 = Ok(false);
+    let message = one_problem((Permissions, Warning), |facts| {
+        facts.permissions.iter_mut().find(|(right, _)| right.verb == "patch").unwrap().1 = Ok(false);
     });
     assert!(message.ends_with(" (for drain, undrain and failback)"), "{message}");
 }
@@ -251,6 +251,24 @@ fn faults_of_replicas_are_found() {
         });
         assert!(message.contains(part), "{message}");
     }
+}
+
+#[test]
+fn the_age_of_a_lease_is_measured_by_the_clock_of_the_api_server() {
+    let hour = SignedDuration::from_hours(1);
+    let set_offset = |facts: &mut DoctorFacts, offset| {
+        facts.server.as_mut().unwrap().clock_offset = Some(offset);
+        let replicas = home(facts).replicas.as_mut().unwrap();
+        replicas.iter_mut().for_each(|replica| replica.clock_offset = Some(offset));
+    };
+    for offset in [hour, -hour] {
+        let mut facts = facts();
+        set_offset(&mut facts, offset);
+        facts.now = now().checked_sub(offset).unwrap();
+        assert_eq!(problems(&facts), [], "{offset:?}");
+    }
+    let message = one_problem((CheckName::Lease, CheckState::Error), |facts| set_offset(facts, hour));
+    assert!(message.contains("last renewed the Lease 3605 s ago"), "{message}");
 }
 
 #[test]
@@ -455,11 +473,12 @@ fn connections_are_judged_by_address_and_replica() {
 #[test]
 fn before_installation_only_the_cluster_is_checked() {
     let mut facts = DoctorFacts { installation: None, crd: Ok(None), ..facts() };
-    facts.rights = needed_rights::for_installation("tcplb-system").into_iter().map(|right| (right, Ok(true))).collect();
+    facts.permissions =
+        needed_permissions::for_installation("tcplb-system").into_iter().map(|right| (right, Ok(true))).collect();
     assert_eq!(problems(&facts), []);
     assert_eq!(results(&facts).len(), 3);
-    facts.rights[0].1 = Ok(false);
-    assert_eq!(problems(&facts), [(CheckName::Rights, CheckState::Error)]);
+    facts.permissions[0].1 = Ok(false);
+    assert_eq!(problems(&facts), [(CheckName::Permissions, CheckState::Error)]);
 }
 
 /// Each check has a section of this name in the runbook.

@@ -1,6 +1,6 @@
 //! The document of `kubectl tcplb status -o json|yaml`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -14,7 +14,7 @@ use crate::{
         output::Tone,
         runbook,
     },
-    model::{EndpointView, ListenerOutcome, Served, StatePicture},
+    model::{DrainView, EndpointView, FormerEndpointView, ListenerOutcome, Served, StatePicture},
 };
 
 /// The page with a section for each reason of a condition that is not as desired.
@@ -120,9 +120,12 @@ pub struct EndpointDetails {
     /// Passed and failed probes. Absent: no active check.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub probes: Option<(u64, u64)>,
-    /// The reason for which its open connections are being drained.
+    /// The reason for which its open connections are being drained. Absent: they are kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub draining: Option<String>,
+    /// The time at which the last of them is due to be closed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub draining_until: Option<Timestamp>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -133,9 +136,24 @@ pub enum EndpointCondition {
     Standby,
     /// Unhealthy, ejected, or before its first check.
     Unusable,
-    /// Not among the endpoints for new connections: removed, not ready, terminating or drained. Its open connections are
-    /// being closed.
+    /// Drained, with open connections.
+    Drained,
+    /// Its pod is terminating, with open connections.
+    Terminating,
+    /// Its pod is not ready, with open connections.
+    NotReady,
+    /// No longer listed, with open connections.
     Removed,
+}
+
+impl EndpointCondition {
+    /// True if the endpoint gets new connections, or gets them after a change of its health or of the active priority.
+    pub fn is_served(self) -> bool {
+        match self {
+            Self::Usable | Self::Standby | Self::Unusable => true,
+            Self::Drained | Self::Terminating | Self::NotReady | Self::Removed => false,
+        }
+    }
 }
 
 /// A certificate that replicas present.
@@ -264,36 +282,86 @@ fn listeners(object: &TcpLoadBalancer, picture: &StatePicture) -> Vec<ListenerDe
     details.collect()
 }
 
-/// The endpoints of a load balancer, and removed ones that still have connections.
+/// The endpoints of a load balancer, and former ones that still have connections.
 fn endpoints(object: &TcpLoadBalancer, picture: &StatePicture) -> Vec<EndpointDetails> {
     let key = shown_name(object);
-    let of_object = picture.draining.iter().filter(|draining| draining.load_balancer == key);
-    // Listeners are named NAMESPACE/NAME:PORT.
-    let of_endpoints = of_object.filter(|draining| !draining.what.contains('/'));
-    let mut draining: BTreeMap<&str, (&str, usize)> =
-        of_endpoints.map(|draining| (&*draining.what, (&*draining.reason, draining.active))).collect();
     let shown = picture.load_balancers.iter().filter(|shown| shown.name == key);
-    let mut endpoints: Vec<EndpointDetails> = shown
-        .flat_map(|shown| &shown.endpoints)
-        .map(|view| {
-            let draining = draining.remove(&*view.address).map(|(reason, _)| reason.to_owned());
-            EndpointDetails { draining, ..EndpointDetails::from(view) }
-        })
-        .collect();
-    endpoints.extend(draining.into_iter().map(|(address, (reason, active))| EndpointDetails {
-        backend: String::new(),
-        address: address.to_owned(),
-        state: EndpointCondition::Removed,
-        reason: None,
-        share: 0,
-        connections: u32::try_from(active).unwrap_or(u32::MAX),
-        total_connections: 0,
-        preconnected: 0,
-        near: false,
-        probes: None,
-        draining: Some(reason.to_owned()),
-    }));
+    let served = shown.clone().flat_map(|shown| &shown.endpoints).map(EndpointDetails::from);
+    let former = shown.flat_map(|shown| shown.former_endpoints.iter().flatten());
+    let former: Vec<&FormerEndpointView> = former.filter(|view| view.active > 0).collect();
+    let former_addresses: BTreeSet<&str> = former.iter().map(|view| &*view.address).collect();
+    let mut endpoints: Vec<EndpointDetails> = served.chain(former.into_iter().map(EndpointDetails::from)).collect();
+
+    let drains = endpoint_drains(&key, picture);
+    let mut others = drains.clone();
+    for endpoint in &mut endpoints {
+        others.remove(&*endpoint.address);
+        // A drain has only an address. If a former endpoint has it too, that one is drained.
+        let is_other = endpoint.state.is_served() && former_addresses.contains(&*endpoint.address);
+        if let (Some(drain), false) = (drains.get(&*endpoint.address), is_other) {
+            endpoint.set_drain(drain);
+        }
+    }
+    // Those of a previous object of this name, and in documents of older versions all former endpoints.
+    for drain in others.into_values() {
+        let connections = u32::try_from(drain.active).unwrap_or(u32::MAX);
+        let mut endpoint = EndpointDetails::former(&drain.what, EndpointCondition::Removed, connections);
+        endpoint.set_drain(drain);
+        endpoints.push(endpoint);
+    }
     endpoints
+}
+
+/// The drains of the endpoints of a load balancer, by address. Of several, the one that is due first.
+fn endpoint_drains<'a>(load_balancer: &str, picture: &'a StatePicture) -> BTreeMap<&'a str, &'a DrainView> {
+    let of_object = picture.draining.iter().filter(|drain| drain.load_balancer == load_balancer);
+    let mut drains: BTreeMap<&str, &DrainView> = BTreeMap::new();
+    // Listeners are named NAMESPACE/NAME:PORT.
+    for drain in of_object.filter(|drain| !drain.what.contains('/')) {
+        let first = drains.entry(&*drain.what).or_insert(drain);
+        if drain.until.is_some_and(|until| first.until.is_none_or(|earliest| until < earliest)) {
+            *first = drain;
+        }
+    }
+    drains
+}
+
+impl EndpointDetails {
+    /// An endpoint that is not served.
+    fn former(address: &str, state: EndpointCondition, connections: u32) -> Self {
+        Self {
+            backend: String::new(),
+            address: address.to_owned(),
+            state,
+            reason: None,
+            share: 0,
+            connections,
+            total_connections: 0,
+            preconnected: 0,
+            near: false,
+            probes: None,
+            draining: None,
+            draining_until: None,
+        }
+    }
+
+    fn set_drain(&mut self, drain: &DrainView) {
+        self.draining = Some(drain.reason.to_string());
+        self.draining_until = drain.until;
+    }
+}
+
+impl From<&FormerEndpointView> for EndpointDetails {
+    fn from(view: &FormerEndpointView) -> Self {
+        let state = match &*view.state {
+            "drained" => EndpointCondition::Drained,
+            "terminating" => EndpointCondition::Terminating,
+            "notReady" => EndpointCondition::NotReady,
+            _ => EndpointCondition::Removed,
+        };
+        let endpoint = Self::former(&view.address, state, view.active);
+        Self { backend: view.backend.clone(), total_connections: view.connections, ..endpoint }
+    }
 }
 
 impl From<&EndpointView> for EndpointDetails {
@@ -324,6 +392,7 @@ impl From<&EndpointView> for EndpointDetails {
             near: view.near,
             probes,
             draining: None,
+            draining_until: None,
         }
     }
 }

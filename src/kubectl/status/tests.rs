@@ -3,7 +3,10 @@
 use clap::Parser;
 use serde_json::{Value, json};
 
-use super::*;
+use super::{
+    document::{EndpointCondition, EndpointDetails},
+    *,
+};
 use crate::{
     cli::{KubectlCli, KubectlCommand},
     kubectl::{
@@ -79,6 +82,10 @@ fn endpoint(address: &str, more: Value) -> Value {
     value
 }
 
+fn former(address: &str, state: &str, active: u32) -> Value {
+    json!({"backend": "db", "address": address, "state": state, "active": active, "connections": 99})
+}
+
 fn pages() -> ReplicaPages {
     let report = json!({"loadBalancers": {"u-1": {
         "generation": 3,
@@ -118,9 +125,18 @@ fn pages() -> ReplicaPages {
                     "usable": false, "healthy": false, "check": {"type": "TCP", "passed": 0, "failed": 0},
                 })),
             ],
+            "formerEndpoints": [
+                former("10.0.0.6:5432", "drained", 3),
+                former("10.0.0.7:5432", "drained", 2),
+                former("10.0.0.8:5432", "notReady", 0),
+            ],
         }],
         "draining": [
             {"loadBalancer": "shop/postgres", "what": "10.0.0.2:5432", "reason": "endpoint_unhealthy", "active": 1},
+            {
+                "loadBalancer": "shop/postgres", "what": "10.0.0.7:5432", "reason": "endpoint_drained", "active": 2,
+                "until": "2026-07-01T12:00:30Z",
+            },
             {"loadBalancer": "shop/postgres", "what": "10.0.0.9:5432", "reason": "endpoint_removed", "active": 4},
             {"loadBalancer": "shop/postgres", "what": "shop/postgres:5433", "reason": "listener_removed", "active": 2},
             {"loadBalancer": "shop/other", "what": "10.0.0.8:5432", "reason": "endpoint_removed", "active": 8},
@@ -168,6 +184,59 @@ fn the_list_of_load_balancers_in_both_widths() {
     let facts = facts();
     assert_golden("statuses.text", &plain(&rendered("kubectl-tcplb status", &facts)));
     assert_golden("statuses.wide", &plain(&rendered("kubectl-tcplb status -A -o wide", &facts)));
+}
+
+/// The endpoints that are not served.
+fn former_endpoints(facts: &StatusFacts) -> Vec<EndpointDetails> {
+    let document = StatusDocument::new(facts, NOW.parse().unwrap());
+    let endpoints = document.load_balancers.into_iter().flat_map(|object| object.replicas).flat_map(|it| it.endpoints);
+    endpoints.filter(|endpoint| !endpoint.state.is_served()).collect()
+}
+
+/// Facts with one replica, its former endpoints, and its drains.
+fn facts_with(former: Value, draining: Value) -> StatusFacts {
+    let mut pages = pages();
+    pages.picture.load_balancers[0].former_endpoints = serde_json::from_value(former).unwrap();
+    pages.picture.draining = serde_json::from_value(draining).unwrap();
+    let mut facts = facts();
+    facts.load_balancers.pop();
+    facts.replicas.truncate(1);
+    facts.replicas[0].1 = Ok(pages);
+    facts
+}
+
+fn drain(address: &str, reason: &str, until: &str) -> Value {
+    json!({"loadBalancer": "shop/postgres", "what": address, "reason": reason, "active": 1, "until": until})
+}
+
+#[test]
+fn endpoints_show_the_drain_that_is_due_first() {
+    let (earlier, later) = ("2026-07-01T12:00:10Z", "2026-07-01T12:00:20Z");
+    let (address, due): (&str, Timestamp) = ("10.0.0.6:5432", earlier.parse().unwrap());
+    let drains = json!([drain(address, "failback", later), drain(address, "endpoint_drained", earlier)]);
+    let former = former_endpoints(&facts_with(json!([former(address, "drained", 1)]), drains));
+    let [endpoint] = &former[..] else { panic!("{former:?}") };
+    assert_eq!((&*endpoint.backend, endpoint.state), ("db", EndpointCondition::Drained));
+    assert_eq!((endpoint.draining.as_deref(), endpoint.draining_until), (Some("endpoint_drained"), Some(due)));
+}
+
+#[test]
+fn a_drain_belongs_to_the_former_endpoint_at_its_address() {
+    let drains = json!([drain("10.0.0.1:5432", "endpoint_removed", NOW)]);
+    let facts = facts_with(json!([former("10.0.0.1:5432", "removed", 1)]), drains);
+    let document = StatusDocument::new(&facts, NOW.parse().unwrap());
+    let endpoints = document.load_balancers[0].replicas[0].endpoints.iter();
+    let at_address = endpoints.filter(|endpoint| endpoint.address == "10.0.0.1:5432");
+    let found: Vec<_> = at_address.map(|endpoint| (endpoint.state, endpoint.draining.is_some())).collect();
+    assert_eq!(found, [(EndpointCondition::Usable, false), (EndpointCondition::Removed, true)]);
+}
+
+#[test]
+fn replicas_of_older_versions_show_draining_endpoints_only() {
+    let former = former_endpoints(&facts_with(Value::Null, json!([drain("10.0.0.9:5432", "endpoint_drained", NOW)])));
+    let [endpoint] = &former[..] else { panic!("{former:?}") };
+    assert_eq!((&*endpoint.backend, endpoint.state), ("", EndpointCondition::Removed));
+    assert_eq!((endpoint.connections, endpoint.draining.as_deref()), (1, Some("endpoint_drained")));
 }
 
 #[test]

@@ -214,11 +214,18 @@ fn endpoint_row(pod: &str, endpoint: &EndpointDetails, columns: Columns) -> Vec<
         EndpointCondition::Usable => ("usable", Tone::Good),
         EndpointCondition::Standby => ("standby", Tone::Faint),
         EndpointCondition::Unusable => ("unusable", Tone::Bad),
+        EndpointCondition::Drained => ("drained", Tone::Warning),
+        EndpointCondition::Terminating => ("terminating", Tone::Warning),
+        EndpointCondition::NotReady => ("not ready", Tone::Warning),
         EndpointCondition::Removed => ("removed", Tone::Warning),
     };
     let share = match endpoint.state {
         EndpointCondition::Usable | EndpointCondition::Standby => format!("{}%", endpoint.share),
-        EndpointCondition::Unusable | EndpointCondition::Removed => "-".into(),
+        EndpointCondition::Unusable
+        | EndpointCondition::Drained
+        | EndpointCondition::Terminating
+        | EndpointCondition::NotReady
+        | EndpointCondition::Removed => "-".into(),
     };
     let mut row = vec![
         Cell::plain(pod),
@@ -227,7 +234,7 @@ fn endpoint_row(pod: &str, endpoint: &EndpointDetails, columns: Columns) -> Vec<
         Cell::toned(state, tone),
         Cell::plain(share),
         Cell::plain(endpoint.connections),
-        Cell::plain(endpoint.draining.as_deref().unwrap_or("-")),
+        Cell::plain(draining(endpoint)),
     ];
     if columns == Columns::All {
         let probes = endpoint.probes.map_or_else(|| "-".into(), |(passed, failed)| format!("{passed}/{failed}"));
@@ -241,6 +248,16 @@ fn endpoint_row(pod: &str, endpoint: &EndpointDetails, columns: Columns) -> Vec<
     let failed = if tone == Tone::Good { Tone::Faint } else { Tone::Plain };
     row.push(Cell::toned(endpoint.reason.as_deref().unwrap_or_default(), failed));
     row
+}
+
+/// The reason for which open connections are being closed, and the time of the last close.
+fn draining(endpoint: &EndpointDetails) -> String {
+    match (&endpoint.draining, endpoint.draining_until) {
+        (Some(reason), Some(until)) => format!("{reason} until {until:.0}"),
+        (Some(reason), None) => reason.clone(),
+        (None, _) if endpoint.state.is_served() => "-".into(),
+        (None, _) => "kept".into(),
+    }
 }
 
 fn certificates(certificates: &[CertificateDetails]) -> String {

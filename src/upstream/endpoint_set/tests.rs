@@ -243,6 +243,20 @@ fn unready_endpoints_keep_their_connections_without_an_alternative() {
 }
 
 #[test]
+fn former_endpoints_have_the_reason_why_they_do_not_serve() {
+    let mut scene = EndpointSetFixture::new([1, 2, 3]);
+    let _connections = [0, 1].map(|index| ActiveConnection::begin(&scene.endpoint(index)));
+    let drained = scene.endpoint(0).key().clone();
+    scene.change(&upstream([]));
+    // A removed endpoint without connections is forgotten with the next change.
+    scene.change(&upstream([]));
+    let unready = BTreeMap::from([(drained, Unready::Drained)]);
+    let former = scene.entries.former(&unready).map(|(endpoint, why)| (endpoint.address().port(), why));
+    assert_eq!(former.collect::<Vec<_>>(), [(1, Some(Unready::Drained)), (2, None)]);
+    assert_eq!(scene.entries.draining(&unready).len(), 1, "nothing replaces the drained endpoint");
+}
+
+#[test]
 fn unhealthy_endpoints_keep_their_connections_while_a_route_needs_them() {
     let mut wanted = upstream(1..=2);
     wanted.backends.insert("eu".into(), backend(Some(check())));

@@ -1,4 +1,4 @@
-//! The API server, the CustomResourceDefinition and the rights of the user.
+//! The API server, the CustomResourceDefinition and the permissions of the user.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 
@@ -8,7 +8,7 @@ use crate::{
         doctor::{
             document::{CheckName, CheckResult, count},
             facts::DoctorFacts,
-            needed_rights,
+            needed_permissions,
         },
         right::AccessError,
     },
@@ -72,28 +72,29 @@ fn installed(crd: &CustomResourceDefinition, is_before: bool) -> CheckResult {
     CheckResult::warning(CheckName::Crd, text)
 }
 
-pub fn rights(facts: &DoctorFacts) -> Vec<CheckResult> {
-    let missing = facts.rights.iter().filter_map(|(right, allowed)| match allowed {
+pub fn permissions(facts: &DoctorFacts) -> Vec<CheckResult> {
+    let missing = facts.permissions.iter().filter_map(|(right, allowed)| match allowed {
         Ok(true) => None,
         Ok(false) if facts.installation.is_none() => {
             let text = format!("this user may not {right}: the installation needs it");
-            Some(CheckResult::error(CheckName::Rights, text))
+            Some(CheckResult::error(CheckName::Permissions, text))
         }
         Ok(false) => {
             let denied = AccessError::Denied(right.clone()).to_string();
-            let text = match needed_rights::purpose(right) {
+            let text = match needed_permissions::purpose(right) {
                 Some(commands) => format!("{denied} (for {commands})"),
                 None => denied,
             };
-            Some(CheckResult::warning(CheckName::Rights, text))
+            Some(CheckResult::warning(CheckName::Permissions, text))
         }
-        Err(error) => Some(CheckResult::warning(CheckName::Rights, error.to_string())),
+        Err(error) => Some(CheckResult::warning(CheckName::Permissions, error.to_string())),
     });
     let missing: Vec<_> = missing.collect();
     if missing.is_empty() {
         let purpose = if facts.installation.is_none() { "to install the chart" } else { "for all commands" };
-        let text = format!("this user has the {} that are needed {purpose}", count(facts.rights.len(), "permission"));
-        return vec![CheckResult::ok(CheckName::Rights, text)];
+        let text =
+            format!("this user has the {} that are needed {purpose}", count(facts.permissions.len(), "permission"));
+        return vec![CheckResult::ok(CheckName::Permissions, text)];
     }
     missing
 }

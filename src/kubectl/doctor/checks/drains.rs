@@ -21,7 +21,7 @@ pub fn drains(facts: &InstallationFacts, all: &DoctorFacts) -> Vec<CheckResult> 
     let (mut results, mut known) = (Vec::new(), 0);
     for (pod, pages) in facts.readable() {
         known += 1;
-        let clock = pages.date.unwrap_or(all.now);
+        let clock = pages.date.unwrap_or_else(|| all.server_time());
         let of_namespace = pages.picture.draining.iter().filter(|drain| is_of_namespace(drain, facts));
         results.extend(of_namespace.filter_map(|drain| {
             let delay = clock.duration_since(drain.until?);

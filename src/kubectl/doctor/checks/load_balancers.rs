@@ -79,7 +79,7 @@ pub fn certificates(facts: &InstallationFacts, all: &DoctorFacts) -> Vec<CheckRe
         facts.load_balancers().iter().filter_map(|object| Some((object.metadata.uid.as_deref()?, object))).collect();
     let mut found: BTreeMap<(String, &str), (Timestamp, Timestamp)> = BTreeMap::new();
     for (_, pages) in facts.accepting() {
-        let clock = pages.date.unwrap_or(all.now);
+        let clock = pages.date.unwrap_or_else(|| all.server_time());
         for (uid, served) in &pages.report.load_balancers {
             let Some(object) = names.get(&**uid) else { continue };
             for (source, expires) in served.certificates.iter().chain(&served.certificates_for_backends) {

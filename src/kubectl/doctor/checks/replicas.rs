@@ -110,14 +110,14 @@ fn of_lease(lease: &Lease, key: &ObjectKey, facts: &InstallationFacts, all: &Doc
     let spec = lease.spec.clone().unwrap_or_default();
     let holder = spec.holder_identity.unwrap_or_default();
     let duration = i64::from(spec.lease_duration_seconds.unwrap_or(DEFAULT_LEASE_SECONDS));
-    let age = spec.renew_time.map(|renewed| all.now.duration_since(renewed.0).as_secs());
+    let age = spec.renew_time.map(|renewed| all.server_time().duration_since(renewed.0).as_secs());
     let is_replica = facts
         .replicas()
         .iter()
         .any(|replica| *replica.pod.key.name == *holder && replica.pod.key.namespace == key.namespace);
     match age {
         _ if holder.is_empty() || has_no_leader(key, facts) => CheckResult::error(CheckName::Lease, NO_LEADER),
-        // Twice, because the clocks of this machine and of the leader may differ.
+        // Twice, because the clocks of the API server and of the leader may differ.
         Some(age) if age > 2 * duration => {
             let text = format!(
                 "the leader {holder} last renewed the Lease {age} s ago, but it is valid for {duration} s only: see the \

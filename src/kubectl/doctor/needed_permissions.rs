@@ -51,18 +51,18 @@ const FOR_INSTALLATION: [(&str, &str, &str); 13] = [
 ///
 /// `search`: the namespace in which replicas are searched; `objects`: the namespace of the load balancers. `None`: all.
 pub fn of_commands(search: Option<&str>, replicas: &[ReplicaPod], objects: Option<&str>) -> Vec<Right> {
-    let mut rights = vec![
+    let mut permissions = vec![
         Right::new("get", "tcplb.io", "tcploadbalancers").in_namespace(objects),
         Right::new("list", "tcplb.io", "tcploadbalancers").in_namespace(objects),
         Right::new("list", "", "pods").in_namespace(search),
         Right::new("get", "apiextensions.k8s.io", "customresourcedefinitions").named("tcploadbalancers.tcplb.io"),
     ];
     let of_objects = |(verb, group, resource)| Right::new(verb, group, resource).in_namespace(objects);
-    rights.extend(FOR_LOAD_BALANCERS.map(of_objects));
+    permissions.extend(FOR_LOAD_BALANCERS.map(of_objects));
     let namespaces: BTreeSet<&str> = replicas.iter().map(|replica| &*replica.key.namespace).collect();
     for namespace in namespaces {
         let right = |(verb, group, resource)| Right::new(verb, group, resource).in_namespace(Some(namespace));
-        rights.extend(IN_INSTALLATIONS.map(right));
+        permissions.extend(IN_INSTALLATIONS.map(right));
     }
     for replica in replicas {
         let namespace = Some(&*replica.key.namespace);
@@ -71,10 +71,10 @@ pub fn of_commands(search: Option<&str>, replicas: &[ReplicaPod], objects: Optio
         let settings = &replica.settings;
         let lease = right("coordination.k8s.io", "leases", &settings.lease);
         let ports = (settings.placement == Placement::Gateway).then(|| right("", "configmaps", &settings.allocations));
-        rights.extend(ports.into_iter().chain([lease]));
+        permissions.extend(ports.into_iter().chain([lease]));
     }
     let mut distinct = Vec::new();
-    for right in rights {
+    for right in permissions {
         if !distinct.contains(&right) {
             distinct.push(right);
         }
@@ -111,7 +111,7 @@ mod tests {
     fn changes_and_bundles_need_permissions_in_the_namespaces_of_load_balancers() {
         let replicas = [ReplicaPod::read(&pod("tcplb-1", &[])).unwrap()];
         for objects in [None, Some("shop")] {
-            let rights = of_commands(None, &replicas, objects);
+            let permissions = of_commands(None, &replicas, objects);
             for (verb, group, resource, purpose) in [
                 ("patch", "tcplb.io", "tcploadbalancers", "drain, undrain and failback"),
                 ("list", "", "services", "doctor and bundle"),
@@ -119,7 +119,7 @@ mod tests {
                 ("list", "events.k8s.io", "events", "bundle"),
             ] {
                 let right = Right::new(verb, group, resource).in_namespace(objects);
-                assert!(rights.contains(&right), "{right}");
+                assert!(permissions.contains(&right), "{right}");
                 assert_eq!(super::purpose(&right), Some(purpose), "{right}");
             }
         }
@@ -128,8 +128,8 @@ mod tests {
     #[test]
     fn each_permission_is_needed_once() {
         let replicas = ["tcplb-1", "tcplb-2"].map(|name| ReplicaPod::read(&pod(name, &[])).unwrap());
-        let rights = of_commands(None, &replicas, Some("tcplb-system"));
-        let texts: BTreeSet<String> = rights.iter().map(ToString::to_string).collect();
-        assert_eq!(texts.len(), rights.len(), "{rights:#?}");
+        let permissions = of_commands(None, &replicas, Some("tcplb-system"));
+        let texts: BTreeSet<String> = permissions.iter().map(ToString::to_string).collect();
+        assert_eq!(texts.len(), permissions.len(), "{permissions:#?}");
     }
 }
