@@ -25,7 +25,7 @@ pub use self::{
     client::{Agreed, ClientTls, Identity},
     client_hello::{HelloError, read_client_hello, read_client_hello_with},
     fault::HandshakeFault,
-    stream::{ClientStream, ServerStream},
+    stream::{ClientStream, ServerStream, TlsStream},
 };
 use crate::model::{self, ClientValidation};
 

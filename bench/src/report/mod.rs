@@ -32,10 +32,16 @@ pub fn write(results: &Path, document: &Path) -> Result<String> {
 
 /// The table of these results. Also writes the plot to a file in the same folder.
 pub fn of(path: &Path) -> Result<String> {
+    let (text, plot) = rendered(path)?;
+    fs::write(plot_of(path), plot).context("the plot cannot be written")?;
+    Ok(text)
+}
+
+/// The table and the plot of these results.
+fn rendered(path: &Path) -> Result<(String, String)> {
     let results = Results::read(path)?;
     let rows = rows(&results);
-    fs::write(plot_of(path), plot::draw(&rows)).context("the plot cannot be written")?;
-    Ok(table::render(&results, &rows))
+    Ok((table::render(&results, &rows), plot::draw(&rows)))
 }
 
 fn plot_of(results: &Path) -> PathBuf {
@@ -82,6 +88,17 @@ mod tests {
             figures.iter().map(|(name, cpu)| ((*name).to_owned(), Round::default().with("cpu", *cpu))).collect()
         };
         Measured { run: "today".into(), seconds: 1.0, rounds: rounds.iter().map(round).collect() }
+    }
+
+    #[test]
+    fn the_committed_page_and_plot_show_the_committed_results() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let results = root.join("bench/results/results.json");
+        let (text, plot) = rendered(&results).unwrap();
+        let page = fs::read_to_string(root.join("docs/performance.md")).unwrap();
+        let current = page == document::with_table(&page, &text).unwrap()
+            && plot == fs::read_to_string(plot_of(&results)).unwrap();
+        assert!(current, "docs/performance.md or results.svg is not current: run tcplb-bench report");
     }
 
     fn row_of(measured: Measured) -> Row {

@@ -4,7 +4,7 @@ use super::relay::Side;
 use crate::{
     proxy::{
         stream::{Stream, prefixed_io::PrefixedIo, with_preamble::WithPreamble},
-        tls::{ClientStream, ServerStream},
+        tls::{ClientStream, ServerStream, TlsStream},
     },
     tcp::TcpSocket,
 };
@@ -83,6 +83,10 @@ impl Side for TlsBackend {
     fn plain(&self) -> Option<&TcpSocket> {
         None
     }
+
+    fn has_unsent(&self) -> bool {
+        TlsStream::has_unsent(self)
+    }
 }
 
 impl Side for TlsClient {
@@ -92,5 +96,9 @@ impl Side for TlsClient {
 
     fn plain(&self) -> Option<&TcpSocket> {
         None
+    }
+
+    fn has_unsent(&self) -> bool {
+        TlsStream::has_unsent(self)
     }
 }

@@ -32,8 +32,8 @@ const MAX_READ: usize = 128 * 1024;
 const MIN_READ: usize = 4 * 1024;
 /// The largest incomplete record or handshake message, in bytes. rustls accepts handshake messages of up to 64 KiB.
 const MAX_INCOMPLETE: usize = 64 * 1024;
-/// The largest number of bytes encrypted at once.
-const MAX_WRITE: usize = 64 * 1024;
+/// The largest number of bytes encrypted at once. With half of it, bulk transfers take 6 % more CPU.
+const MAX_WRITE: usize = 128 * 1024;
 /// More bytes than TLS adds to [`MAX_WRITE`] bytes in records of 16 KiB, and than session tickets in front of them.
 const OVERHEAD: usize = 4 * 1024;
 
@@ -154,6 +154,11 @@ impl<C: Session, S> TlsStream<C, S> {
     /// The negotiated parameters.
     pub fn state(&self) -> &CommonState {
         self.session.state()
+    }
+
+    /// True if encrypted data is still to be sent.
+    pub fn has_unsent(&self) -> bool {
+        !self.unsent.is_empty() && !self.defers_unsent
     }
 
     /// The encrypted stream.
@@ -383,7 +388,7 @@ impl<C: Session, S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<C, S
 }
 
 impl<C: Session, S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<C, S> {
-    /// Encrypts up to 64 KiB. Bytes that the encrypted stream does not accept now are sent by the next write, flush or
+    /// Encrypts up to 128 KiB. Bytes that the encrypted stream does not accept now are sent by the next write, flush or
     /// shutdown.
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();

@@ -120,7 +120,7 @@ impl Direction {
                 DirectionState::Discarding => return self.poll_discard(cx, flow),
                 DirectionState::Open | DirectionState::Ending => {}
             }
-            let keeps_up = self.pending.is_empty();
+            let keeps_up = self.pending.is_empty() && !flow.destination.has_unsent();
             ready!(self.poll_drain_pipe(cx, flow))?;
             ready!(self.poll_write_pending(cx, flow))?;
             if self.state == DirectionState::Ending {
@@ -202,7 +202,12 @@ impl Direction {
             self.end()?;
             return Poll::Ready(Ok(0));
         }
-        self.moves_much = count >= size.min(READ);
+        let full = match flow.source.plain() {
+            Some(_) => size.min(READ),
+            // The rest may be an incomplete TLS record.
+            None => size.min(READ) / 2,
+        };
+        self.moves_much = count >= full;
         let chunk = &flow.buffer[..count];
         self.inspect(chunk)?;
         let now = poll_write_some(cx, flow.destination, chunk, &mut flow.wrote)?;

@@ -9,4 +9,9 @@ pub trait Side: AsyncRead + AsyncWrite + Unpin {
 
     /// The underlying socket, if bytes may be moved to and from it unchanged.
     fn plain(&self) -> Option<&TcpSocket>;
+
+    /// True if bytes of an earlier write are still to be sent.
+    fn has_unsent(&self) -> bool {
+        false
+    }
 }
