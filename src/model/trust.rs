@@ -1,6 +1,6 @@
 //! Trusted authorities.
 
-use std::{fmt, io, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use jiff::Timestamp;
 use rustls::{
@@ -137,11 +137,10 @@ impl TlsClientConfig {
         Self { config: Arc::new(config), sessions }
     }
 
-    /// Removes the TLS 1.2 session with the server `name` if its keys may differ from those of the server. Otherwise
-    /// each attempt to resume it would fail.
-    pub fn handshake_failed(&self, name: &ServerName<'static>, error: &io::Error) {
-        let error = error.get_ref().and_then(|error| error.downcast_ref());
-        if matches!(error, Some(Error::DecryptError)) {
+    /// Removes the TLS 1.2 session with the server `name` after a handshake with this error, if its keys may differ
+    /// from those of the server. Otherwise each attempt to resume it would fail.
+    pub fn forget_undecryptable_session(&self, name: &ServerName<'static>, error: &Error) {
+        if *error == Error::DecryptError {
             self.sessions.remove_tls12_session(name);
         }
     }

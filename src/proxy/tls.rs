@@ -17,7 +17,6 @@ use rustls::{
     server::{ProducesTickets, ServerSessionMemoryCache},
     version::{TLS12, TLS13},
 };
-
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::certificates::{CertificateResolver, take_requested_name};
@@ -89,15 +88,18 @@ impl ServerTls {
     }
 
     /// Does a handshake with a client. Returns the stream of plaintext, and the normalized server name that the client
-    /// requests. `received` is called with the number of bytes received so far, and ends the handshake with its error.
+    /// requests. `on_received` is called with the number of bytes received so far, and ends the handshake with its
+    /// error.
     pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         stream: S,
-        received: impl FnMut(usize) -> io::Result<()>,
+        on_received: impl FnMut(usize) -> io::Result<()>,
     ) -> io::Result<(ServerStream<S>, Option<Box<str>>)> {
-        let mut accepting = pin!(ServerStream::accept(self.config(), stream, received));
+        let mut accepting = pin!(ServerStream::accept(self.config(), stream, on_received));
         let mut name = None;
         let accepted = poll_fn(|cx| {
+            // Another handshake may have left its name when it panicked.
+            drop(take_requested_name());
             let accepted = accepting.as_mut().poll(cx);
             name = take_requested_name().or(name.take());
             accepted

@@ -255,7 +255,9 @@ async fn encrypt(stream: Stream, preamble: Preamble, address: SocketAddr) -> io:
     match ClientStream::connect(tls.client.config.clone(), name.clone(), stream).await {
         Ok(stream) => Ok(BackendConnection::Tls(Box::new(stream))),
         Err(error) => {
-            tls.client.handshake_failed(&name, &error);
+            if let Some(error) = error.get_ref().and_then(|error| error.downcast_ref()) {
+                tls.client.forget_undecryptable_session(&name, error);
+            }
             Err(io::Error::new(error.kind(), format!("TLS handshake failed: {error}")))
         }
     }

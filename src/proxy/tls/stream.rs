@@ -4,6 +4,7 @@
 //! [`rustls::unbuffered`], records are received, encrypted and decrypted in buffers that all connections of a thread
 //! share. A connection keeps only a record that has not arrived completely, and bytes that could not be passed on yet.
 
+mod session;
 #[cfg(test)]
 mod tests;
 
@@ -19,61 +20,35 @@ use std::{
 
 use rustls::{
     ClientConfig, CommonState, Error, ProtocolVersion, ServerConfig,
-    client::{ClientConnectionData, UnbufferedClientConnection},
+    client::UnbufferedClientConnection,
     pki_types::ServerName,
-    server::{ServerConnectionData, UnbufferedServerConnection},
-    unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic},
+    server::UnbufferedServerConnection,
+    unbuffered::{ConnectionState, EncryptError, UnbufferedStatus, WriteTraffic},
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// The largest read, in bytes.
-const MAX_READ: usize = 128 * 1024;
+use self::session::{TlsSession, encode};
+
+/// The largest read, in bytes: 128 KiB of plaintext in full records.
+const MAX_READ: usize = 129 * 1024;
 /// The smallest read, and the read size of handshakes.
 const MIN_READ: usize = 4 * 1024;
 /// The largest incomplete record or handshake message, in bytes. rustls accepts handshake messages of up to 64 KiB.
 const MAX_INCOMPLETE: usize = 64 * 1024;
 /// The largest number of bytes encrypted at once. With half of it, bulk transfers take 6 % more CPU.
 const MAX_WRITE: usize = 128 * 1024;
-/// More bytes than TLS adds to [`MAX_WRITE`] bytes in records of 16 KiB, and than session tickets in front of them.
+/// The largest plaintext of a record (RFC 8446, section 5.1).
+const RECORD: usize = 16 * 1024;
+/// The bytes that TLS 1.3 adds to a record: header, content type and tag. TLS 1.2 adds as many or more.
+const RECORD_OVERHEAD: usize = 5 + 1 + 16;
+/// Space for the overhead of [`MAX_WRITE`] bytes, and for the usual size of session tickets in front of them.
 const OVERHEAD: usize = 4 * 1024;
+/// The number of reads without plaintext after which other connections have their turn.
+const READS_PER_TURN: usize = 4;
 
 thread_local! {
     static RECEIVED: RefCell<Vec<u8>> = RefCell::new(vec![0; MAX_INCOMPLETE + MAX_READ]);
     static ENCRYPTED: RefCell<Vec<u8>> = RefCell::new(vec![0; MAX_WRITE + OVERHEAD]);
-}
-
-/// A TLS session of either side.
-pub trait Session: Unpin {
-    type Data;
-
-    /// Processes received records.
-    fn process<'c, 'i>(&'c mut self, received: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
-
-    fn state(&self) -> &CommonState;
-}
-
-impl Session for UnbufferedServerConnection {
-    type Data = ServerConnectionData;
-
-    fn process<'c, 'i>(&'c mut self, received: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, ServerConnectionData> {
-        self.process_tls_records(received)
-    }
-
-    fn state(&self) -> &CommonState {
-        self
-    }
-}
-
-impl Session for UnbufferedClientConnection {
-    type Data = ClientConnectionData;
-
-    fn process<'c, 'i>(&'c mut self, received: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, ClientConnectionData> {
-        self.process_tls_records(received)
-    }
-
-    fn state(&self) -> &CommonState {
-        self
-    }
 }
 
 /// TLS with a client, in the role of the server.
@@ -105,18 +80,18 @@ pub struct TlsStream<C, S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ServerStream<S> {
-    /// Waits for a handshake as the server. `received` is called with the number of bytes received so far, and ends the
-    /// handshake with its error.
+    /// Waits for a handshake as the server. `on_received` is called with the number of bytes received so far, and ends
+    /// the handshake with its error.
     ///
     /// The session tickets at the end of a TLS 1.3 handshake are sent with the first data: a separate packet costs about
     /// as much as a message, and no client waits for tickets. BoringSSL does the same.
     pub async fn accept(
         config: Arc<ServerConfig>,
         stream: S,
-        received: impl FnMut(usize) -> io::Result<()>,
+        on_received: impl FnMut(usize) -> io::Result<()>,
     ) -> io::Result<Self> {
         let session = UnbufferedServerConnection::new(config).map_err(io::Error::other)?;
-        let mut accepted = Self::new(session, stream).shake_hands(received).await?;
+        let mut accepted = Self::new(session, stream).shake_hands(on_received).await?;
         if accepted.state().protocol_version() == Some(ProtocolVersion::TLSv1_3) {
             accepted.defers_unsent = true;
         } else {
@@ -136,7 +111,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
     }
 }
 
-impl<C: Session, S> TlsStream<C, S> {
+impl<C: TlsSession, S> TlsStream<C, S> {
     fn new(session: C, stream: S) -> Self {
         Self {
             session,
@@ -166,12 +141,12 @@ impl<C: Session, S> TlsStream<C, S> {
         &mut self.stream
     }
 
-    /// Processes all complete records in `received`. Decrypted bytes go to `output`, and what exceeds it is kept.
-    /// Returns the number of bytes that are processed.
-    fn process(&mut self, received: &mut [u8], output: &mut ReadBuf<'_>) -> Result<usize, Error> {
+    /// Processes all complete records. Decrypted bytes go to `output`, and those beyond its end are kept. Returns the
+    /// number of bytes that are processed.
+    fn process_records(&mut self, records: &mut [u8], output: &mut ReadBuf<'_>) -> Result<usize, Error> {
         let mut processed = 0;
         loop {
-            let UnbufferedStatus { mut discard, state } = self.session.process(&mut received[processed..]);
+            let UnbufferedStatus { mut discard, state } = self.session.process_records(&mut records[processed..]);
             let settled = match state? {
                 ConnectionState::ReadTraffic(mut traffic) => {
                     while let Some(record) = traffic.next_record() {
@@ -205,7 +180,7 @@ impl<C: Session, S> TlsStream<C, S> {
         }
     }
 
-    /// Encrypts `bytes` into `output`, behind what is still to be sent. Returns the number of bytes in `output`.
+    /// Encrypts `bytes` into `output`, behind the unsent bytes. Returns the number of bytes in `output`.
     fn encrypt(&mut self, bytes: &[u8], output: &mut Vec<u8>) -> io::Result<usize> {
         self.with_write_traffic(|traffic, unsent| {
             let behind = unsent.len();
@@ -216,54 +191,95 @@ impl<C: Session, S> TlsStream<C, S> {
                 match traffic.encrypt(bytes, &mut output[behind..]) {
                     Ok(count) => return Ok(behind + count),
                     Err(EncryptError::InsufficientSize(size)) => output.resize(behind + size.required_size, 0),
-                    Err(error @ EncryptError::EncryptExhausted) => return Err(io::Error::other(error)),
+                    Err(EncryptError::EncryptExhausted) => return Err(Error::EncryptError),
                 }
             }
         })
     }
 
-    /// Queues a `close_notify`, unless the session has failed.
-    fn queue_close_notify(&mut self) {
-        // The error has already been reported, with an alert.
+    /// Adds a `close_notify` to the unsent bytes, unless the session has failed.
+    fn close_session(&mut self) {
+        // An error was reported before, with an alert.
         let _ = self.with_write_traffic(|traffic, unsent| {
             let behind = unsent.len();
             unsent.resize(behind + OVERHEAD, 0);
-            let count = traffic.queue_close_notify(&mut unsent[behind..]).map_err(io::Error::other)?;
+            let count = traffic.queue_close_notify(&mut unsent[behind..]).map_err(|_| Error::EncryptError)?;
             unsent.truncate(behind + count);
             Ok(())
         });
     }
 
-    /// Calls `write` once the session can encrypt data, with the bytes that are still to be sent before that data.
+    /// Calls `write` once the session can encrypt data, with the bytes that must be sent before that data.
     fn with_write_traffic<T>(
         &mut self,
-        write: impl FnOnce(&mut WriteTraffic<'_, C::Data>, &mut Vec<u8>) -> io::Result<T>,
+        write: impl FnOnce(&mut WriteTraffic<'_, C::SideData>, &mut Vec<u8>) -> Result<T, Error>,
     ) -> io::Result<T> {
+        let closed = || Err(io::ErrorKind::BrokenPipe.into());
+        if self.error.is_some() {
+            return closed();
+        }
         let mut incomplete = mem::take(&mut self.incomplete);
         if !incomplete.is_empty() || self.state().wants_write() {
-            let processed = self.process(&mut incomplete, &mut ReadBuf::new(&mut [])).map_err(invalid)?;
-            incomplete.drain(..processed);
+            match self.process_records(&mut incomplete, &mut ReadBuf::new(&mut [])) {
+                Ok(processed) => drop(incomplete.drain(..processed)),
+                Err(error) => return Err(self.fail(error)),
+            }
         }
-        let result = match self.session.process(&mut incomplete).state.map_err(invalid)? {
-            ConnectionState::WriteTraffic(mut traffic) => write(&mut traffic, &mut self.unsent),
-            _ => Err(io::ErrorKind::BrokenPipe.into()),
+        let result = match self.session.process_records(&mut incomplete).state {
+            Ok(ConnectionState::WriteTraffic(mut traffic)) => write(&mut traffic, &mut self.unsent),
+            Ok(_) => return closed(),
+            Err(error) => Err(error),
         };
         self.incomplete = incomplete;
-        result
+        result.map_err(|error| self.fail(error))
+    }
+
+    /// Ends the session with an error. The alert that describes it is added to the unsent bytes.
+    #[cold]
+    fn fail(&mut self, error: Error) -> io::Error {
+        // The session considers them processed.
+        self.incomplete = Vec::new();
+        while self.state().wants_write() {
+            match self.session.process_records(&mut []).state {
+                Ok(ConnectionState::EncodeTlsData(alert)) => encode(alert, &mut self.unsent),
+                _ => break,
+            }
+        }
+        self.error = Some(Box::new(error.clone()));
+        invalid(error)
+    }
+
+    /// Keeps the beginning of a record.
+    fn keep(&mut self, incomplete: &[u8]) {
+        let (length, capacity) = (incomplete.len(), self.incomplete.capacity());
+        if length > capacity || capacity > 2 * length {
+            self.incomplete = incomplete.to_vec();
+        } else {
+            self.incomplete.clear();
+            self.incomplete.extend_from_slice(incomplete);
+        }
+    }
+
+    fn unexpected_end(&self) -> io::Error {
+        let message = match self.state().is_handshaking() {
+            true => "tls handshake eof",
+            false => "peer closed connection without sending TLS close_notify",
+        };
+        io::Error::new(io::ErrorKind::UnexpectedEof, message)
     }
 }
 
-impl<C: Session, S: AsyncRead + AsyncWrite + Unpin> TlsStream<C, S> {
-    async fn shake_hands(mut self, mut received: impl FnMut(usize) -> io::Result<()>) -> io::Result<Self> {
+impl<C: TlsSession, S: AsyncRead + AsyncWrite + Unpin> TlsStream<C, S> {
+    async fn shake_hands(mut self, mut on_received: impl FnMut(usize) -> io::Result<()>) -> io::Result<Self> {
         // The first message of a client.
-        self.process(&mut [], &mut ReadBuf::new(&mut [])).map_err(invalid)?;
+        self.process_records(&mut [], &mut ReadBuf::new(&mut [])).map_err(invalid)?;
         let mut total = 0;
         poll_fn(|cx| {
             while self.state().is_handshaking() {
                 // A peer that is still sending, too, is read even if it accepts nothing.
                 let _: Poll<()> = self.poll_send(cx)?;
                 total += ready!(self.poll_receive(cx, &mut ReadBuf::new(&mut [])))?;
-                received(total)?;
+                on_received(total)?;
             }
             Poll::Ready(Ok::<_, io::Error>(()))
         })
@@ -280,23 +296,28 @@ impl<C: Session, S: AsyncRead + AsyncWrite + Unpin> TlsStream<C, S> {
         RECEIVED.with_borrow_mut(|buffer| {
             let kept = self.incomplete.len();
             if kept >= MAX_INCOMPLETE {
-                return Poll::Ready(Err(self.fail(cx, Error::PeerSentOversizedRecord)));
+                return Poll::Ready(Err(self.fail(Error::PeerSentOversizedRecord)));
             }
-            // What is decrypted then fits into `output`.
-            let size = output.remaining().saturating_sub(kept).clamp(MIN_READ, MAX_READ);
-            let mut received = ReadBuf::new(&mut buffer[kept..kept + size]);
-            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut received))?;
-            let count = received.filled().len();
+            // The plaintext of full records then fills `output`.
+            let records = output.remaining() + output.remaining().div_ceil(RECORD) * RECORD_OVERHEAD;
+            let size = records.saturating_sub(kept).clamp(MIN_READ, MAX_READ);
+            let mut read_buffer = ReadBuf::new(&mut buffer[kept..kept + size]);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read_buffer))?;
+            let count = read_buffer.filled().len();
             if count == 0 {
                 return Poll::Ready(Err(self.unexpected_end()));
             }
             buffer[..kept].copy_from_slice(&self.incomplete);
-            let received = &mut buffer[..kept + count];
+            let records = &mut buffer[..kept + count];
             let before = output.filled().len();
-            match self.process(received, output) {
-                Ok(processed) => self.keep(&received[processed..]),
+            match self.process_records(records, output) {
+                // Bytes behind the end are ignored.
+                Ok(_) if self.peer_has_ended => self.incomplete = Vec::new(),
+                Ok(processed) => self.keep(&records[processed..]),
                 Err(error) => {
-                    let error = self.fail(cx, error);
+                    let error = self.fail(error);
+                    // One attempt. The error is more important than that of sending its alert.
+                    let _ = self.poll_send(cx);
                     if output.filled().len() == before {
                         return Poll::Ready(Err(error));
                     }
@@ -304,39 +325,6 @@ impl<C: Session, S: AsyncRead + AsyncWrite + Unpin> TlsStream<C, S> {
             }
             Poll::Ready(Ok(count))
         })
-    }
-
-    /// Keeps the beginning of a record.
-    fn keep(&mut self, incomplete: &[u8]) {
-        if incomplete.is_empty() || self.peer_has_ended {
-            self.incomplete = Vec::new();
-        } else {
-            self.incomplete.clear();
-            self.incomplete.extend_from_slice(incomplete);
-        }
-    }
-
-    fn unexpected_end(&self) -> io::Error {
-        let what = match self.state().is_handshaking() {
-            true => "tls handshake eof",
-            false => "peer closed connection without sending TLS close_notify",
-        };
-        io::Error::new(io::ErrorKind::UnexpectedEof, what)
-    }
-
-    /// Ends the session: sends the alert that describes the error, if the stream accepts it now.
-    #[cold]
-    fn fail(&mut self, cx: &mut Context<'_>, error: Error) -> io::Error {
-        while self.state().wants_write() {
-            match self.session.process(&mut []).state {
-                Ok(ConnectionState::EncodeTlsData(data)) => encode(data, &mut self.unsent),
-                _ => break,
-            }
-        }
-        // The error is more important than that of sending.
-        let _ = self.poll_send(cx);
-        self.error = Some(Box::new(error.clone()));
-        invalid(error)
     }
 
     /// Sends all bytes that are still to be sent.
@@ -356,13 +344,13 @@ impl<C: Session, S: AsyncRead + AsyncWrite + Unpin> TlsStream<C, S> {
     }
 }
 
-impl<C: Session, S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<C, S> {
+impl<C: TlsSession, S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<C, S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, output: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if output.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
-        loop {
+        for _ in 0..READS_PER_TURN {
             if !this.decrypted.is_empty() {
                 let count = this.decrypted.len().min(output.remaining());
                 output.put_slice(&this.decrypted[..count]);
@@ -384,10 +372,12 @@ impl<C: Session, S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<C, S
                 return Poll::Ready(Ok(()));
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 
-impl<C: Session, S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<C, S> {
+impl<C: TlsSession, S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<C, S> {
     /// Encrypts up to 128 KiB. Bytes that the encrypted stream does not accept now are sent by the next write, flush or
     /// shutdown.
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
@@ -422,7 +412,7 @@ impl<C: Session, S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<C, 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if !mem::replace(&mut this.has_sent_close_notify, true) {
-            this.queue_close_notify();
+            this.close_session();
         }
         ready!(this.poll_send(cx))?;
         match ready!(Pin::new(&mut this.stream).poll_shutdown(cx)) {
@@ -436,14 +426,6 @@ impl<C: Session, S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<C, 
 impl<C, S: fmt::Debug> fmt::Debug for TlsStream<C, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TlsStream").field("stream", &self.stream).finish_non_exhaustive()
-    }
-}
-
-/// Appends a message of the session to the bytes to be sent.
-fn encode<D>(mut data: EncodeTlsData<'_, D>, unsent: &mut Vec<u8>) {
-    let behind = unsent.len();
-    while let Err(EncodeError::InsufficientSize(size)) = data.encode(&mut unsent[behind..]) {
-        unsent.resize(behind + size.required_size, 0);
     }
 }
 

@@ -2,7 +2,9 @@ use std::{cell::Cell, pin::pin};
 
 use futures::FutureExt;
 use rustls::{
-    HandshakeKind, SupportedProtocolVersion,
+    CipherSuiteCommon, HandshakeKind, SupportedCipherSuite, SupportedProtocolVersion, Tls12CipherSuite,
+    Tls13CipherSuite,
+    crypto::{CryptoProvider, aws_lc_rs},
     version::{TLS12, TLS13},
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
@@ -243,6 +245,118 @@ async fn a_violation_comes_after_the_data_before_it_and_is_answered_by_an_alert(
 }
 
 #[tokio::test]
+async fn nothing_is_sent_after_a_violation_within_a_handshake_message() {
+    let sides = Sides::new(&TLS13);
+    let (near, far) = duplex(10_000);
+    let (client, server) = tokio::join!(
+        ClientStream::connect(sides.client.clone(), name(), near),
+        ServerStream::accept(sides.server.config(), far, |_| Ok(()))
+    );
+    let (mut client, mut server) = (client.unwrap(), server.unwrap());
+    // Behind data, the first bytes of a handshake message, and then a record of another type.
+    client.write_all(b"data").await.unwrap();
+    server.read_exact(&mut [0; 4]).await.unwrap();
+    let sealed = |client: &mut ClientStream<_>, bytes: &[u8]| {
+        let mut output = vec![0; 1_000];
+        let count = client.encrypt(bytes, &mut output).unwrap();
+        output.truncate(count);
+        output
+    };
+    let data = sealed(&mut client, b"more");
+    let forged = [&[22, 3, 3, 0, 3, 24, 0, 0][..], &sealed(&mut client, b"data")].concat();
+    client.get_mut().write_all(&[data, forged].concat()).await.unwrap();
+    let mut read = [0; 10];
+    assert_eq!(server.read(&mut read).await.unwrap(), 4);
+    assert_eq!(server.write(b"answer").await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    assert_eq!(server.read(&mut read).await.unwrap_err().kind(), io::ErrorKind::InvalidData);
+    server.shutdown().await.unwrap();
+    let alert = client.read(&mut read).await.unwrap_err();
+    assert!(alert.to_string().starts_with("received fatal alert"), "{alert}");
+}
+
+/// The provider with cipher suites whose keys may encrypt only a few records.
+fn with_short_lived_keys() -> Arc<CryptoProvider> {
+    const RECORDS: u64 = 20;
+    let mut provider = aws_lc_rs::default_provider();
+    for suite in &mut provider.cipher_suites {
+        *suite = match suite {
+            SupportedCipherSuite::Tls12(tls12) => {
+                let common = CipherSuiteCommon { confidentiality_limit: RECORDS, ..common(&tls12.common) };
+                let suite = Tls12CipherSuite {
+                    common,
+                    kx: tls12.kx,
+                    sign: tls12.sign,
+                    prf_provider: tls12.prf_provider,
+                    aead_alg: tls12.aead_alg,
+                };
+                SupportedCipherSuite::Tls12(Box::leak(Box::new(suite)))
+            }
+            SupportedCipherSuite::Tls13(tls13) => {
+                let common = CipherSuiteCommon { confidentiality_limit: RECORDS, ..common(&tls13.common) };
+                let suite = Tls13CipherSuite {
+                    common,
+                    hkdf_provider: tls13.hkdf_provider,
+                    aead_alg: tls13.aead_alg,
+                    quic: tls13.quic,
+                };
+                SupportedCipherSuite::Tls13(Box::leak(Box::new(suite)))
+            }
+        };
+    }
+    Arc::new(provider)
+}
+
+fn common(suite: &CipherSuiteCommon) -> CipherSuiteCommon {
+    CipherSuiteCommon {
+        suite: suite.suite,
+        hash_provider: suite.hash_provider,
+        confidentiality_limit: suite.confidentiality_limit,
+    }
+}
+
+#[tokio::test]
+async fn used_up_keys_are_replaced_or_end_the_session() {
+    for version in VERSIONS {
+        let authority = CertificateIssuer::new();
+        let server = ServerTls::new(&tls(&[&authority.certificate(&[NAME])])).unwrap();
+        let config = Arc::new(authority.client_with(with_short_lived_keys(), &[version]));
+        let (near, far) = duplex(100_000);
+        let (client, server) =
+            tokio::join!(ClientStream::connect(config, name(), near), server.accept(far, |_| Ok(())));
+        let (mut client, mut server) = (client.unwrap(), server.unwrap().0);
+        let mut byte = [0];
+        let mut written = 0;
+        let refused = loop {
+            if written == 100 {
+                break None;
+            }
+            if let Err(error) = client.write(b"?").await {
+                break Some(error.kind());
+            }
+            written += 1;
+            server.read_exact(&mut byte).await.unwrap();
+        };
+        if version.version == ProtocolVersion::TLSv1_3 {
+            assert_eq!(refused, None, "new keys are agreed");
+            continue;
+        }
+        assert!(written < 20, "{written} records with one key");
+        assert_eq!(refused, Some(io::ErrorKind::InvalidData));
+        assert!(client.read(&mut byte).await.is_err());
+        client.shutdown().await.unwrap();
+        assert_eq!(server.read(&mut byte).await.unwrap(), 0, "close_notify");
+    }
+}
+
+#[tokio::test]
+async fn a_long_message_leaves_no_memory_behind() {
+    let (_, mut server) = Sides::new(&TLS13).with_server(1_000).await;
+    server.keep(&[0; 60_000]);
+    server.keep(&[0; 7]);
+    assert_eq!((server.incomplete.len(), server.incomplete.capacity()), (7, 7));
+}
+
+#[tokio::test]
 async fn the_memory_of_a_handshake_is_bounded() {
     let sides = Sides::new(&TLS13);
     let (near, mut far) = duplex(200_000);
@@ -297,8 +411,8 @@ async fn a_session_whose_keys_differ_is_not_resumed_again() {
         client.unwrap().state().handshake_kind().unwrap()
     };
     assert_eq!(kind().await, HandshakeKind::Full);
-    config.handshake_failed(&name(), &io::ErrorKind::UnexpectedEof.into());
+    config.forget_undecryptable_session(&name(), &Error::HandshakeNotComplete);
     assert_eq!(kind().await, HandshakeKind::Resumed);
-    config.handshake_failed(&name(), &invalid(Error::DecryptError));
+    config.forget_undecryptable_session(&name(), &Error::DecryptError);
     assert_eq!(kind().await, HandshakeKind::Full);
 }
