@@ -43,7 +43,7 @@ const RECORD: usize = 16 * 1024;
 const RECORD_OVERHEAD: usize = 5 + 1 + 16;
 /// Space for the overhead of [`MAX_WRITE`] bytes, and for the usual size of session tickets in front of them.
 const OVERHEAD: usize = 4 * 1024;
-/// The number of reads without plaintext after which other connections have their turn.
+/// The number of reads without plaintext after which the task yields.
 const READS_PER_TURN: usize = 4;
 
 thread_local! {
@@ -70,7 +70,7 @@ pub struct TlsStream<C, S> {
     decrypted: Vec<u8>,
     /// Encrypted bytes that are still to be sent.
     unsent: Vec<u8>,
-    /// Set if `unsent` goes with the next data, see [`ServerStream::accept`].
+    /// True if `unsent` is sent with the next data, see [`ServerStream::accept`].
     defers_unsent: bool,
     /// The peer has sent `close_notify`.
     peer_has_ended: bool,
@@ -262,8 +262,8 @@ impl<C: TlsSession, S> TlsStream<C, S> {
 
     fn unexpected_end(&self) -> io::Error {
         let message = match self.state().is_handshaking() {
-            true => "tls handshake eof",
-            false => "peer closed connection without sending TLS close_notify",
+            true => "the peer closed the connection",
+            false => "the peer closed the connection without close_notify",
         };
         io::Error::new(io::ErrorKind::UnexpectedEof, message)
     }
@@ -276,7 +276,7 @@ impl<C: TlsSession, S: AsyncRead + AsyncWrite + Unpin> TlsStream<C, S> {
         let mut total = 0;
         poll_fn(|cx| {
             while self.state().is_handshaking() {
-                // A peer that is still sending, too, is read even if it accepts nothing.
+                // Read even if the peer accepts nothing: it may still be sending.
                 let _: Poll<()> = self.poll_send(cx)?;
                 total += ready!(self.poll_receive(cx, &mut ReadBuf::new(&mut [])))?;
                 on_received(total)?;
@@ -311,12 +311,12 @@ impl<C: TlsSession, S: AsyncRead + AsyncWrite + Unpin> TlsStream<C, S> {
             let records = &mut buffer[..kept + count];
             let before = output.filled().len();
             match self.process_records(records, output) {
-                // Bytes behind the end are ignored.
+                // Bytes after `close_notify` are ignored.
                 Ok(_) if self.peer_has_ended => self.incomplete = Vec::new(),
                 Ok(processed) => self.keep(&records[processed..]),
                 Err(error) => {
                     let error = self.fail(error);
-                    // One attempt. The error is more important than that of sending its alert.
+                    // Try once: a failure to send the alert must not hide its cause.
                     let _ = self.poll_send(cx);
                     if output.filled().len() == before {
                         return Poll::Ready(Err(error));
