@@ -60,7 +60,7 @@ pub struct Authorizer {
 }
 
 impl Authorizer {
-    /// Authorizes by rights in this namespace.
+    /// Authorizes by permissions in this namespace.
     pub fn new(client: Client, namespace: &str) -> Arc<Self> {
         Arc::new(Self {
             reviewer: Reviewer::new(client, namespace),
@@ -71,7 +71,7 @@ impl Authorizer {
         })
     }
 
-    /// The namespace of the rights.
+    /// The namespace of the permissions.
     pub fn namespace(&self) -> &str {
         self.reviewer.namespace()
     }

@@ -58,7 +58,7 @@ impl TenantPage {
         }
     }
 
-    /// The subresource of `replicas` in rights.
+    /// The subresource of `replicas` in permissions.
     const fn subresource(self) -> &'static str {
         match self {
             Self::Overview => "page",

@@ -10,7 +10,7 @@ use crate::printable::printable;
 
 /// The audience of tokens. Other services do not accept a token of this audience, so it can be sent over plain HTTP.
 pub const AUDIENCE: &str = "tcplb";
-/// The API group and the resource of the right to read the admin pages of replicas. There are no such objects.
+/// The API group and the resource of the permission to read the admin pages of replicas. There are no such objects.
 pub const GROUP: &str = "tcplb.io";
 pub const RESOURCE: &str = "replicas";
 /// The maximum length of an error and of the name of a user in messages, in bytes.

@@ -19,13 +19,13 @@ const TOKEN: &str = "token-of-the-leader";
 const LEADER: &str = "system:serviceaccount:lb:tcplb";
 const SOURCE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 
-/// An API server with these users and rights.
+/// An API server with these users and permissions.
 #[derive(Default)]
 struct FakeApi {
     /// The users and audiences of tokens.
     tokens: Mutex<BTreeMap<String, (String, Vec<&'static str>)>>,
     /// Users and subresources.
-    rights: Mutex<BTreeSet<(String, String)>>,
+    permissions: Mutex<BTreeSet<(String, String)>>,
     condition: Mutex<ApiCondition>,
     token_reviews: AtomicUsize,
 }
@@ -43,7 +43,7 @@ impl FakeApi {
     fn start() -> (Arc<Self>, Arc<Authorizer>) {
         let api = Arc::new(Self::default());
         api.add_token(TOKEN, LEADER, &[AUDIENCE]);
-        api.rights.lock().unwrap().insert((LEADER.into(), "report".into()));
+        api.permissions.lock().unwrap().insert((LEADER.into(), "report".into()));
         let answering = api.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
             let api = answering.clone();
@@ -115,8 +115,8 @@ impl FakeApi {
         assert_eq!(*attributes, asked);
         assert_eq!((&spec["uid"], &spec["groups"]), (&json!("7"), &json!(["system:authenticated"])));
         assert_eq!(spec["extra"], json!({"pod": ["a"]}));
-        let right = (spec["user"].as_str().unwrap().to_owned(), subresource.to_owned());
-        json!({"allowed": self.rights.lock().unwrap().contains(&right)})
+        let permission = (spec["user"].as_str().unwrap().to_owned(), subresource.to_owned());
+        json!({"allowed": self.permissions.lock().unwrap().contains(&permission)})
     }
 }
 

@@ -5,7 +5,7 @@ use super::review::AUDIENCE;
 pub enum Unauthorized {
     #[error("the token is not valid for the audience {AUDIENCE}, or has expired")]
     InvalidToken,
-    /// The user has no right to the page.
+    /// The user has no permission for the page.
     #[error("user {0} has no permission for this page")]
     Forbidden(String),
     #[error("too many tokens are being reviewed")]

@@ -25,8 +25,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     connection::ClusterConnection,
+    permission::{AccessError, Permission},
     replica::ReplicaPod,
-    right::{AccessError, Right},
 };
 use crate::{
     model::{ReplicaReport, StatePicture},
@@ -230,8 +230,8 @@ fn failed(error: &dyn fmt::Display) -> PageError {
 }
 
 /// The permission to forward ports. Kubernetes before 1.35 requires `get` instead.
-fn port_forward(namespace: &str) -> Right {
-    Right::new("create", "", "pods/portforward").in_namespace(Some(namespace))
+fn port_forward(namespace: &str) -> Permission {
+    Permission::new("create", "", "pods/portforward").in_namespace(Some(namespace))
 }
 
 /// The time of a `Date` header.

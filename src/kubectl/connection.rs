@@ -12,7 +12,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::right::{AccessError, Right};
+use super::permission::{AccessError, Permission};
 use crate::{api::TcpLoadBalancer, cli::ClusterFlags};
 
 /// The number of objects in an answer of the API server. More need several requests.
@@ -71,7 +71,7 @@ impl ClusterConnection {
             Some(namespace) => Api::namespaced(self.client.clone(), namespace),
             None => Api::all(self.client.clone()),
         };
-        all(&api, labels).await.map_err(|error| right::<K>("list", namespace).error(&error))
+        all(&api, labels).await.map_err(|error| permission::<K>("list", namespace).error(&error))
     }
 
     /// All objects of a kind as JSON, with the fields that this version does not know.
@@ -82,7 +82,7 @@ impl ClusterConnection {
         labels: &str,
     ) -> Result<Vec<Value>, AccessError> {
         let objects = all(&kind.api(&self.client, namespace), labels).await;
-        let objects = objects.map_err(|error| kind.right("list", namespace).error(&error))?;
+        let objects = objects.map_err(|error| kind.permission("list", namespace).error(&error))?;
         Ok(objects.iter().map(|object| kind.value(object)).collect())
     }
 
@@ -94,7 +94,7 @@ impl ClusterConnection {
         name: &str,
     ) -> Result<Option<Value>, AccessError> {
         let object = kind.api(&self.client, namespace).get_opt(name).await;
-        let object = object.map_err(|error| kind.right("get", namespace).error(&error))?;
+        let object = object.map_err(|error| kind.permission("get", namespace).error(&error))?;
         Ok(object.map(|object| kind.value(&object)))
     }
 
@@ -104,7 +104,7 @@ impl ClusterConnection {
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
     {
         let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
-        api.get_opt(name).await.map_err(|error| right::<K>("get", Some(namespace)).error(&error))
+        api.get_opt(name).await.map_err(|error| permission::<K>("get", Some(namespace)).error(&error))
     }
 
     /// A load balancer in the namespace of the flags.
@@ -125,7 +125,7 @@ impl ClusterConnection {
         K: Resource<DynamicType = (), Scope = ClusterResourceScope> + Clone + DeserializeOwned + Debug,
     {
         let api: Api<K> = Api::all(self.client.clone());
-        api.get_opt(name).await.map_err(|error| right::<K>("get", None).error(&error))
+        api.get_opt(name).await.map_err(|error| permission::<K>("get", None).error(&error))
     }
 }
 
@@ -159,8 +159,8 @@ impl ResourceKind {
         self.api_version.split_once('/').map_or("", |(group, _)| group)
     }
 
-    fn right(&self, verb: &'static str, namespace: Option<&str>) -> Right {
-        Right::new(verb, self.group(), self.plural).in_namespace(namespace)
+    fn permission(&self, verb: &'static str, namespace: Option<&str>) -> Permission {
+        Permission::new(verb, self.group(), self.plural).in_namespace(namespace)
     }
 
     fn api(&self, client: &Client, namespace: Option<&str>) -> Api<DynamicObject> {
@@ -217,11 +217,11 @@ async fn config(flags: &ClusterFlags) -> anyhow::Result<Config> {
     Config::from_custom_kubeconfig(kubeconfig, &options).await.context("the kubeconfig cannot be used")
 }
 
-fn right<K: Resource<DynamicType = ()>>(verb: &'static str, namespace: Option<&str>) -> Right {
+fn permission<K: Resource<DynamicType = ()>>(verb: &'static str, namespace: Option<&str>) -> Permission {
     // Both are static texts of the types.
     let text = |text: std::borrow::Cow<'static, str>| match text {
         std::borrow::Cow::Borrowed(text) => text,
         std::borrow::Cow::Owned(_) => "",
     };
-    Right::new(verb, text(K::group(&())), text(K::plural(&()))).in_namespace(namespace)
+    Permission::new(verb, text(K::group(&())), text(K::plural(&()))).in_namespace(namespace)
 }

@@ -11,7 +11,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use super::{connection::ClusterConnection, right::Right};
+use super::{connection::ClusterConnection, permission::Permission};
 use crate::{
     api::{DrainAction, EndpointRef, TcpLoadBalancer},
     cli::{DrainFlags, FailbackFlags, UndrainFlags},
@@ -131,15 +131,15 @@ async fn change(
         match api.patch(name, &parameters, &Patch::Merge(&patch)).await {
             Err(kube::Error::Api(status)) if status.code == 409 && attempts > 0 => {}
             Err(error) => {
-                let right = Right::new("patch", "tcplb.io", "tcploadbalancers");
-                return Err(right.in_namespace(Some(&connection.namespace)).error(&error).into());
+                let permission = Permission::new("patch", "tcplb.io", "tcploadbalancers");
+                return Err(permission.in_namespace(Some(&connection.namespace)).error(&error).into());
             }
             Ok(object) => return Ok(object),
         }
     }
 }
 
-/// The named pods that do not exist. Without the right to read pods, none.
+/// The named pods that do not exist. Without the permission to read pods, none.
 async fn missing_pods(connection: &ClusterConnection, endpoints: &[EndpointRef]) -> Vec<String> {
     let mut missing = Vec::new();
     for endpoint in endpoints {

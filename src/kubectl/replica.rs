@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::RangeInclusive};
 use anyhow::bail;
 use k8s_openapi::api::core::v1::{Container, Pod};
 
-use super::{connection::ClusterConnection, right::AccessError};
+use super::{connection::ClusterConnection, permission::AccessError};
 use crate::{
     api::{DEFAULT_CLASS, ObjectName, Placement, TcpLoadBalancer},
     cli::port_range,

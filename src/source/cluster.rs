@@ -176,10 +176,10 @@ impl Cluster {
 
     /// Waits until everything that is watched has been read once.
     ///
-    /// After `limit`, watches that the API server refuses are no longer waited for, unless the readable load
-    /// balancers need them: a replica that has lost a right must not replace replicas that know more. There is no time
-    /// limit for an API server that does not answer, because a world without its objects would be wrong. The wait for
-    /// Secrets and ConfigMaps is short, because only the load balancers that refer to them need them.
+    /// After `limit`, watches that the API server refuses are no longer waited for, unless the readable load balancers
+    /// need them: a replica that has lost a permission must not replace replicas that know more. There is no time limit
+    /// for an API server that does not answer, because a world without its objects would be wrong. The wait for Secrets
+    /// and ConfigMaps is short, because only the load balancers that refer to them need them.
     pub async fn synced(&mut self, limit: Duration) {
         self.all_but_references_synced(limit).await;
         // Many certificates need many watches, and users choose their number.
@@ -465,7 +465,7 @@ impl Cluster {
         waiting.extend(unread(&self.watches.services));
         waiting.extend(unread(&self.watches.slices));
         waiting.extend(unread(&self.watches.ports));
-        // The administrator may have granted rights in the selected namespaces only.
+        // The administrator may have granted permissions in the selected namespaces only.
         waiting.retain(|unread| !(unread.is_of_api_server && unread.is_refused_for_good()));
         waiting
     }

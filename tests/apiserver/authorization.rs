@@ -1,4 +1,4 @@
-//! Authorization of admin requests by a real API server, with the rights that the chart grants to proxies.
+//! Authorization of admin requests by a real API server, with the permissions that the chart grants to proxies.
 
 use std::net::IpAddr;
 
@@ -27,7 +27,7 @@ const SOURCE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 const LEADER: &str = "system:serviceaccount:lb:leader";
 
 #[tokio::test]
-async fn tokens_of_the_audience_are_authorized_by_rights_and_no_others() {
+async fn tokens_of_the_audience_are_authorized_by_permissions_and_no_others() {
     let Some(alone) = Alone::start() else { return };
     let mut api = alone.api();
     api.ready().await;
@@ -38,7 +38,7 @@ async fn tokens_of_the_audience_are_authorized_by_rights_and_no_others() {
         apply(&accounts, "v1", "ServiceAccount", name, json!({})).await;
     }
     may_read_reports(&administrator).await;
-    // The rights of the proxies are not granted yet.
+    // The permissions of the proxies are not granted yet.
     let authorizer = || Authorizer::new(api.client(RESTRICTED_USER), "lb");
     let leaders = token(&accounts, "leader", Some(AUDIENCE)).await;
     let failed = authorizer().authorize(&leaders, "report", SOURCE).await;
@@ -47,9 +47,9 @@ async fn tokens_of_the_audience_are_authorized_by_rights_and_no_others() {
 
     let proxy = authorizer();
     let deadline = Instant::now() + WAIT_LIMIT;
-    // The API server applies new rights after a moment.
+    // The API server applies new permissions after a moment.
     while proxy.authorize(&leaders, "report", SOURCE).await.is_err() {
-        assert!(Instant::now() < deadline, "the rights are not applied");
+        assert!(Instant::now() < deadline, "the permissions are not applied");
         tokio::task::yield_now().await;
     }
     let forbidden = Err(Unauthorized::Forbidden(LEADER.into()));
@@ -79,14 +79,14 @@ async fn tokens_of_the_audience_are_authorized_by_rights_and_no_others() {
     assert!(matches!(unknown, Err(Unauthorized::ReviewFailed(_))), "{unknown:?}");
 }
 
-/// The right of the leader, as in the chart.
+/// The permission of the leader, as in the chart.
 async fn may_read_reports(client: &Client) {
     let rule = json!({"apiGroups": ["tcplb.io"], "resources": ["replicas/report"], "verbs": ["get"]});
     let subject = json!({"kind": "ServiceAccount", "name": "leader", "namespace": "lb"});
     grant_in_namespace(client, "reports", rule, subject).await;
 }
 
-/// The rights of proxies to ask the API server, as in the chart.
+/// The permissions of proxies to ask the API server, as in the chart.
 async fn may_review(client: &Client) {
     let user = json!({"kind": "User", "name": RESTRICTED_USER, "apiGroup": RBAC});
     let rule = json!({

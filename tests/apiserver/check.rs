@@ -21,7 +21,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn references_are_looked_up_and_missing_rights_are_named() {
+async fn references_are_looked_up_and_missing_permissions_are_named() {
     let Some(alone) = Alone::start() else { return };
     let api = alone.api();
     api.ready().await;

@@ -25,7 +25,7 @@ use crate::{
 const PASSWORD: &str = "hunter2-never-show-this";
 
 #[tokio::test]
-async fn commands_read_the_cluster_name_missing_rights_and_show_no_secrets() {
+async fn commands_read_the_cluster_name_missing_permissions_and_show_no_secrets() {
     let Some(alone) = Alone::start() else { return };
     let api = alone.api();
     api.ready().await;
@@ -53,8 +53,8 @@ async fn commands_read_the_cluster_name_missing_rights_and_show_no_secrets() {
     assert!(told.contains("no replica was found: install the chart"), "{told}");
 
     endpoints_are_drained_and_used_again(&kubeconfig);
-    without_rights(&kubeconfig);
-    with_rights_on_load_balancers(&client, &kubeconfig).await;
+    without_permissions(&kubeconfig);
+    with_permissions_on_load_balancers(&client, &kubeconfig).await;
     bundles_contain_no_secrets(&kubeconfig);
 }
 
@@ -115,7 +115,7 @@ fn endpoints_are_drained_and_used_again(kubeconfig: &Path) {
     assert!(code == 1 && error.contains("shop/pg needs no request to fail back"), "{error}");
 }
 
-fn without_rights(kubeconfig: &Path) {
+fn without_permissions(kubeconfig: &Path) {
     let (code, _, error) = kubectl(kubeconfig, &["status", "-n", "shop", "--as", RESTRICTED_USER]);
     let expected = "this user may not list tcploadbalancers.tcplb.io in namespace shop: the ClusterRole view, edit or \
                     admin grants it";
@@ -126,7 +126,7 @@ fn without_rights(kubeconfig: &Path) {
     assert!(code == 1 && error.contains("this user may not list tcploadbalancers"), "{error}");
 }
 
-async fn with_rights_on_load_balancers(client: &Client, kubeconfig: &Path) {
+async fn with_permissions_on_load_balancers(client: &Client, kubeconfig: &Path) {
     let name = "load-balancers";
     let rule = json!({"apiGroups": ["tcplb.io"], "resources": ["tcploadbalancers"], "verbs": ["get", "list"]});
     let group = "rbac.authorization.k8s.io";

@@ -168,7 +168,7 @@ async fn an_object_admitted_by_an_older_schema_affects_no_other() {
 }
 
 #[tokio::test]
-async fn rights_that_name_the_objects_are_enough_and_may_come_later() {
+async fn permissions_that_name_the_objects_are_enough_and_may_come_later() {
     let Some(alone) = Alone::start() else { return };
     let api = alone.api();
     api.ready().await;

@@ -9,8 +9,8 @@ mod manifests;
 mod monitoring;
 mod names;
 mod notes;
+mod permissions;
 mod rendered;
-mod rights;
 mod upgrade;
 mod values;
 

@@ -136,7 +136,7 @@ fn proxies_have_a_token_for_the_reports_of_each_other() {
 }
 
 #[test]
-fn without_authorization_there_are_no_tokens_and_no_rights_to_review_them() {
+fn without_authorization_there_are_no_tokens_and_no_permissions_to_review_them() {
     let values = "host.enabled=true,host.allowedPorts={5432},admin.authorization=none";
     let Some(rendered) = render(&["--set", values]) else { return };
     assert!(rendered.contains("--admin-authorization=none"));

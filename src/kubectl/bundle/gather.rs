@@ -22,8 +22,8 @@ use crate::{
         admin_pages::page,
         connection::{ClusterConnection, ResourceKind},
         doctor,
+        permission::Permission,
         replica::{ReplicaPod, replicas},
-        right::Right,
     },
     model::ObjectKey,
     world::{SERVICE_NAME, managed_service},
@@ -354,9 +354,9 @@ async fn log(
         timestamps: true,
         ..LogParams::default()
     };
-    let right = || Right::new("get", "", "pods/log").in_namespace(Some(&replica.key.namespace));
+    let permission = || Permission::new("get", "", "pods/log").in_namespace(Some(&replica.key.namespace));
     let text = pods.logs(&replica.key.name, &parameters).await;
-    text.map(ReplicaFile::Text).map_err(|error| right().error(&error).to_string())
+    text.map(ReplicaFile::Text).map_err(|error| permission().error(&error).to_string())
 }
 
 /// The folder of a replica.

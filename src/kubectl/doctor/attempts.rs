@@ -14,7 +14,7 @@ use tokio::{
 use super::facts::{AttemptOutcome, ConnectionAttempt, InstallationFacts, key};
 use crate::{
     api::{AddressType, Placement, TcpLoadBalancer},
-    kubectl::{connection::ClusterConnection, replica::ReplicaPod, right::Right},
+    kubectl::{connection::ClusterConnection, permission::Permission, replica::ReplicaPod},
     model::{ListenerOutcome, ObjectKey},
     printable::printable,
     world::managed_service,
@@ -106,10 +106,10 @@ async fn attempt(connection: &ClusterConnection, target: AttemptTarget<'_>) -> C
 async fn through(connection: &ClusterConnection, pod: &ReplicaPod, port: u16) -> AttemptOutcome {
     let pods: Api<Pod> = Api::namespaced(connection.client.clone(), &pod.key.namespace);
     let failed = |error: String| AttemptOutcome::Failed(printable(&error, MAX_ERROR).into_owned());
-    let right = || Right::new("create", "", "pods/portforward").in_namespace(Some(&pod.key.namespace));
+    let permission = || Permission::new("create", "", "pods/portforward").in_namespace(Some(&pod.key.namespace));
     match timeout(CONNECT, pods.portforward(&pod.key.name, &[port])).await {
         Err(_) => failed(format!("no answer within {} s", CONNECT.as_secs())),
-        Ok(Err(error)) => failed(right().error(&error).to_string()),
+        Ok(Err(error)) => failed(permission().error(&error).to_string()),
         Ok(Ok(mut forwarder)) => match forwarder.take_stream(port) {
             Some(stream) => outcome(stream).await,
             None => failed("the port is not forwarded".into()),

@@ -11,8 +11,8 @@ use crate::{
     api::TcpLoadBalancer,
     kubectl::{
         admin_pages::{PageError, ReplicaPages},
+        permission::{AccessError, Permission},
         replica::ReplicaPod,
-        right::{AccessError, Right},
     },
     model::ObjectKey,
     world::Allocations,
@@ -25,7 +25,7 @@ pub struct DoctorFacts {
     pub server: Result<ServerFacts, AccessError>,
     pub crd: Result<Option<CustomResourceDefinition>, AccessError>,
     /// The answers of the API server about permissions of the user.
-    pub permissions: Vec<(Right, Result<bool, AccessError>)>,
+    pub permissions: Vec<(Permission, Result<bool, AccessError>)>,
     /// `None`: before installation.
     pub installation: Option<InstallationFacts>,
 }

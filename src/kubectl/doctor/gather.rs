@@ -30,8 +30,8 @@ use crate::{
     kubectl::{
         admin_pages::{page, read_all, time},
         connection::ClusterConnection,
+        permission::{AccessError, Permission},
         replica::{ReplicaPod, replicas},
-        right::{AccessError, Right},
     },
     model::ObjectKey,
     printable::printable,
@@ -76,8 +76,8 @@ pub async fn facts(connection: &ClusterConnection, flags: &DoctorFlags) -> Docto
     DoctorFacts { now, server, crd, permissions, installation }
 }
 
-fn version() -> Right {
-    Right::new("get", "", "/version")
+fn version() -> Permission {
+    Permission::new("get", "", "/version")
 }
 
 async fn server(connection: &ClusterConnection) -> Result<ServerFacts, AccessError> {
@@ -115,23 +115,26 @@ fn offset(time: Timestamp) -> SignedDuration {
     time.duration_since(Timestamp::now())
 }
 
-async fn reviewed(connection: &ClusterConnection, permissions: Vec<Right>) -> Vec<(Right, Result<bool, AccessError>)> {
-    let reviewing = permissions.into_iter().map(async |right| {
-        let allowed = review(connection, &right).await;
-        (right, allowed)
+async fn reviewed(
+    connection: &ClusterConnection,
+    permissions: Vec<Permission>,
+) -> Vec<(Permission, Result<bool, AccessError>)> {
+    let reviewing = permissions.into_iter().map(async |permission| {
+        let allowed = review(connection, &permission).await;
+        (permission, allowed)
     });
     stream::iter(reviewing).buffered(CONCURRENT).collect().await
 }
 
-async fn review(connection: &ClusterConnection, right: &Right) -> Result<bool, AccessError> {
-    let (resource, subresource) = right.resource.split_once('/').unwrap_or((right.resource, ""));
+async fn review(connection: &ClusterConnection, permission: &Permission) -> Result<bool, AccessError> {
+    let (resource, subresource) = permission.resource.split_once('/').unwrap_or((permission.resource, ""));
     let attributes = ResourceAttributes {
-        verb: Some(right.verb.into()),
-        group: Some(right.group.into()),
+        verb: Some(permission.verb.into()),
+        group: Some(permission.group.into()),
         resource: Some(resource.into()),
         subresource: Some(subresource.into()).filter(|name: &String| !name.is_empty()),
-        namespace: right.namespace.clone(),
-        name: right.name.clone(),
+        namespace: permission.namespace.clone(),
+        name: permission.name.clone(),
         ..ResourceAttributes::default()
     };
     let spec = SelfSubjectAccessReviewSpec { resource_attributes: Some(attributes), non_resource_attributes: None };
@@ -139,7 +142,7 @@ async fn review(connection: &ClusterConnection, right: &Right) -> Result<bool, A
     let reviews: Api<SelfSubjectAccessReview> = Api::all(connection.client.clone());
     let created = reviews.create(&PostParams::default(), &review).await;
     let created = created
-        .map_err(|error| Right::new("create", "authorization.k8s.io", "selfsubjectaccessreviews").error(&error))?;
+        .map_err(|error| Permission::new("create", "authorization.k8s.io", "selfsubjectaccessreviews").error(&error))?;
     Ok(created.status.is_some_and(|status| status.allowed))
 }
 

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use crate::{
     api::Placement,
     kubectl::{
+        permission::{Permission, WITHOUT_NAMESPACES},
         replica::ReplicaPod,
-        right::{Right, WITHOUT_NAMESPACES},
     },
 };
 
@@ -50,41 +50,42 @@ const FOR_INSTALLATION: [(&str, &str, &str); 13] = [
 /// The permissions that all commands together need.
 ///
 /// `search`: the namespace in which replicas are searched; `objects`: the namespace of the load balancers. `None`: all.
-pub fn of_commands(search: Option<&str>, replicas: &[ReplicaPod], objects: Option<&str>) -> Vec<Right> {
+pub fn of_commands(search: Option<&str>, replicas: &[ReplicaPod], objects: Option<&str>) -> Vec<Permission> {
     let mut permissions = vec![
-        Right::new("get", "tcplb.io", "tcploadbalancers").in_namespace(objects),
-        Right::new("list", "tcplb.io", "tcploadbalancers").in_namespace(objects),
-        Right::new("list", "", "pods").in_namespace(search),
-        Right::new("get", "apiextensions.k8s.io", "customresourcedefinitions").named("tcploadbalancers.tcplb.io"),
+        Permission::new("get", "tcplb.io", "tcploadbalancers").in_namespace(objects),
+        Permission::new("list", "tcplb.io", "tcploadbalancers").in_namespace(objects),
+        Permission::new("list", "", "pods").in_namespace(search),
+        Permission::new("get", "apiextensions.k8s.io", "customresourcedefinitions").named("tcploadbalancers.tcplb.io"),
     ];
-    let of_objects = |(verb, group, resource)| Right::new(verb, group, resource).in_namespace(objects);
+    let of_objects = |(verb, group, resource)| Permission::new(verb, group, resource).in_namespace(objects);
     permissions.extend(FOR_LOAD_BALANCERS.map(of_objects));
     let namespaces: BTreeSet<&str> = replicas.iter().map(|replica| &*replica.key.namespace).collect();
     for namespace in namespaces {
-        let right = |(verb, group, resource)| Right::new(verb, group, resource).in_namespace(Some(namespace));
-        permissions.extend(IN_INSTALLATIONS.map(right));
+        let permission = |(verb, group, resource)| Permission::new(verb, group, resource).in_namespace(Some(namespace));
+        permissions.extend(IN_INSTALLATIONS.map(permission));
     }
     for replica in replicas {
         let namespace = Some(&*replica.key.namespace);
-        let right =
-            |group, resource, name: &str| Right::new("get", group, resource).in_namespace(namespace).named(name);
+        let permission =
+            |group, resource, name: &str| Permission::new("get", group, resource).in_namespace(namespace).named(name);
         let settings = &replica.settings;
-        let lease = right("coordination.k8s.io", "leases", &settings.lease);
-        let ports = (settings.placement == Placement::Gateway).then(|| right("", "configmaps", &settings.allocations));
+        let lease = permission("coordination.k8s.io", "leases", &settings.lease);
+        let ports =
+            (settings.placement == Placement::Gateway).then(|| permission("", "configmaps", &settings.allocations));
         permissions.extend(ports.into_iter().chain([lease]));
     }
     let mut distinct = Vec::new();
-    for right in permissions {
-        if !distinct.contains(&right) {
-            distinct.push(right);
+    for permission in permissions {
+        if !distinct.contains(&permission) {
+            distinct.push(permission);
         }
     }
     distinct
 }
 
 /// The commands that need a permission. `None`: most of them.
-pub fn purpose(right: &Right) -> Option<&'static str> {
-    match (right.verb, right.resource) {
+pub fn purpose(permission: &Permission) -> Option<&'static str> {
+    match (permission.verb, permission.resource) {
         ("patch", "tcploadbalancers") => Some("drain, undrain and failback"),
         ("list", "services" | "deployments" | "daemonsets")
         | ("get", "leases" | "configmaps" | "customresourcedefinitions") => Some("doctor and bundle"),
@@ -94,12 +95,12 @@ pub fn purpose(right: &Right) -> Option<&'static str> {
 }
 
 /// The permissions to install the chart into a namespace.
-pub fn for_installation(namespace: &str) -> Vec<Right> {
-    let right = |(verb, group, resource)| {
-        let right = Right::new(verb, group, resource);
-        if WITHOUT_NAMESPACES.contains(&resource) { right } else { right.in_namespace(Some(namespace)) }
+pub fn for_installation(namespace: &str) -> Vec<Permission> {
+    let permission = |(verb, group, resource)| {
+        let permission = Permission::new(verb, group, resource);
+        if WITHOUT_NAMESPACES.contains(&resource) { permission } else { permission.in_namespace(Some(namespace)) }
     };
-    FOR_INSTALLATION.map(right).to_vec()
+    FOR_INSTALLATION.map(permission).to_vec()
 }
 
 #[cfg(test)]
@@ -118,9 +119,9 @@ mod tests {
                 ("list", "discovery.k8s.io", "endpointslices", "bundle"),
                 ("list", "events.k8s.io", "events", "bundle"),
             ] {
-                let right = Right::new(verb, group, resource).in_namespace(objects);
-                assert!(permissions.contains(&right), "{right}");
-                assert_eq!(super::purpose(&right), Some(purpose), "{right}");
+                let permission = Permission::new(verb, group, resource).in_namespace(objects);
+                assert!(permissions.contains(&permission), "{permission}");
+                assert_eq!(super::purpose(&permission), Some(purpose), "{permission}");
             }
         }
     }

@@ -19,8 +19,8 @@ use crate::{
         admin_pages::{PageError, ReplicaPages},
         golden::assert_golden,
         output::plain,
+        permission::{AccessError, Permission},
         replica::{ReplicaPod, tests::pod},
-        right::{AccessError, Right},
     },
     model::ObjectKey,
     world::{Allocations, managed_service},
@@ -119,7 +119,7 @@ fn facts() -> DoctorFacts {
             clock_offset: Some(SignedDuration::from_secs(1)),
         }),
         crd: Ok(Some(serde_json::from_value(serde_json::to_value(crd).unwrap()).unwrap())),
-        permissions: permissions.into_iter().map(|right| (right, Ok(true))).collect(),
+        permissions: permissions.into_iter().map(|permission| (permission, Ok(true))).collect(),
         installation: Some(installation()),
     }
 }
@@ -189,14 +189,15 @@ fn the_results_as_text_and_json() {
 }
 
 fn denied() -> AccessError {
-    AccessError::Denied(Right::new("list", "", "services").in_namespace(Some("tcplb-system")))
+    AccessError::Denied(Permission::new("list", "", "services").in_namespace(Some("tcplb-system")))
 }
 
 #[test]
 fn faults_of_the_cluster_are_found() {
     use CheckName::{Api, Crd, Permissions};
     use CheckState::{Error, Warning};
-    let unreachable = || AccessError::Failed { request: Right::new("get", "", "/version"), answer: "refused".into() };
+    let unreachable =
+        || AccessError::Failed { request: Permission::new("get", "", "/version"), answer: "refused".into() };
     one_problem((Api, Error), |facts| facts.server = Err(unreachable()));
     one_problem((Api, Error), |facts| facts.server.as_mut().unwrap().version = (1, 32));
     one_problem((Crd, Error), |facts| facts.crd = Ok(None));
@@ -211,7 +212,7 @@ fn faults_of_the_cluster_are_found() {
     let message = one_problem((Permissions, Warning), |facts| facts.permissions[2].1 = Ok(false));
     assert!(message.starts_with("this user may not list pods in all namespaces: "), "{message}");
     let message = one_problem((Permissions, Warning), |facts| {
-        facts.permissions.iter_mut().find(|(right, _)| right.verb == "patch").unwrap().1 = Ok(false);
+        facts.permissions.iter_mut().find(|(permission, _)| permission.verb == "patch").unwrap().1 = Ok(false);
     });
     assert!(message.ends_with(" (for drain, undrain and failback)"), "{message}");
 }
@@ -473,8 +474,8 @@ fn connections_are_judged_by_address_and_replica() {
 #[test]
 fn before_installation_only_the_cluster_is_checked() {
     let mut facts = DoctorFacts { installation: None, crd: Ok(None), ..facts() };
-    facts.permissions =
-        needed_permissions::for_installation("tcplb-system").into_iter().map(|right| (right, Ok(true))).collect();
+    let needed = needed_permissions::for_installation("tcplb-system");
+    facts.permissions = needed.into_iter().map(|permission| (permission, Ok(true))).collect();
     assert_eq!(problems(&facts), []);
     assert_eq!(results(&facts).len(), 3);
     facts.permissions[0].1 = Ok(false);

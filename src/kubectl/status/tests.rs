@@ -13,8 +13,8 @@ use crate::{
         admin_pages::{PageError, ReplicaPages},
         golden::assert_golden,
         output::plain,
+        permission::Permission,
         replica::{ReplicaPod, tests::pod},
-        right::Right,
     },
 };
 
@@ -151,8 +151,8 @@ fn pages() -> ReplicaPages {
 
 fn facts() -> StatusFacts {
     let replica = |name: &str| ReplicaPod::read(&pod(name, &[])).unwrap();
-    let denied = Right::new("create", "", "pods/portforward").in_namespace(Some("tcplb-system"));
-    let denied = PageError::from(crate::kubectl::right::AccessError::Denied(denied));
+    let denied = Permission::new("create", "", "pods/portforward").in_namespace(Some("tcplb-system"));
+    let denied = PageError::from(crate::kubectl::permission::AccessError::Denied(denied));
     let other_class = ReplicaPod::read(&pod("fast-1", &["--class=fast"])).unwrap();
     StatusFacts {
         load_balancers: serde_json::from_value(load_balancers()).unwrap(),

@@ -10,7 +10,7 @@ pub struct Scope {
     pub placement: Placement,
     /// The namespaces of load balancers. `None`: all.
     pub namespaces: Option<BTreeSet<String>>,
-    /// The only load balancer to serve, so that rights for the objects it refers to are sufficient.
+    /// The only load balancer to serve, so that permissions for the objects it refers to are sufficient.
     pub only: Option<ObjectKey>,
     pub home: Option<Home>,
 }

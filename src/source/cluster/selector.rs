@@ -40,7 +40,8 @@ impl Selector {
         Self { namespace: Some(key.namespace.clone()), select: Select::Service(key.name.clone()) }
     }
 
-    /// The Service of the API server, and by the same name its only slice. Rights for these two objects are sufficient.
+    /// The Service of the API server, and by the same name its only slice. Permissions for these two objects are
+    /// sufficient.
     pub fn of_api_server() -> Self {
         Self::named(&ObjectKey::new(API_SERVER.0, API_SERVER.1))
     }

@@ -167,7 +167,7 @@ struct WatchOutage {
 }
 
 /// The number of refusals after which unread objects are no longer waited for. An API server that starts, and a
-/// recently granted right, cause a few refusals.
+/// recently granted permission, cause a few refusals.
 pub const REPEATED_REFUSALS: u32 = 3;
 
 impl<K: WatchedObject> WatchState<K> {

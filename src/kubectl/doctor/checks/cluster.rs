@@ -10,7 +10,7 @@ use crate::{
             facts::DoctorFacts,
             needed_permissions,
         },
-        right::AccessError,
+        permission::AccessError,
     },
 };
 
@@ -73,15 +73,15 @@ fn installed(crd: &CustomResourceDefinition, is_before: bool) -> CheckResult {
 }
 
 pub fn permissions(facts: &DoctorFacts) -> Vec<CheckResult> {
-    let missing = facts.permissions.iter().filter_map(|(right, allowed)| match allowed {
+    let missing = facts.permissions.iter().filter_map(|(permission, allowed)| match allowed {
         Ok(true) => None,
         Ok(false) if facts.installation.is_none() => {
-            let text = format!("this user may not {right}: the installation needs it");
+            let text = format!("this user may not {permission}: the installation needs it");
             Some(CheckResult::error(CheckName::Permissions, text))
         }
         Ok(false) => {
-            let denied = AccessError::Denied(right.clone()).to_string();
-            let text = match needed_permissions::purpose(right) {
+            let denied = AccessError::Denied(permission.clone()).to_string();
+            let text = match needed_permissions::purpose(permission) {
                 Some(commands) => format!("{denied} (for {commands})"),
                 None => denied,
             };

@@ -24,7 +24,7 @@ pub const WITHOUT_NAMESPACES: [&str; 6] = [
 /// A permission: a verb on a resource.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Right {
+pub struct Permission {
     pub verb: &'static str,
     pub group: &'static str,
     /// The resource, with its subresource: `pods/log`.
@@ -37,7 +37,7 @@ pub struct Right {
     pub name: Option<String>,
 }
 
-impl Right {
+impl Permission {
     pub fn new(verb: &'static str, group: &'static str, resource: &'static str) -> Self {
         Self { verb, group, resource, namespace: None, name: None }
     }
@@ -81,7 +81,7 @@ impl Right {
 }
 
 /// `list pods in namespace shop`, `get leases.coordination.k8s.io tcplb in namespace tcplb-system`
-impl fmt::Display for Right {
+impl fmt::Display for Permission {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { verb, group, resource, namespace, name } = self;
         write!(f, "{verb} {resource}")?;
@@ -103,9 +103,9 @@ impl fmt::Display for Right {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AccessError {
     #[error("this user may not {0}: {role} grants it{advice}", role = .0.granted_by(), advice = .0.advice())]
-    Denied(Right),
+    Denied(Permission),
     #[error("cannot {request}: {answer}")]
-    Failed { request: Right, answer: String },
+    Failed { request: Permission, answer: String },
 }
 
 #[cfg(test)]
@@ -115,21 +115,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_right_is_named_with_the_role_that_grants_it() {
+    fn a_missing_permission_is_named_with_the_role_that_grants_it() {
         let answer = |code| kube::Error::Api(Box::new(Status::failure("no", "Reason").with_code(code)));
-        let right = || Right::new("list", "", "pods").in_namespace(Some("tcplb-system"));
+        let permission = || Permission::new("list", "", "pods").in_namespace(Some("tcplb-system"));
         assert_eq!(
-            right().error(&answer(403)).to_string(),
+            permission().error(&answer(403)).to_string(),
             "this user may not list pods in namespace tcplb-system: the chart's ClusterRole NAMESPACE-RELEASE-cli (by \
              default tcplb-system-tcplb-cli) grants it"
         );
-        let objects = Right::new("get", "tcplb.io", "tcploadbalancers");
+        let objects = Permission::new("get", "tcplb.io", "tcploadbalancers");
         assert_eq!(
             objects.error(&answer(403)).to_string(),
             "this user may not get tcploadbalancers.tcplb.io in all namespaces: the ClusterRole view, edit or admin \
              grants it"
         );
-        let failed = right().error(&answer(500)).to_string();
+        let failed = permission().error(&answer(500)).to_string();
         assert!(failed.starts_with("cannot list pods in namespace tcplb-system: "), "{failed}");
     }
 }
