@@ -221,7 +221,7 @@ fn write_draining(page: &mut String, moment: &Moment) {
         page,
         columns,
         moment.draining.iter().take(MAX_DRAINING).map(|draining| {
-            let DrainView { load_balancer, what, reason, active, until } = snapshot::draining(draining);
+            let DrainView { load_balancer, what, reason, active, until, .. } = snapshot::draining(draining);
             let left = until.map(|until| until.duration_since(now).max(SignedDuration::ZERO));
             [
                 text(&load_balancer),

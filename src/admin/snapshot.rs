@@ -11,14 +11,14 @@ use super::{
 };
 use crate::{
     model::{
-        self, BindState, DrainView, EndpointView, FormerEndpointView, HostLimits, ListenerKey, ListenerView,
-        LoadBalancerView, ObjectKey, Picture, ProbeCounts, ProblemView, Unready, UpstreamKey,
+        self, BindState, DrainView, EndpointView, FormerEndpointView, FormerState, HostLimits, ListenerKey,
+        ListenerView, LoadBalancerView, ObjectKey, Picture, ProbeCounts, ProblemView, Unready, UpstreamKey,
     },
     printable::limited,
     proxy::{self, Monitor, View, accounting::CloseReason},
     state::ReadinessState,
     translate::{Severity, Verdict},
-    upstream::{Endpoint, FormerEndpoint, Upstream},
+    upstream::{Endpoint, FormerEndpoint},
 };
 
 /// The document with all settings.
@@ -55,6 +55,7 @@ pub fn draining(departing: &proxy::Draining) -> DrainView {
     DrainView {
         load_balancer: bounded(object),
         what: bounded(resource),
+        id: resource.endpoint_id(),
         reason: reason.label().into(),
         active: resource.open(),
         until: until.and_then(|until| until.round(Unit::Second)).ok(),
@@ -71,7 +72,7 @@ pub fn load_balancer(
     let view = &moment.view;
     let applied = view.snapshot.upstreams.get(&UpstreamKey { object: object.clone() });
     let upstream = moment.upstream(object);
-    let endpoints = upstream.map(|upstream| upstream.endpoints());
+    let (endpoints, former) = upstream.map(|upstream| upstream.endpoints_and_former()).unwrap_or_default();
     let left_out = view.report.left_out_of(object).into_iter();
     let left_out = left_out.map(|sentence| ProblemView { severity: label(Severity::Refused).into(), sentence });
     LoadBalancerView {
@@ -79,31 +80,31 @@ pub fn load_balancer(
         origin: bounded(&verdict.origin),
         problems: verdict.problems.iter().map(problem).chain(left_out).collect(),
         listeners: self::listeners(object, view, listeners),
-        endpoints: endpoints.iter().flat_map(|all| all.iter()).map(|endpoint| member(endpoint, applied)).collect(),
+        endpoints: endpoints.iter().map(|endpoint| member(endpoint, applied)).collect(),
         applied: applied.cloned(),
-        former_endpoints: Some(upstream.map(|upstream| former_endpoints(upstream)).unwrap_or_default()),
+        former_endpoints: Some(former_endpoints(&former)),
     }
 }
 
 /// The views of the former endpoints that have open connections.
-fn former_endpoints(upstream: &Upstream) -> Vec<FormerEndpointView> {
-    let former = upstream.former_endpoints();
+fn former_endpoints(former: &[FormerEndpoint]) -> Vec<FormerEndpointView> {
     let views = former.iter().map(|FormerEndpoint { endpoint, unready }| FormerEndpointView {
         backend: endpoint.key().backend.to_string(),
         address: endpoint.address().to_string(),
-        state: former_state(*unready).into(),
+        id: Some(endpoint.id()),
+        state: former_state(*unready),
         active: endpoint.active(),
         connections: endpoint.connections(),
     });
     views.filter(|view| view.active > 0).collect()
 }
 
-fn former_state(unready: Option<Unready>) -> &'static str {
+fn former_state(unready: Option<Unready>) -> FormerState {
     match unready {
-        Some(Unready::Drained) => "drained",
-        Some(Unready::Terminating) => "terminating",
-        Some(Unready::NotReady) => "notReady",
-        None => "removed",
+        Some(Unready::Drained) => FormerState::Drained,
+        Some(Unready::Terminating) => FormerState::Terminating,
+        Some(Unready::NotReady) => FormerState::NotReady,
+        None => FormerState::Removed,
     }
 }
 
@@ -156,6 +157,7 @@ pub fn member(endpoint: &Endpoint, applied: Option<&Arc<model::UpstreamConfig>>)
     EndpointView {
         backend: endpoint.key().backend.to_string(),
         address: endpoint.address().to_string(),
+        id: Some(endpoint.id()),
         usable: endpoint.usable(),
         in_service: endpoint.in_service(),
         weight: config.map_or(0, |config| config.weight.value()),
@@ -233,6 +235,7 @@ mod tests {
         // The answer shows that the connection is established.
         server.write_all(b"a").await.unwrap();
         client.read_exact(&mut [0]).await.unwrap();
+        let id = rig.proxy.monitor().view().upstreams[0].1.endpoints()[0].id();
 
         spec["drainedEndpoints"] = json!([address]);
         rig.declare("a", Some(("uid", 2)), spec);
@@ -242,8 +245,10 @@ mod tests {
             let document: Value = serde_json::to_value(&picture).unwrap();
             document["loadBalancers"][0]["formerEndpoints"].clone()
         };
-        let view = json!({"backend": "db", "address": address, "state": "drained", "active": 1, "connections": 1});
-        assert_eq!(former(), json!([view]));
+        let view = json!({
+            "backend": "db", "address": address, "id": id, "state": "drained", "active": 1, "connections": 1,
+        });
+        assert_eq!(former(), json!([view]), "it has the id that it had before");
         drop((client, server));
         let closed = async {
             while former() != json!([]) {

@@ -42,8 +42,8 @@ pub use loops::{Loops, loops};
 pub use maglev::{MAX_MAGLEV_SLOTS, maglev_slots};
 pub use network::Networks;
 pub use picture::{
-    DrainView, EndpointView, FormerEndpointView, HostLimits, ListenerView, LoadBalancerView, Picture, ProbeCounts,
-    ProblemView, ProcessView, StatePicture,
+    DrainView, EndpointView, FormerEndpointView, FormerState, HostLimits, ListenerView, LoadBalancerView, Picture,
+    ProbeCounts, ProblemView, ProcessView, StatePicture,
 };
 pub use replica::{
     BackendHealth, EndpointFailure, FailedOver, ListenerOutcome, REPORT_CHANGES, ReplicaReport, ReportChanges, Served,

@@ -71,6 +71,9 @@ pub struct DrainView {
     pub load_balancer: String,
     /// The address of the endpoint, or `NAMESPACE/NAME:PORT` of the listener.
     pub what: String,
+    /// The id of the endpoint. Absent: a listener, or an older version wrote the document.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<u64>,
     pub reason: Cow<'static, str>,
     /// The number of open connections.
     pub active: usize,
@@ -130,6 +133,9 @@ pub struct ListenerView<L> {
 pub struct EndpointView {
     pub backend: String,
     pub address: String,
+    /// Unique in the process, also among earlier endpoints. Absent: an older version wrote the document.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<u64>,
     pub usable: bool,
     /// False: on standby, because another priority is active.
     pub in_service: bool,
@@ -165,12 +171,29 @@ pub struct EndpointView {
 pub struct FormerEndpointView {
     pub backend: String,
     pub address: String,
-    /// `drained`, `terminating`, `notReady`, or `removed` if it is no longer listed.
-    pub state: Cow<'static, str>,
+    /// The id that it had as an endpoint. Absent: an older version wrote the document.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<u64>,
+    pub state: FormerState,
     /// The number of open connections.
     pub active: u32,
     /// All connections so far.
     pub connections: u64,
+}
+
+/// The reason why a former endpoint gets no new connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum FormerState {
+    /// The object lists it as drained.
+    Drained,
+    /// Its pod is terminating.
+    Terminating,
+    /// Its pod is not ready.
+    NotReady,
+    /// It is no longer listed, or a newer version has another reason.
+    #[serde(other)]
+    Removed,
 }
 
 /// The probes of an endpoint.
@@ -181,4 +204,25 @@ pub struct ProbeCounts {
     pub type_: Cow<'static, str>,
     pub passed: u64,
     pub failed: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn unknown_states_of_former_endpoints_are_read_as_removed() {
+        for (state, word) in [
+            (FormerState::Drained, "drained"),
+            (FormerState::Terminating, "terminating"),
+            (FormerState::NotReady, "notReady"),
+            (FormerState::Removed, "removed"),
+        ] {
+            assert_eq!(serde_json::to_value(state).unwrap(), json!(word));
+            assert_eq!(serde_json::from_value::<FormerState>(json!(word)).unwrap(), state);
+        }
+        assert_eq!(serde_json::from_value::<FormerState>(json!("frozen")).unwrap(), FormerState::Removed);
+    }
 }

@@ -231,12 +231,12 @@ impl EndpointSet {
         self.entries.iter().map(EndpointEntry::endpoint)
     }
 
-    /// The removed endpoints that had connections.
+    /// The removed endpoints that may have connections.
     pub fn removed(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
         self.removed.iter()
     }
 
-    /// The same, with the reason why they do not serve. `None`: they are no longer listed.
+    /// The removed endpoints, each with the reason why it is listed but does not serve. `None`: no longer listed.
     pub fn former(
         &self,
         unready: &BTreeMap<EndpointKey, Unready>,

@@ -186,9 +186,9 @@ impl Upstream {
         self.published.endpoints()
     }
 
-    /// The removed endpoints that may have connections.
-    pub fn former_endpoints(&self) -> Arc<[FormerEndpoint]> {
-        self.published.former_endpoints()
+    /// All endpoints, sorted by key, and the removed ones that may have connections, at one moment.
+    pub fn endpoints_and_former(&self) -> (Arc<[Arc<Endpoint>]>, Arc<[FormerEndpoint]>) {
+        self.published.endpoints_and_former()
     }
 
     /// The active priority of these backends, if it is not their first one.

@@ -64,8 +64,10 @@ impl Published {
         self.current.load().endpoints.clone()
     }
 
-    /// The removed endpoints that may have connections.
-    pub fn former_endpoints(&self) -> Arc<[FormerEndpoint]> {
-        self.current.load().former.clone()
+    /// All endpoints, and the removed ones that may have connections, of the same state: no endpoint is in both or in
+    /// neither while it is removed or returns.
+    pub fn endpoints_and_former(&self) -> (Arc<[Arc<Endpoint>]>, Arc<[FormerEndpoint]>) {
+        let current = self.current.load();
+        (current.endpoints.clone(), current.former.clone())
     }
 }

@@ -26,11 +26,15 @@ fn drains_are_shown_until_the_endpoint_returns() {
     let what = one.address.to_string();
     assert!(line.contains(&what) && line.contains("connections=3") && line.contains("endpoint_removed"), "{line}");
     wait_until("the metric tells it", || draining(&tcplb) == 3.0);
-    let draining = &tcplb.snapshot()["draining"][0];
+    let snapshot = tcplb.snapshot();
+    let draining = &snapshot["draining"][0];
     assert_eq!(
         (&draining["what"], &draining["active"], &draining["loadBalancer"]),
         (&what.into(), &3.into(), &"default/shop".into())
     );
+    let former = &snapshot["loadBalancers"][0]["formerEndpoints"][0];
+    assert!(former["id"].is_u64() && former["id"] == draining["id"], "{snapshot}");
+    assert_eq!((&former["state"], &former["active"]), (&"removed".into(), &3.into()));
 
     folder.write("shop.yaml", &shop(one.address));
     let line = tcplb.logged("no longer draining");

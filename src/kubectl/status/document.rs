@@ -1,6 +1,6 @@
 //! The document of `kubectl tcplb status -o json|yaml`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -14,11 +14,14 @@ use crate::{
         output::Tone,
         runbook,
     },
-    model::{DrainView, EndpointView, FormerEndpointView, ListenerOutcome, Served, StatePicture},
+    model::{DrainView, EndpointView, FormerEndpointView, FormerState, ListenerOutcome, Served, StatePicture},
 };
 
 /// The page with a section for each reason of a condition that is not as desired.
 const RUNBOOKS: &str = "docs/conditions.md";
+/// The problem of a replica whose snapshot has no former endpoints.
+const OMITS_FORMER_ENDPOINTS: &str =
+    "connections kept by drained endpoints are not shown: this replica has an older version";
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -120,10 +123,10 @@ pub struct EndpointDetails {
     /// Passed and failed probes. Absent: no active check.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub probes: Option<(u64, u64)>,
-    /// The reason for which its open connections are being drained. Absent: they are kept.
+    /// The reason for which its open connections are being closed. Absent: none is being closed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub draining: Option<String>,
-    /// The time at which the last of them is due to be closed.
+    /// The time at which the last one is due. `maxPerSecond` can delay it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub draining_until: Option<Timestamp>,
 }
@@ -252,9 +255,13 @@ impl ReplicaDetails {
             ListenerOutcome::Bound(_) => None,
             ListenerOutcome::Failed(sentence) => Some(format!("listener {port}: {sentence}")),
         });
-        let problems: Vec<String> = failed.chain(served.here.iter().cloned()).collect();
+        let mut problems: Vec<String> = failed.chain(served.here.iter().cloned()).collect();
+        let current = problems.is_empty() && served.whole == object.metadata.generation;
+        if omits_former_endpoints(object, &pages.picture) {
+            problems.push(OMITS_FORMER_ENDPOINTS.into());
+        }
         Self {
-            current: problems.is_empty() && served.whole == object.metadata.generation,
+            current,
             generation: Some(served.generation),
             problems,
             listeners: listeners(object, &pages.picture),
@@ -282,43 +289,56 @@ fn listeners(object: &TcpLoadBalancer, picture: &StatePicture) -> Vec<ListenerDe
     details.collect()
 }
 
+/// True if the replica does not report the connections that former endpoints keep.
+fn omits_former_endpoints(object: &TcpLoadBalancer, picture: &StatePicture) -> bool {
+    let key = shown_name(object);
+    picture.load_balancers.iter().any(|shown| shown.name == key && shown.former_endpoints.is_none())
+}
+
 /// The endpoints of a load balancer, and former ones that still have connections.
 fn endpoints(object: &TcpLoadBalancer, picture: &StatePicture) -> Vec<EndpointDetails> {
     let key = shown_name(object);
     let shown = picture.load_balancers.iter().filter(|shown| shown.name == key);
-    let served = shown.clone().flat_map(|shown| &shown.endpoints).map(EndpointDetails::from);
-    let former = shown.flat_map(|shown| shown.former_endpoints.iter().flatten());
-    let former: Vec<&FormerEndpointView> = former.filter(|view| view.active > 0).collect();
-    let former_addresses: BTreeSet<&str> = former.iter().map(|view| &*view.address).collect();
-    let mut endpoints: Vec<EndpointDetails> = served.chain(former.into_iter().map(EndpointDetails::from)).collect();
-
+    let served = shown.clone().flat_map(|shown| &shown.endpoints);
+    let served = served.map(|view| (EndpointId::new(view.id, &view.address), EndpointDetails::from(view)));
+    let former = shown.flat_map(|shown| shown.former_endpoints.iter().flatten()).filter(|view| view.active > 0);
+    let former = former.map(|view| (EndpointId::new(view.id, &view.address), EndpointDetails::from(view)));
     let drains = endpoint_drains(&key, picture);
-    let mut others = drains.clone();
-    for endpoint in &mut endpoints {
-        others.remove(&*endpoint.address);
-        // A drain has only an address. If a former endpoint has it too, that one is drained.
-        let is_other = endpoint.state.is_served() && former_addresses.contains(&*endpoint.address);
-        if let (Some(drain), false) = (drains.get(&*endpoint.address), is_other) {
+    let mut unmatched = drains.clone();
+    let mut endpoints = Vec::new();
+    for (id, mut endpoint) in served.chain(former) {
+        unmatched.remove(&id);
+        if let Some(drain) = drains.get(&id) {
             endpoint.set_drain(drain);
         }
-    }
-    // Those of a previous object of this name, and in documents of older versions all former endpoints.
-    for drain in others.into_values() {
-        let connections = u32::try_from(drain.active).unwrap_or(u32::MAX);
-        let mut endpoint = EndpointDetails::former(&drain.what, EndpointCondition::Removed, connections);
-        endpoint.set_drain(drain);
         endpoints.push(endpoint);
     }
+    // Those of a previous object of this name, and in documents of older versions those of all former endpoints.
+    endpoints.extend(unmatched.into_values().map(EndpointDetails::from));
     endpoints
 }
 
-/// The drains of the endpoints of a load balancer, by address. Of several, the one that is due first.
-fn endpoint_drains<'a>(load_balancer: &str, picture: &'a StatePicture) -> BTreeMap<&'a str, &'a DrainView> {
-    let of_object = picture.draining.iter().filter(|drain| drain.load_balancer == load_balancer);
-    let mut drains: BTreeMap<&str, &DrainView> = BTreeMap::new();
+/// The identity of an endpoint in a document of a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum EndpointId<'a> {
+    Id(u64),
+    /// An older version wrote the document. Several endpoints may have the address.
+    Address(&'a str),
+}
+
+impl<'a> EndpointId<'a> {
+    fn new(id: Option<u64>, address: &'a str) -> Self {
+        id.map_or(Self::Address(address), Self::Id)
+    }
+}
+
+/// The drains of the endpoints of a load balancer that have open connections: the earliest one of each endpoint.
+fn endpoint_drains<'a>(load_balancer: &str, picture: &'a StatePicture) -> BTreeMap<EndpointId<'a>, &'a DrainView> {
+    let of_object = picture.draining.iter().filter(|drain| drain.load_balancer == load_balancer && drain.active > 0);
+    let mut drains: BTreeMap<EndpointId, &DrainView> = BTreeMap::new();
     // Listeners are named NAMESPACE/NAME:PORT.
     for drain in of_object.filter(|drain| !drain.what.contains('/')) {
-        let first = drains.entry(&*drain.what).or_insert(drain);
+        let first = drains.entry(EndpointId::new(drain.id, &drain.what)).or_insert(drain);
         if drain.until.is_some_and(|until| first.until.is_none_or(|earliest| until < earliest)) {
             *first = drain;
         }
@@ -351,16 +371,36 @@ impl EndpointDetails {
     }
 }
 
+impl From<FormerState> for EndpointCondition {
+    fn from(state: FormerState) -> Self {
+        match state {
+            FormerState::Drained => Self::Drained,
+            FormerState::Terminating => Self::Terminating,
+            FormerState::NotReady => Self::NotReady,
+            FormerState::Removed => Self::Removed,
+        }
+    }
+}
+
 impl From<&FormerEndpointView> for EndpointDetails {
     fn from(view: &FormerEndpointView) -> Self {
-        let state = match &*view.state {
-            "drained" => EndpointCondition::Drained,
-            "terminating" => EndpointCondition::Terminating,
-            "notReady" => EndpointCondition::NotReady,
+        let endpoint = Self::former(&view.address, view.state.into(), view.active);
+        Self { backend: view.backend.clone(), total_connections: view.connections, ..endpoint }
+    }
+}
+
+/// The endpoint of a drain that has no other view.
+impl From<&DrainView> for EndpointDetails {
+    fn from(drain: &DrainView) -> Self {
+        let state = match (drain.id, &*drain.reason) {
+            // Older versions have no views of former endpoints.
+            (None, "endpoint_drained") => EndpointCondition::Drained,
+            (None, "endpoint_terminating") => EndpointCondition::Terminating,
             _ => EndpointCondition::Removed,
         };
-        let endpoint = Self::former(&view.address, state, view.active);
-        Self { backend: view.backend.clone(), total_connections: view.connections, ..endpoint }
+        let mut endpoint = Self::former(&drain.what, state, u32::try_from(drain.active).unwrap_or(u32::MAX));
+        endpoint.set_drain(drain);
+        endpoint
     }
 }
 

@@ -4,7 +4,7 @@ use clap::Parser;
 use serde_json::{Value, json};
 
 use super::{
-    document::{EndpointCondition, EndpointDetails},
+    document::{EndpointCondition, ReplicaDetails},
     *,
 };
 use crate::{
@@ -75,15 +75,22 @@ fn load_balancers() -> Value {
 
 fn endpoint(address: &str, more: Value) -> Value {
     let mut value = json!({
-        "backend": "db", "address": address, "usable": true, "inService": true, "share": 100, "near": false,
-        "healthy": true, "active": 12, "connections": 345, "preconnected": 2,
+        "backend": "db", "address": address, "id": id(address), "usable": true, "inService": true, "share": 100,
+        "near": false, "healthy": true, "active": 12, "connections": 345, "preconnected": 2,
     });
     value.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     value
 }
 
 fn former(address: &str, state: &str, active: u32) -> Value {
-    json!({"backend": "db", "address": address, "state": state, "active": active, "connections": 99})
+    json!({
+        "backend": "db", "address": address, "id": id(address), "state": state, "active": active, "connections": 99,
+    })
+}
+
+/// The last byte of an IPv4 address with a port.
+fn id(address: &str) -> u8 {
+    address.parse::<std::net::SocketAddrV4>().unwrap().ip().octets()[3]
 }
 
 fn pages() -> ReplicaPages {
@@ -132,14 +139,20 @@ fn pages() -> ReplicaPages {
             ],
         }],
         "draining": [
-            {"loadBalancer": "shop/postgres", "what": "10.0.0.2:5432", "reason": "endpoint_unhealthy", "active": 1},
             {
-                "loadBalancer": "shop/postgres", "what": "10.0.0.7:5432", "reason": "endpoint_drained", "active": 2,
-                "until": "2026-07-01T12:00:30Z",
+                "loadBalancer": "shop/postgres", "what": "10.0.0.2:5432", "id": 2, "reason": "endpoint_unhealthy",
+                "active": 1,
             },
-            {"loadBalancer": "shop/postgres", "what": "10.0.0.9:5432", "reason": "endpoint_removed", "active": 4},
+            {
+                "loadBalancer": "shop/postgres", "what": "10.0.0.7:5432", "id": 7, "reason": "endpoint_drained",
+                "active": 2, "until": "2026-07-01T12:00:30Z",
+            },
+            {
+                "loadBalancer": "shop/postgres", "what": "10.0.0.9:5432", "id": 9, "reason": "endpoint_removed",
+                "active": 4,
+            },
             {"loadBalancer": "shop/postgres", "what": "shop/postgres:5433", "reason": "listener_removed", "active": 2},
-            {"loadBalancer": "shop/other", "what": "10.0.0.8:5432", "reason": "endpoint_removed", "active": 8},
+            {"loadBalancer": "shop/other", "what": "10.0.0.8:5432", "id": 8, "reason": "endpoint_removed", "active": 8},
         ],
     });
     ReplicaPages {
@@ -186,57 +199,118 @@ fn the_list_of_load_balancers_in_both_widths() {
     assert_golden("statuses.wide", &plain(&rendered("kubectl-tcplb status -A -o wide", &facts)));
 }
 
-/// The endpoints that are not served.
-fn former_endpoints(facts: &StatusFacts) -> Vec<EndpointDetails> {
-    let document = StatusDocument::new(facts, NOW.parse().unwrap());
-    let endpoints = document.load_balancers.into_iter().flat_map(|object| object.replicas).flat_map(|it| it.endpoints);
-    endpoints.filter(|endpoint| !endpoint.state.is_served()).collect()
-}
-
-/// Facts with one replica, its former endpoints, and its drains.
-fn facts_with(former: Value, draining: Value) -> StatusFacts {
+/// The state in the only replica, with these endpoints, former endpoints and drains in its snapshot.
+fn replica(endpoints: Value, former: Value, draining: Value) -> ReplicaDetails {
     let mut pages = pages();
+    pages.picture.load_balancers[0].endpoints = serde_json::from_value(endpoints).unwrap();
     pages.picture.load_balancers[0].former_endpoints = serde_json::from_value(former).unwrap();
     pages.picture.draining = serde_json::from_value(draining).unwrap();
     let mut facts = facts();
     facts.load_balancers.pop();
     facts.replicas.truncate(1);
     facts.replicas[0].1 = Ok(pages);
-    facts
+    let document = StatusDocument::new(&facts, NOW.parse().unwrap());
+    document.load_balancers.into_iter().flat_map(|object| object.replicas).next().unwrap()
 }
 
-fn drain(address: &str, reason: &str, until: &str) -> Value {
-    json!({"loadBalancer": "shop/postgres", "what": address, "reason": reason, "active": 1, "until": until})
+fn drain(id: Option<u64>, address: &str, reason: &str, until: &str) -> Value {
+    json!({
+        "loadBalancer": "shop/postgres", "what": address, "id": id, "reason": reason, "active": 1, "until": until,
+    })
+}
+
+fn with_id(id: u64, mut endpoint: Value) -> Value {
+    endpoint["id"] = id.into();
+    endpoint
+}
+
+/// The states and drains of the rows.
+fn rows(replica: &ReplicaDetails) -> Vec<(EndpointCondition, Option<&str>)> {
+    replica.endpoints.iter().map(|endpoint| (endpoint.state, endpoint.draining.as_deref())).collect()
 }
 
 #[test]
 fn endpoints_show_the_drain_that_is_due_first() {
     let (earlier, later) = ("2026-07-01T12:00:10Z", "2026-07-01T12:00:20Z");
     let (address, due): (&str, Timestamp) = ("10.0.0.6:5432", earlier.parse().unwrap());
-    let drains = json!([drain(address, "failback", later), drain(address, "endpoint_drained", earlier)]);
-    let former = former_endpoints(&facts_with(json!([former(address, "drained", 1)]), drains));
-    let [endpoint] = &former[..] else { panic!("{former:?}") };
+    let drain = |reason, until| drain(Some(6), address, reason, until);
+    let drains = json!([drain("failback", later), drain("endpoint_drained", earlier)]);
+    let shown = replica(json!([]), json!([former(address, "drained", 1)]), drains);
+    let [endpoint] = &shown.endpoints[..] else { panic!("{shown:?}") };
     assert_eq!((&*endpoint.backend, endpoint.state), ("db", EndpointCondition::Drained));
     assert_eq!((endpoint.draining.as_deref(), endpoint.draining_until), (Some("endpoint_drained"), Some(due)));
 }
 
 #[test]
-fn a_drain_belongs_to_the_former_endpoint_at_its_address() {
-    let drains = json!([drain("10.0.0.1:5432", "endpoint_removed", NOW)]);
-    let facts = facts_with(json!([former("10.0.0.1:5432", "removed", 1)]), drains);
-    let document = StatusDocument::new(&facts, NOW.parse().unwrap());
-    let endpoints = document.load_balancers[0].replicas[0].endpoints.iter();
-    let at_address = endpoints.filter(|endpoint| endpoint.address == "10.0.0.1:5432");
-    let found: Vec<_> = at_address.map(|endpoint| (endpoint.state, endpoint.draining.is_some())).collect();
-    assert_eq!(found, [(EndpointCondition::Usable, false), (EndpointCondition::Removed, true)]);
+fn all_states_of_former_endpoints_are_shown() {
+    use EndpointCondition::{Drained, NotReady, Removed, Terminating};
+    let states = ["drained", "terminating", "notReady", "removed", "frozen"];
+    let former = states.map(|state| former("10.0.0.6:5432", state, 1));
+    let shown = replica(json!([]), json!(former), json!([]));
+    let expected = [Drained, Terminating, NotReady, Removed, Removed].map(|state| (state, None::<&str>));
+    assert_eq!(rows(&shown), expected);
+}
+
+const ADDRESS: &str = "10.0.0.1:5432";
+
+#[test]
+fn a_drain_is_shown_for_one_of_two_backends_with_its_address() {
+    let endpoints = json!([
+        with_id(1, endpoint(ADDRESS, json!({}))),
+        with_id(2, endpoint(ADDRESS, json!({"backend": "spare", "usable": false}))),
+    ]);
+    let shown = replica(endpoints, json!([]), json!([drain(Some(2), ADDRESS, "endpoint_unhealthy", NOW)]));
+    let unhealthy = (EndpointCondition::Unusable, Some("endpoint_unhealthy"));
+    assert_eq!(rows(&shown), [(EndpointCondition::Usable, None), unhealthy]);
+}
+
+#[test]
+fn a_drain_is_shown_for_one_of_two_former_endpoints_with_its_address() {
+    let former = json!([with_id(1, former(ADDRESS, "drained", 1)), with_id(2, former(ADDRESS, "removed", 1))]);
+    let shown = replica(json!([]), former, json!([drain(Some(2), ADDRESS, "endpoint_removed", NOW)]));
+    let removed = (EndpointCondition::Removed, Some("endpoint_removed"));
+    assert_eq!(rows(&shown), [(EndpointCondition::Drained, None), removed]);
+}
+
+#[test]
+fn a_drain_of_the_previous_object_of_a_name_has_its_own_row() {
+    let endpoints = json!([with_id(2, endpoint(ADDRESS, json!({})))]);
+    let shown = replica(endpoints, json!([]), json!([drain(Some(1), ADDRESS, "endpoint_drained", NOW)]));
+    let removed = (EndpointCondition::Removed, Some("endpoint_drained"));
+    assert_eq!(rows(&shown), [(EndpointCondition::Usable, None), removed]);
+    let connections: Vec<u32> = shown.endpoints.iter().map(|endpoint| endpoint.connections).collect();
+    assert_eq!(connections, [12, 1]);
 }
 
 #[test]
 fn replicas_of_older_versions_show_draining_endpoints_only() {
-    let former = former_endpoints(&facts_with(Value::Null, json!([drain("10.0.0.9:5432", "endpoint_drained", NOW)])));
-    let [endpoint] = &former[..] else { panic!("{former:?}") };
-    assert_eq!((&*endpoint.backend, endpoint.state), ("", EndpointCondition::Removed));
-    assert_eq!((endpoint.connections, endpoint.draining.as_deref()), (1, Some("endpoint_drained")));
+    use EndpointCondition::{Drained, Removed, Terminating, Unusable};
+    let mut old = endpoint(ADDRESS, json!({"usable": false}));
+    old["id"] = Value::Null;
+    let without_connections = json!({
+        "loadBalancer": "shop/postgres", "what": "10.0.0.9:5432", "reason": "endpoint_removed", "active": 0,
+    });
+    let shown = replica(
+        json!([old]),
+        Value::Null,
+        json!([
+            drain(None, ADDRESS, "endpoint_unhealthy", NOW),
+            drain(None, "10.0.0.6:5432", "endpoint_drained", NOW),
+            drain(None, "10.0.0.7:5432", "endpoint_terminating", NOW),
+            drain(None, "10.0.0.8:5432", "endpoint_removed", NOW),
+            without_connections,
+        ]),
+    );
+    let expected = [
+        (Unusable, Some("endpoint_unhealthy")),
+        (Drained, Some("endpoint_drained")),
+        (Terminating, Some("endpoint_terminating")),
+        (Removed, Some("endpoint_removed")),
+    ];
+    assert_eq!(rows(&shown), expected);
+    assert_eq!((&*shown.endpoints[1].backend, shown.endpoints[1].connections), ("", 1));
+    let problem = "connections kept by drained endpoints are not shown: this replica has an older version";
+    assert_eq!((&shown.problems[..], shown.current), (&[problem.to_owned()][..], true));
 }
 
 #[test]

@@ -34,6 +34,14 @@ impl DrainingResource {
         }
     }
 
+    /// The id of the endpoint. `None`: a listener.
+    pub fn endpoint_id(&self) -> Option<u64> {
+        match self {
+            Self::Endpoint { endpoint, .. } => Some(endpoint.id()),
+            Self::Listener(_) => None,
+        }
+    }
+
     /// The number of open connections.
     pub fn open(&self) -> usize {
         match self {
