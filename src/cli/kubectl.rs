@@ -222,8 +222,8 @@ pub struct BundleFlags {
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Replace the names of namespaces, load balancers, listeners, backends, Services and their ports, EndpointSlices,
-    /// Secrets, ConfigMaps, pods, nodes, zones and hosts by hashes. Replicas keep their names, and IP addresses are not
-    /// replaced.
+    /// Secrets, ConfigMaps, pods, nodes, zones and hosts by hashes. Replicas keep their names. Names that occur only in
+    /// the pods, workloads, Lease and ConfigMap of an installation stay, and IP addresses are not replaced.
     #[arg(long)]
     pub hash_names: bool,
     /// The number of lines at the end of each log.

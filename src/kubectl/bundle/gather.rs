@@ -58,9 +58,10 @@ const MAX_NAMED: usize = 5;
 pub struct BundleSource {
     load_balancers: Vec<Value>,
     replicas: Vec<ReplicaPod>,
-    /// The objects about load balancers, by file.
-    tenants: BTreeMap<String, Vec<Value>>,
-    /// The files of each replica, in their order.
+    /// The objects about load balancers, and those in the namespaces of the replicas that name other objects, by file.
+    objects: BTreeMap<String, Vec<Value>>,
+    /// The files of each replica, in their order. The documents of all pages are held until the end: at most 64 MiB of
+    /// JSON for each page.
     pages: Vec<ReplicaFiles>,
     /// A sentence for each missing part, except `pages`.
     missing: Vec<String>,
@@ -70,18 +71,19 @@ impl BundleSource {
     /// # Errors
     /// If neither load balancers nor replicas can be read.
     pub async fn read(connection: &ClusterConnection, flags: &BundleFlags) -> anyhow::Result<Self> {
-        let objects = connection.list_raw(&LOAD_BALANCERS, connection.namespace_flag.as_deref(), "").await;
+        let listed = connection.list_raw(&LOAD_BALANCERS, connection.namespace_flag.as_deref(), "").await;
         let found = replicas(connection).await;
-        if let (Err(error), Err(_)) = (&objects, &found) {
+        if let (Err(error), Err(_)) = (&listed, &found) {
             return Err(error.clone().into());
         }
         let mut missing = Vec::new();
-        let load_balancers = or_missing(&mut missing, "load-balancers.json", objects);
+        let load_balancers = or_missing(&mut missing, "load-balancers.json", listed);
         let replicas = or_missing(&mut missing, "replicas", found);
-        let tenants = tenant_objects(connection, &load_balancers, &mut missing).await;
+        let mut objects = tenant_objects(connection, &load_balancers, &mut missing).await;
+        objects.extend(installation_objects(connection, &installations(&replicas), &mut missing).await);
         let reading = replicas.iter().map(|replica| pages(connection, flags, replica));
         let pages: Vec<ReplicaFiles> = stream::iter(reading).buffered(CONCURRENT).collect().await;
-        Ok(Self { load_balancers, replicas, tenants, pages, missing })
+        Ok(Self { load_balancers, replicas, objects, pages, missing })
     }
 
     /// The names to be hashed.
@@ -101,17 +103,17 @@ impl BundleSource {
             );
         }
         let mut names = NameHasher::new()?;
-        self.installations().iter().for_each(|namespace| names.keep(namespace));
+        installations(&self.replicas).iter().for_each(|namespace| names.keep(namespace));
         self.replicas.iter().for_each(|replica| names.keep(&replica.key.name));
         self.replicas.iter().filter_map(|replica| replica.node.as_deref()).for_each(|node| names.add(node));
         self.load_balancers.iter().for_each(|object| names.add_object(object));
-        self.tenants.values().flatten().for_each(|object| names.add_object(object));
+        self.objects.values().flatten().for_each(|object| names.add_object(object));
         services(&self.load_balancers).keys().for_each(|namespace| names.add(namespace));
         for content in self.contents() {
             match content {
                 ReplicaFile::Document(page) => names.add_page(page),
                 ReplicaFile::Text(text) => names.add_text(text),
-                // Refused above.
+                // `unknown_names` has reported these.
                 ReplicaFile::NotJson(_) => {}
             }
         }
@@ -170,10 +172,11 @@ impl BundleSource {
         }
         keys.iter().map(managed_service::name).collect()
     }
+}
 
-    fn installations(&self) -> BTreeSet<String> {
-        self.replicas.iter().map(|replica| replica.key.namespace.to_string()).collect()
-    }
+/// The namespaces of the replicas.
+fn installations(replicas: &[ReplicaPod]) -> BTreeSet<String> {
+    replicas.iter().map(|replica| replica.key.namespace.to_string()).collect()
 }
 
 /// The Services that load balancers name, by namespace.
@@ -205,7 +208,7 @@ pub async fn write<W: Write>(
     let mut missing = source.missing.clone();
     archive.json("bundle.json", description(flags))?;
     archive.objects("load-balancers.json", source.load_balancers.clone())?;
-    for (path, objects) in &source.tenants {
+    for (path, objects) in &source.objects {
         archive.objects(path, objects.clone())?;
     }
     let crd = connection.get_raw(&CRD, None, CRD_NAME).await;
@@ -215,7 +218,7 @@ pub async fn write<W: Write>(
         archive.json("crd.json", crd)?;
     }
     archive.json("doctor.json", doctor_document(connection).await)?;
-    for namespace in source.installations() {
+    for namespace in installations(&source.replicas) {
         installation(connection, &source, &namespace, (archive, &mut missing)).await?;
     }
     write_pages(source, (archive, &mut missing))?;
@@ -257,6 +260,29 @@ async fn tenant_objects(
     files
 }
 
+/// The Services, EndpointSlices and Events in the namespaces of the replicas, by file. The names of managed Services
+/// contain those of load balancers, also of removed ones.
+async fn installation_objects(
+    connection: &ClusterConnection,
+    namespaces: &BTreeSet<String>,
+    missing: &mut Vec<String>,
+) -> BTreeMap<String, Vec<Value>> {
+    let mut files = BTreeMap::new();
+    for namespace in namespaces {
+        for kind in [&SERVICES, &SLICES, &EVENTS] {
+            let path = format!("{}/{}.json", installation_folder(namespace), kind.plural);
+            let objects = connection.list_raw(kind, Some(namespace), "").await;
+            let objects = or_missing(missing, &path, objects);
+            files.insert(path, objects);
+        }
+    }
+    files
+}
+
+fn installation_folder(namespace: &str) -> String {
+    format!("installation/{namespace}")
+}
+
 async fn doctor_document(connection: &ClusterConnection) -> Value {
     let flags = DoctorFlags {
         pre: false,
@@ -272,19 +298,17 @@ async fn doctor_document(connection: &ClusterConnection) -> Value {
 /// An archive, and the missing parts.
 type Output<'a, W> = (&'a mut Archive<W>, &'a mut Vec<String>);
 
-/// The objects in the namespace of an installation.
+/// Writes the pods, the workloads, the Lease and the ConfigMap in the namespace of an installation.
 async fn installation<W: Write>(
     connection: &ClusterConnection,
     source: &BundleSource,
     namespace: &str,
     (archive, missing): Output<'_, W>,
 ) -> io::Result<()> {
-    let folder = format!("installation/{namespace}");
-    let selected = [(&PODS, connection.selector.as_str()), (&SERVICES, ""), (&SLICES, ""), (&EVENTS, "")];
-    let workloads = WORKLOADS.iter().map(|kind| (kind, connection.selector.as_str()));
-    for (kind, labels) in selected.into_iter().chain(workloads) {
+    let folder = installation_folder(namespace);
+    for kind in [&PODS].into_iter().chain(&WORKLOADS) {
         let path = format!("{folder}/{}.json", kind.plural);
-        let objects = connection.list_raw(kind, Some(namespace), labels).await;
+        let objects = connection.list_raw(kind, Some(namespace), &connection.selector).await;
         archive.objects(&path, or_missing(missing, &path, objects))?;
     }
     let of_namespace = || source.replicas.iter().filter(|replica| *replica.key.namespace == *namespace);
@@ -406,6 +430,8 @@ mod tests {
         let report = json!({"loadBalancers": {"1": {"here": ["bank/ledger: got opensesame"]}}});
         let log = "upstream=bank/ledger reason=answered nothing, expected `opensesame`\nAUTH hunter2 +OLDER\n";
         let metrics = "tcplb_x{load_balancer_namespace=\"bank\",load_balancer=\"gone-lb\"} 1\n";
+        let regarding = json!({"kind": "Service", "namespace": "tcplb-system", "name": "gone-lb-managed"});
+        let event = json!({"kind": "Event", "metadata": {"name": "gone-lb-managed.18"}, "regarding": regarding});
         let files = vec![
             ("report.json", Ok(ReplicaFile::Document(report))),
             ("snapshot.json", Ok(ReplicaFile::Document(snapshot))),
@@ -415,7 +441,7 @@ mod tests {
         BundleSource {
             load_balancers: vec![load_balancer],
             replicas: vec![ReplicaPod::read(&replica::tests::pod("tcplb-1", &[])).unwrap()],
-            tenants: BTreeMap::new(),
+            objects: [("installation/tcplb-system/events.json".to_owned(), vec![event])].into(),
             pages: vec![files],
             missing: Vec::new(),
         }
@@ -442,6 +468,12 @@ mod tests {
                 assert!(!text.contains(name), "{name} in {path}: {text}");
             }
         }
+    }
+
+    #[test]
+    fn names_in_the_namespace_of_the_replicas_are_hashed() {
+        let names = source().names().unwrap();
+        assert_eq!(names.text("gone-lb-managed tcplb-1"), format!("{} tcplb-1", names.hash("gone-lb-managed")));
     }
 
     #[test]
