@@ -93,6 +93,23 @@ fn id(address: &str) -> u8 {
     address.parse::<std::net::SocketAddrV4>().unwrap().ip().octets()[3]
 }
 
+fn drains() -> Value {
+    let drain = |load_balancer: &str, address: &str, reason: &str, active: u32| {
+        json!({
+            "loadBalancer": load_balancer, "what": address, "id": id(address), "reason": reason, "active": active,
+        })
+    };
+    let mut due = drain("shop/postgres", "10.0.0.7:5432", "endpoint_drained", 2);
+    due["until"] = "2026-07-01T12:00:30Z".into();
+    json!([
+        drain("shop/postgres", "10.0.0.2:5432", "endpoint_unhealthy", 1),
+        due,
+        drain("shop/postgres", "10.0.0.9:5432", "endpoint_removed", 4),
+        {"loadBalancer": "shop/postgres", "what": "shop/postgres:5433", "reason": "listener_removed", "active": 2},
+        drain("shop/other", "10.0.0.8:5432", "endpoint_removed", 8),
+    ])
+}
+
 fn pages() -> ReplicaPages {
     let report = json!({"loadBalancers": {"u-1": {
         "generation": 3,
@@ -138,22 +155,7 @@ fn pages() -> ReplicaPages {
                 former("10.0.0.8:5432", "notReady", 0),
             ],
         }],
-        "draining": [
-            {
-                "loadBalancer": "shop/postgres", "what": "10.0.0.2:5432", "id": 2, "reason": "endpoint_unhealthy",
-                "active": 1,
-            },
-            {
-                "loadBalancer": "shop/postgres", "what": "10.0.0.7:5432", "id": 7, "reason": "endpoint_drained",
-                "active": 2, "until": "2026-07-01T12:00:30Z",
-            },
-            {
-                "loadBalancer": "shop/postgres", "what": "10.0.0.9:5432", "id": 9, "reason": "endpoint_removed",
-                "active": 4,
-            },
-            {"loadBalancer": "shop/postgres", "what": "shop/postgres:5433", "reason": "listener_removed", "active": 2},
-            {"loadBalancer": "shop/other", "what": "10.0.0.8:5432", "id": 8, "reason": "endpoint_removed", "active": 8},
-        ],
+        "draining": drains(),
     });
     ReplicaPages {
         report: serde_json::from_value(report).unwrap(),
