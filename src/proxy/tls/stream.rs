@@ -39,7 +39,7 @@ const MAX_INCOMPLETE: usize = 64 * 1024;
 const MAX_WRITE: usize = 128 * 1024;
 /// The largest plaintext of a record (RFC 8446, section 5.1).
 const RECORD: usize = 16 * 1024;
-/// The bytes that TLS 1.3 adds to a record: header, content type and tag. TLS 1.2 adds as many or more.
+/// The bytes that TLS 1.3 adds to a record: header, content type and tag. TLS 1.2 adds 21 to 29.
 const RECORD_OVERHEAD: usize = 5 + 1 + 16;
 /// Space for the overhead of [`MAX_WRITE`] bytes, and for the usual size of session tickets in front of them.
 const OVERHEAD: usize = 4 * 1024;
