@@ -18,12 +18,13 @@ use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
 };
+use tokio::sync::{mpsc, oneshot};
 
 use self::label_values::label_values;
 pub use self::watches::{RunningWatch, WatchFailure, WatchInstruments};
 use crate::{
     api::TcpLoadBalancerStatus,
-    model::{ObjectKey, ReplicaReport},
+    model::{ObjectKey, ReplicaReport, TrafficByReplica},
     shared::SharedObject,
 };
 
@@ -47,6 +48,8 @@ pub struct Instruments {
     /// Reused translations that differed from a full one.
     pub mismatches: Counter,
     leader_view: Mutex<Option<Arc<LeaderView>>>,
+    /// To the leader.
+    traffic_requests: Mutex<Option<mpsc::Sender<TrafficRequest>>>,
     leader_name: Mutex<Option<Arc<str>>>,
     /// True if this replica takes part in an election.
     is_candidate: AtomicBool,
@@ -64,6 +67,7 @@ impl Default for Instruments {
             leader: Family::default(),
             mismatches: Counter::default(),
             leader_view: Mutex::default(),
+            traffic_requests: Mutex::default(),
             leader_name: Mutex::default(),
             is_candidate: AtomicBool::default(),
         }
@@ -98,6 +102,14 @@ impl Instruments {
         self.locked_view().clone()
     }
 
+    /// The traffic of the other replicas, without those that do not answer at once. `None`: this replica does not lead.
+    pub async fn replica_traffic(&self) -> Option<Arc<TrafficByReplica>> {
+        let requests = self.locked_requests().clone()?;
+        let (request, answer) = oneshot::channel();
+        requests.send(request).await.ok()?;
+        answer.await.ok()
+    }
+
     /// The pod that holds the Lease, as it was last read. `None`: unknown, or there is none.
     pub fn leader_name(&self) -> Option<Arc<str>> {
         self.leader_name.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -115,7 +127,17 @@ impl Instruments {
     fn locked_view(&self) -> MutexGuard<'_, Option<Arc<LeaderView>>> {
         self.leader_view.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn locked_requests(&self) -> MutexGuard<'_, Option<mpsc::Sender<TrafficRequest>>> {
+        self.traffic_requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
+
+/// A request for the traffic of the other replicas, to the leader.
+pub type TrafficRequest = oneshot::Sender<Arc<TrafficByReplica>>;
+
+/// The maximum number of waiting requests for the traffic of replicas.
+const TRAFFIC_REQUESTS: usize = 16;
 
 /// Metrics that only the leader has.
 #[derive(Debug)]
@@ -128,12 +150,20 @@ impl LeaderInstruments {
     pub fn set_view(&self, view: LeaderView) {
         *self.instruments.locked_view() = Some(Arc::new(view));
     }
+
+    /// The requests for the traffic of the other replicas.
+    pub fn traffic_requests(&self) -> mpsc::Receiver<TrafficRequest> {
+        let (sender, requests) = mpsc::channel(TRAFFIC_REQUESTS);
+        *self.instruments.locked_requests() = Some(sender);
+        requests
+    }
 }
 
 impl Drop for LeaderInstruments {
     fn drop(&mut self) {
         self.instruments.leader.get_or_create(&self.lease).set(0);
         *self.instruments.locked_view() = None;
+        *self.instruments.locked_requests() = None;
     }
 }
 

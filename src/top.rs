@@ -2,7 +2,6 @@
 //!
 //! [`TopState`] decides what is shown, without a terminal; `draw` draws it.
 
-mod counter_sums;
 mod draw;
 mod options;
 mod order;

@@ -1,10 +1,14 @@
 //! Rates of traffic counters, and their recent history.
 
+mod counter_sums;
+
 use std::{
     collections::{HashMap, VecDeque},
     hash::Hash,
     time::{Duration, Instant},
 };
+
+pub use self::counter_sums::CounterSums;
 
 /// The counters of a load balancer, a listener or an endpoint at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -12,6 +16,17 @@ pub struct TrafficCounts {
     pub connections: u64,
     pub bytes: u64,
     pub failures: u64,
+}
+
+impl TrafficCounts {
+    /// The increase since an earlier moment. A counter that is lower than before was reset, and counts as unchanged.
+    fn since(self, before: Self) -> Self {
+        Self {
+            connections: self.connections.saturating_sub(before.connections),
+            bytes: self.bytes.saturating_sub(before.bytes),
+            failures: self.failures.saturating_sub(before.failures),
+        }
+    }
 }
 
 impl std::ops::AddAssign for TrafficCounts {
@@ -31,15 +46,9 @@ pub struct TrafficRates {
 }
 
 impl TrafficRates {
-    /// The rates between two moments. A counter that is lower than before was reset, and counts as unchanged.
-    fn between(before: TrafficCounts, now: TrafficCounts, elapsed: Duration) -> Self {
-        let seconds = elapsed.as_secs_f64();
-        let rate = |before: u64, now: u64| now.saturating_sub(before) as f64 / seconds;
-        Self {
-            connections: rate(before.connections, now.connections),
-            bytes: rate(before.bytes, now.bytes),
-            failures: rate(before.failures, now.failures),
-        }
+    fn of(increase: TrafficCounts, elapsed: Duration) -> Self {
+        let rate = |count: u64| count as f64 / elapsed.as_secs_f64();
+        Self { connections: rate(increase.connections), bytes: rate(increase.bytes), failures: rate(increase.failures) }
     }
 }
 
@@ -121,7 +130,7 @@ impl RateSeries {
     }
 
     fn push(&mut self, counts: TrafficCounts, elapsed: Duration, length: usize) {
-        let rates = TrafficRates::between(self.counts, counts, elapsed);
+        let rates = TrafficRates::of(counts.since(self.counts), elapsed);
         (self.counts, self.is_known, self.is_current) = (counts, true, true);
         if rates == TrafficRates::default() && self.rates.iter().all(|rates| *rates == TrafficRates::default()) {
             self.rates.clear();

@@ -23,7 +23,10 @@ use axum::{
 use futures::StreamExt;
 use tokio::{net::TcpStream, time::sleep};
 
-use crate::authorization::{AUDIENCE, Authorizer, GROUP, RESOURCE, Unauthorized};
+use crate::{
+    authorization::{AUDIENCE, Authorizer, GROUP, RESOURCE, Unauthorized},
+    model::REPORT_TRAFFIC,
+};
 
 /// The time after which the token of a stream is reviewed again.
 const REVIEW_INTERVAL: Duration = Duration::from_secs(60);
@@ -45,6 +48,8 @@ pub enum TenantPage {
     Overview,
     Snapshot,
     Report,
+    /// The traffic of this replica, for the page of the leader.
+    Traffic,
     Connections,
 }
 
@@ -54,6 +59,7 @@ impl TenantPage {
             Self::Overview => "/",
             Self::Snapshot => "/snapshot",
             Self::Report => "/report",
+            Self::Traffic => REPORT_TRAFFIC,
             Self::Connections => "/connections",
         }
     }
@@ -63,7 +69,7 @@ impl TenantPage {
         match self {
             Self::Overview => "page",
             Self::Snapshot => "snapshot",
-            Self::Report => "report",
+            Self::Report | Self::Traffic => "report",
             Self::Connections => "connections",
         }
     }

@@ -53,6 +53,7 @@ use crate::{
 use access::{ConnectionEnds, TenantPage};
 use connections::ConnectionPages;
 use json::json;
+use moment::Moment;
 use page::StatusPage;
 use rendering::Rendering;
 use report::Reports;
@@ -176,18 +177,23 @@ fn tenant_pages(access: &AdminAccess) -> Router<Arc<Pages>> {
     };
     let overview = get(|pages: PagesState, uri: Uri| async move {
         let query = uri.query().unwrap_or_default();
-        pages.rendering.run(|| Html(pages.page.render(&pages.monitor, &pages.state, query))).await
+        let traffic = pages.state.instruments().replica_traffic().await;
+        pages.rendering.run(|| Html(pages.page.render(&pages.monitor, &pages.state, query, traffic))).await
     });
     let snapshot = get(|pages: PagesState| async move {
         pages.rendering.run(|| json(&snapshot::of(&pages.monitor, &pages.state, &pages.instance))).await
     });
     let report =
         get(|pages: PagesState, uri: Uri, headers: HeaderMap| async move { report(&pages, &uri, &headers).await });
+    let traffic = get(|pages: PagesState| async move {
+        pages.rendering.run(|| json(&Moment::now(&pages.monitor, &pages.state).traffic())).await
+    });
     let connections =
         get(|pages: PagesState, uri: Uri| async move { pages.open_connections.answer(uri.query()).await });
     protected(TenantPage::Overview, overview)
         .merge(protected(TenantPage::Snapshot, snapshot))
         .merge(protected(TenantPage::Report, report))
+        .merge(protected(TenantPage::Traffic, traffic))
         .merge(protected(TenantPage::Connections, connections))
 }
 

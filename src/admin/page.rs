@@ -13,7 +13,7 @@ mod tests;
 
 use std::{
     fmt::Write,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use jiff::{SignedDuration, Timestamp};
@@ -22,12 +22,17 @@ use self::{
     html::{Column, HtmlText, byte_rate, marked, rate, sparkline, table, text},
     load_balancer::{MAX_ENDPOINTS, class, counted, write_details, write_summary},
     overview::{Overview, arrange},
-    parts::{HISTORY, PageParts, PageRates},
+    parts::{HISTORY, PageParts, PageRates, TrafficKey},
     query::{PageOrder, PageQuery, fragment},
     replicas::ReplicaViews,
 };
 use super::{instance::Instance, moment::Moment, snapshot};
-use crate::{model::DrainView, proxy::Monitor, state::ReadinessState, translate::Severity};
+use crate::{
+    model::{DrainView, TrafficByReplica},
+    proxy::Monitor,
+    state::ReadinessState,
+    translate::Severity,
+};
 
 pub const STYLE: &str = include_str!("page/style.css");
 pub const SCRIPT: &str = include_str!("page/script.js");
@@ -53,8 +58,14 @@ impl StatusPage {
         Self { instance, rates: Mutex::default() }
     }
 
-    /// The page for a request with this query.
-    pub fn render(&self, monitor: &Monitor, state: &ReadinessState, query: &str) -> String {
+    /// The page for a request with this query. `traffic` is that of the other replicas, if this one leads.
+    pub fn render(
+        &self,
+        monitor: &Monitor,
+        state: &ReadinessState,
+        query: &str,
+        traffic: Option<Arc<TrafficByReplica>>,
+    ) -> String {
         let moment = Moment::now(monitor, state);
         let leader_view = state.instruments().leader_view();
         let mut parts = PageParts {
@@ -63,7 +74,7 @@ impl StatusPage {
             query: PageQuery::parse(query),
             moment: &moment,
             listeners: moment.listeners(),
-            replicas: ReplicaViews::new(leader_view, &self.instance.name),
+            replicas: ReplicaViews::new(leader_view, traffic, &self.instance.name),
             rates: self.rates.lock().unwrap_or_else(PoisonError::into_inner),
         };
         let overviews = parts.overviews();
@@ -73,7 +84,8 @@ impl StatusPage {
         page.push_str("<main id=\"live\">");
         self.write_facts(&mut page, &parts, &overviews);
         write_findings(&mut page, &parts, &overviews);
-        parts.replicas.write(&mut page, &moment.configuration);
+        let own_active = overviews.iter().map(|overview| overview.own.active).sum();
+        parts.replicas.write(&mut page, &moment.configuration, own_active, &parts.rates);
         write_draining(&mut page, &moment);
         write_list(&mut page, &parts, overviews);
         page.push_str("</main>");
@@ -86,7 +98,7 @@ impl StatusPage {
         for (name, value) in self.facts(parts).into_iter().chain(traffic(parts, overviews)) {
             let _ = write!(page, "<div><dt>{name}</dt><dd>{value}</dd></div>");
         }
-        sparkline(page, parts.rates.load_balancers.recent(&None), HISTORY);
+        sparkline(page, parts.rates.load_balancers.recent(&TrafficKey::default()), HISTORY);
         page.push_str("</dl>\n");
     }
 
@@ -113,10 +125,13 @@ impl StatusPage {
 
 /// The names and the markup of the numbers of all load balancers together.
 fn traffic(parts: &PageParts, overviews: &[Overview]) -> [(&'static str, String); 4] {
-    let rates = parts.rates.load_balancers.latest(&None);
+    let rates = parts.rates.load_balancers.latest(&TrafficKey::default());
     let open: u64 = overviews.iter().map(|overview| overview.active).sum();
+    let own: u64 = overviews.iter().map(|overview| overview.own.active).sum();
+    let own = format!("{own} of {}", parts.monitor.capacity().total());
+    let open = if parts.replicas.has_traffic_of_others() { format!("{open}, here {own}") } else { own };
     [
-        ("open", format!("{open} of {}", parts.monitor.capacity().total())),
+        ("open", open),
         ("new", rate(rates, |rates| rates.connections) + "/s"),
         ("relayed", byte_rate(rates)),
         ("failures", rate(rates, |rates| rates.failures) + "/s"),

@@ -9,6 +9,7 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
 };
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 use super::{
@@ -17,7 +18,7 @@ use super::{
     conditions::{StatusSources, Statuses, have_same_conditions},
     observed::{Observed, ProvisioningProblems},
     provisioning::{Provisioner, RESYNC_PERIOD},
-    replicas::unready,
+    replicas::{traffic, unready},
     status::StatusWriter,
 };
 use crate::{
@@ -57,6 +58,8 @@ pub struct Leader {
     resync_at: Instant,
     writer: StatusWriter,
     instruments: LeaderInstruments,
+    /// Answers requests of the admin page.
+    _traffic: AbortOnDropHandle<()>,
     /// The use of the proxy ports by these allocations.
     port_counts: (Arc<Allocations>, PortCounts),
 }
@@ -70,6 +73,8 @@ impl Leader {
     ) -> Self {
         let (writer, has_reports) = (StatusWriter::new(client.clone(), &settings), !replicas.borrow().is_empty());
         let instruments = settings.instruments.lead(&settings.lease);
+        let (token, own) = (settings.admin_token.clone(), settings.pod.clone());
+        let traffic = traffic::answer(instruments.traffic_requests(), replicas.clone(), token, own);
         Self {
             provisioner: Provisioner::new(client, settings.clone()),
             settings,
@@ -84,6 +89,7 @@ impl Leader {
             resync_at: Instant::now(),
             writer,
             instruments,
+            _traffic: AbortOnDropHandle::new(tokio::spawn(traffic)),
             port_counts: Default::default(),
         }
     }

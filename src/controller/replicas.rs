@@ -1,8 +1,10 @@
 //! The ready proxies and their reports.
 
+mod admin_connection;
 mod poll;
 #[cfg(test)]
 mod tests;
+pub mod traffic;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

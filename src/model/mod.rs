@@ -16,6 +16,7 @@ mod maglev;
 mod network;
 mod picture;
 mod replica;
+mod replica_traffic;
 mod report;
 mod self_signed;
 pub mod server_name;
@@ -48,6 +49,7 @@ pub use picture::{
 pub use replica::{
     BackendHealth, EndpointFailure, FailedOver, ListenerOutcome, REPORT_CHANGES, ReplicaReport, ReportChanges, Served,
 };
+pub use replica_traffic::{LoadBalancerTraffic, REPORT_TRAFFIC, ReplicaTraffic, TrafficByReplica};
 pub use report::{BindState, Report};
 pub use self_signed::{WithSelfSigned, is_self_signed_authority};
 pub use snapshot::Snapshot;

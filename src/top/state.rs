@@ -7,7 +7,6 @@ use std::{
 use crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use super::{
-    counter_sums::CounterSums,
     options::{ReplicaSample, TopOptions},
     order::TopOrder,
     row_key::RowKey,
@@ -15,7 +14,7 @@ use super::{
 use crate::{
     model::{EndpointView, StatePicture},
     printable::printable,
-    traffic::{RateHistory, TrafficCounts, TrafficRates},
+    traffic::{CounterSums, RateHistory, TrafficCounts, TrafficRates},
 };
 
 /// The number of intervals in a sparkline.
@@ -78,7 +77,7 @@ pub struct TopState {
     /// True until the load balancers are known, if they are expanded at first.
     expands_all: bool,
     rows: BTreeMap<RowKey, RowCounts>,
-    sums: CounterSums,
+    sums: CounterSums<RowKey>,
     rates: RateHistory<RowKey>,
     /// The first visible row.
     offset: usize,
@@ -116,7 +115,7 @@ impl TopState {
                 Err(error) => self.errors.push(format!("{replica}: {}", printable(error, MAX_NAME))),
             }
         }
-        self.sums.add(counts);
+        self.sums.add(counts, |key| [key.clone(), key.of_all_replicas()]);
         self.rates.sample(now, self.sums.all());
         self.expanded.retain(|key| self.rows.contains_key(key));
         if self.expands_all && !self.rows.is_empty() {

@@ -7,6 +7,7 @@ use k8s_openapi::api::{
     core::v1::{Pod, ServiceAccount},
 };
 use kube::{Api, api::PostParams};
+use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -22,6 +23,23 @@ impl Scenario {
         let request = TokenRequest { spec, ..TokenRequest::default() };
         let created = accounts.create_token_request(account, &PostParams::default(), &request).await.unwrap();
         serde_json::to_value(created).unwrap()["status"]["token"].as_str().unwrap().to_owned()
+    }
+
+    /// A header that gives access to the pages for browsers of the installation.
+    pub async fn page_authorization(&self) -> String {
+        let name = format!("page-reader-{}", self.namespace);
+        let metadata = json!({"name": name, "namespace": self.installation().namespace});
+        let role = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": metadata,
+            "rules": [{"apiGroups": ["tcplb.io"], "resources": ["replicas/page"], "verbs": ["get"]}],
+        });
+        let binding = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": metadata,
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
+            "subjects": [{"kind": "ServiceAccount", "name": "default", "namespace": self.namespace}],
+        });
+        self.apply(&format!("{role}\n---\n{binding}")).await;
+        format!("Authorization: Bearer {}", self.token(&self.namespace, "default", "tcplb").await)
     }
 }
 

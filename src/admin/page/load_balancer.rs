@@ -7,7 +7,7 @@ use super::{
     html::{Column, HtmlText, byte_rate, marked, rate, sparkline, table, text},
     listed_problem::ListedProblem,
     overview::Overview,
-    parts::{HISTORY, PageParts},
+    parts::{HISTORY, PageParts, TrafficKey},
 };
 use crate::{
     admin::snapshot::{self, AppliedListener},
@@ -61,7 +61,7 @@ pub fn write_summary(page: &mut String, overview: &Overview, parts: &PageParts) 
         rate(*rates, |rates| rates.connections),
         byte_rate(*rates),
     );
-    sparkline(page, parts.rates.load_balancers.recent(&Some(overview.object.clone())), HISTORY);
+    sparkline(page, parts.rates.load_balancers.recent(&TrafficKey::of(overview.object)), HISTORY);
     page.push_str("</summary>");
 }
 
@@ -79,6 +79,9 @@ pub fn write_details(page: &mut String, overview: &Overview, parts: &PageParts) 
     );
     write_problems(page, &overview.problems);
     write_conditions(page, parts.replicas.conditions_of(overview.object));
+    if parts.replicas.has_traffic_of_others() {
+        page.push_str("<p class=\"muted\">listeners and endpoints in this replica:</p>");
+    }
     let listeners = snapshot::listeners(overview.object, &parts.moment.view, &parts.listeners);
     write_listeners(page, &listeners);
     write_routes(page, &listeners);
@@ -89,7 +92,7 @@ pub fn write_details(page: &mut String, overview: &Overview, parts: &PageParts) 
         let unready: Vec<String> = unready.map(|(key, why)| format!("{key} ({})", label(*why))).collect();
         let _ = write!(page, "<p>listed, but not serving: {}</p>", HtmlText(&unready.join(", ")));
     }
-    parts.replicas.write_of(page, overview.verdict);
+    parts.replicas.write_of(page, overview, &parts.rates);
 }
 
 fn label(unready: Unready) -> &'static str {

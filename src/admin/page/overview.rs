@@ -13,8 +13,8 @@ use crate::{
         moment::{LiveListeners, Moment},
         snapshot::bounded,
     },
-    model::{BindState, ObjectKey},
-    traffic::{TrafficCounts, TrafficRates},
+    model::{BindState, LoadBalancerTraffic, ObjectKey},
+    traffic::TrafficRates,
     translate::{Severity, Verdict},
     upstream::Upstream,
 };
@@ -30,10 +30,11 @@ pub struct Overview<'a> {
     pub upstream: Option<&'a Arc<Upstream>>,
     pub endpoints: usize,
     pub usable: usize,
-    /// Open connections.
+    /// The traffic in this replica.
+    pub own: LoadBalancerTraffic,
+    /// Open connections of all replicas.
     pub active: u64,
-    pub counts: TrafficCounts,
-    /// `None`: not known yet.
+    /// Of all replicas. `None`: not known yet.
     pub rates: Option<TrafficRates>,
     /// The worst problems come first.
     pub problems: Vec<ListedProblem>,
@@ -51,6 +52,7 @@ impl<'a> Overview<'a> {
             let all = upstream.endpoints().len();
             (all, upstream.usable().min(all))
         });
+        let own = moment.traffic_of(object, listeners);
         let mut overview = Self {
             object,
             verdict,
@@ -58,12 +60,11 @@ impl<'a> Overview<'a> {
             upstream,
             endpoints,
             usable,
-            active: 0,
-            counts: TrafficCounts::default(),
+            own,
+            active: own.active + replicas.traffic_in_others(verdict).map(|(_, traffic)| traffic.active).sum::<u64>(),
             rates: None,
             problems: Vec::new(),
         };
-        overview.add_traffic(moment, listeners);
         overview.add_problems(moment, replicas);
         overview
     }
@@ -71,16 +72,6 @@ impl<'a> Overview<'a> {
     /// The severity of the worst problem.
     pub fn severity(&self) -> Option<Severity> {
         self.problems.first().map(|problem| problem.severity)
-    }
-
-    fn add_traffic(&mut self, moment: &Moment, listeners: &LiveListeners) {
-        for (key, _) in moment.view.snapshot.listeners_of(self.object) {
-            let Some(listener) = listeners.get(key) else { continue };
-            let traffic = listener.counters.traffic();
-            self.active += traffic.active;
-            self.counts +=
-                TrafficCounts { connections: traffic.accepted, bytes: traffic.bytes, failures: traffic.failures };
-        }
     }
 
     fn add_problems(&mut self, moment: &Moment, replicas: &ReplicaViews) {

@@ -12,13 +12,15 @@ use crate::{
     admin::report::tests::rig::{Rig, free_port, instance, spec},
     api::{TcpLoadBalancerStatus, condition},
     instruments::{Instruments, LeaderView},
-    model::{BackendHealth, ListenerOutcome, ObjectKey, ReplicaReport, Served},
+    model::{BackendHealth, ListenerOutcome, LoadBalancerTraffic, ObjectKey, ReplicaReport, ReplicaTraffic, Served},
 };
 
 /// A page of the load balancers of a rig.
 struct PageRig {
     rig: Rig,
     page: StatusPage,
+    /// Of the other replicas.
+    traffic: Option<Arc<TrafficByReplica>>,
 }
 
 impl PageRig {
@@ -28,11 +30,11 @@ impl PageRig {
             rig.declare(name, Some((&format!("uid-{name}"), 3)), spec.clone());
         }
         rig.apply().await;
-        Self { rig, page: StatusPage::new(instance()) }
+        Self { rig, page: StatusPage::new(instance()), traffic: None }
     }
 
     fn get(&self, query: &str) -> String {
-        self.page.render(&self.rig.proxy.monitor(), &self.rig.state, query)
+        self.page.render(&self.rig.proxy.monitor(), &self.rig.state, query, self.traffic.clone())
     }
 }
 
@@ -182,13 +184,54 @@ async fn the_page_of_the_leader_shows_all_replicas() {
         "<td>pod-3</td><td><span class=\"bad\">none</span></td>",
         "1 replicas are not ready",
         "<td>pod-4</td><td><span class=\"bad\">the pod is not ready</span></td>",
-        "<td>test</td><td class=\"n\">3</td><td class=\"n\">1/1</td><td class=\"n\">2/2</td><td></td>",
+        "<td>test</td><td class=\"n\">3</td><td class=\"n\">1/1</td><td class=\"n\">2/2</td>\
+         <td class=\"n\">0</td><td class=\"n\">–</td><td class=\"n wide\">–</td><td class=\"n\">–</td><td></td>",
         "<td>pod-2</td><td class=\"n\"><span class=\"warning\">2</span></td><td class=\"n\">0/1</td>",
     ] {
         assert!(page.contains(part), "{part}: {page}");
     }
     drop(leading);
     assert!(!pages.get("").contains("id=\"replicas\""));
+}
+
+#[tokio::test]
+async fn the_page_of_the_leader_adds_up_the_traffic_of_all_replicas() {
+    let mut pages = PageRig::of(&[("a", spec(free_port())), ("b", spec(free_port()))]).await;
+    let instruments = Arc::<Instruments>::default();
+    let state = ReadinessState::new(instruments.clone());
+    state.set_configuration((*pages.rig.state.configuration()).clone());
+    pages.rig.state = Arc::new(state);
+    let leading = instruments.lead("tcplb");
+    let report = || Some(Arc::new(ReplicaReport::default()));
+    let replicas = ["test", "pod-2", "pod-3"].map(|pod| (pod.into(), report())).into();
+    leading.set_view(LeaderView { replicas, ..LeaderView::default() });
+    let other = |connections| {
+        let traffic = LoadBalancerTraffic { active: 7, connections, bytes: connections << 20, failures: 1 };
+        ReplicaTraffic { load_balancers: [(Arc::from("uid-a"), traffic)].into() }
+    };
+    // A replica without an answer is not part of the sum.
+    let traffic = |connections| Some(Arc::new([(Arc::from("pod-2"), other(connections))].into()));
+    pages.traffic = traffic(10_000);
+    let page = pages.get("");
+    assert!(page.contains("<dt>open</dt><dd>7, here 0 of "), "{page}");
+    assert!(page.contains("<dt>new</dt><dd>–/s</dd>"), "the replica has just appeared: {page}");
+    let row = |pod: &str, cells: &[&str]| {
+        let numbers: String = cells.iter().map(|cell| format!("<td class=\"n\">{cell}</td>")).collect();
+        format!("<td>{pod}</td>{numbers}")
+    };
+    assert!(page.contains(&row("pod-3", &["–", "–", "–", "–"])), "{page}");
+    pages.traffic = traffic(10_500);
+    let known = async {
+        // Pages that follow at once do not count.
+        while pages.get("").contains("<dt>new</dt><dd>–/s</dd>") {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(Duration::from_secs(30), known).await.unwrap();
+    let page = pages.get("sort=connections");
+    assert_eq!(listed(&page), ["a", "b"]);
+    assert!(!page.contains("<dt>new</dt><dd>0/s</dd>"), "{page}");
+    assert_eq!(page.matches("listeners and endpoints in this replica").count(), 2, "{page}");
 }
 
 #[tokio::test]

@@ -273,7 +273,7 @@ async fn an_endpoint_dropped_as_a_loop_is_reported() {
     );
     assert_eq!(served.here, BTreeSet::from([expected.clone()]));
     let page = StatusPage::new(rig::instance());
-    assert!(page.render(&rig.proxy.monitor(), &rig.state, "").contains(&expected));
+    assert!(page.render(&rig.proxy.monitor(), &rig.state, "", None).contains(&expected));
     // After it leads to a server, there is no problem left.
     rig.declare("a", Some(("uid", 2)), spec(port));
     rig.apply().await;

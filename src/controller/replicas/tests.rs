@@ -1,4 +1,8 @@
-use std::{future::pending, time::Duration};
+use std::{
+    future::pending,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -10,7 +14,7 @@ use axum::{
     routing::get,
 };
 use serde_json::json;
-use tokio::{io::AsyncReadExt, net::TcpListener, time::timeout};
+use tokio::{io::AsyncReadExt, net::TcpListener, sync::oneshot, time::timeout};
 
 use super::*;
 use crate::{api::Placement, model::Served};
@@ -202,6 +206,43 @@ async fn a_report_that_is_too_large_is_not_read() {
         () = following => pending().await,
     };
     assert!(updates.report.is_none());
+}
+
+#[tokio::test]
+async fn the_traffic_of_the_other_replicas_is_read_once_for_requests_at_the_same_time() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let answer = {
+        let asked = asked.clone();
+        async move || {
+            asked.fetch_add(1, Relaxed);
+            json!({"loadBalancers": {"uid": {"active": 3, "connections": 5, "of a later version": 1}}}).to_string()
+        }
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(axum::serve(listener, Router::new().route("/report/traffic", get(answer))).into_future());
+    // A replica of an older version, and one that does not answer.
+    let (_reports, reports) = watch::channel(report(&[]));
+    let older = replica(reports).await;
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let known = |pod: &str, address| (pod.into(), Replica { address, report: Some(Arc::default()) });
+    let silent_address = silent.local_addr().unwrap();
+    let unknown = ("e".into(), Replica { address, report: None });
+    let all = [known("a", address), known("b", older), known("c", silent_address), known("own", address), unknown];
+    let (_replicas, replicas) = watch::channel(Arc::new(Replicas::from(all)));
+    let (requests, received) = mpsc::channel(16);
+    let _answering =
+        AbortOnDropHandle::new(tokio::spawn(traffic::answer(received, replicas, AdminToken::default(), "own".into())));
+    let ask = async || {
+        let (request, answer) = oneshot::channel();
+        requests.send(request).await.unwrap();
+        timeout(Duration::from_secs(30), answer).await.unwrap().unwrap()
+    };
+    let (first, second) = tokio::join!(ask(), ask());
+    let pods: Vec<&str> = first.keys().map(|pod| &**pod).collect();
+    let traffic = first["a"].load_balancers["uid"];
+    assert_eq!((pods, traffic.active, traffic.connections, traffic.bytes), (vec!["a"], 3, 5, 0));
+    assert_eq!((second, asked.load(Relaxed)), (first, 1));
 }
 
 #[tokio::test]

@@ -1,8 +1,9 @@
-//! Access to the admin ports of replicas from the network.
+//! The admin ports of replicas, from the network.
 
 use crate::{
     admin_pages::{admin_address, get},
     backends::{PORT, load_balancer},
+    clients::Connection,
     cluster::{WAIT_LIMIT, eventually},
     scenario::scenario,
     turns::Isolation,
@@ -47,6 +48,36 @@ async fn tenant_data_on_the_admin_port_needs_a_token_of_the_audience_and_a_right
         })
         .await;
         assert!(told.contains(&format!("system:serviceaccount:{}:default", scenario.namespace)), "{told}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_of_the_leader_counts_the_connections_of_all_replicas() {
+    scenario("leader-page", Isolation::Shared, async |scenario| {
+        scenario.backends("echo", 1).await;
+        scenario.apply(&load_balancer("pg", PORT, "echo")).await;
+        let address = scenario.programmed("pg").await;
+        let authorization = scenario.page_authorization().await;
+        // kube-proxy spreads them over the replicas.
+        let mut open = Vec::new();
+        while open.len() < 40 {
+            open.extend(Connection::open(address).await.ok());
+        }
+        let installation = scenario.installation();
+        let details = format!("<details id=\"{}/pg\"", scenario.namespace);
+        let mut shown = String::new();
+        eventually("the leader's page has all connections", WAIT_LIMIT, async || {
+            let leader = installation.leader(&scenario.client).await;
+            let pods = installation.pods(&scenario.client).await;
+            let Some(leader) = pods.iter().find(|pod| pod.metadata.name == leader) else { return false };
+            let (status, page) = get(admin_address(leader), "/?q=pg", &authorization).await;
+            let Some((_, details)) = page.split_once(&details) else { return false };
+            shown = details.to_owned();
+            status == 200 && shown.contains("data-unit=\"open\">40<")
+        })
+        .await;
+        assert!(shown.contains("listeners and endpoints in this replica"), "{shown}");
     })
     .await;
 }

@@ -60,10 +60,8 @@ impl<'a> Surfaces<'a> {
         let (folder, replicas) = (Folder::new(), scenario.installation().pods(&scenario.client).await);
         let rules = folder.write("alerts.yaml", &immediate_rules());
         let prometheus = Prometheus::start(&configuration(&replicas, &rules), &folder);
-        scenario.apply(&page_reader(scenario)).await;
-        let token = scenario.token(&scenario.namespace, "default", "tcplb").await;
-        let surfaces =
-            Self { scenario, prometheus, authorization: format!("Authorization: Bearer {token}"), _folder: folder };
+        let authorization = scenario.page_authorization().await;
+        let surfaces = Self { scenario, prometheus, authorization, _folder: folder };
         eventually("all replicas are scraped", WAIT_LIMIT, async || surfaces.query("up == 1").len() == replicas.len())
             .await;
         eventually("the admin pages can be read", WAIT_LIMIT, async || {
@@ -177,21 +175,6 @@ fn assert_documented(fault: &Fault, told: &str, alert: &FiringAlert) {
     }
     assert!(runbook.contains(reason) || about(reason).is_some(), "{reason} has no section, and {runbook} lacks it");
     assert!(lists(reason, fault.alert), "the table of faults has no row with {reason} and {}", fault.alert);
-}
-
-/// A role for the admin pages of the installation, bound to the default service account of the scenario.
-fn page_reader(scenario: &Scenario) -> String {
-    let metadata = json!({"name": "page-reader", "namespace": scenario.installation().namespace});
-    let role = json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": metadata,
-        "rules": [{"apiGroups": ["tcplb.io"], "resources": ["replicas/page"], "verbs": ["get"]}],
-    });
-    let binding = json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": metadata,
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "page-reader"},
-        "subjects": [{"kind": "ServiceAccount", "name": "default", "namespace": scenario.namespace}],
-    });
-    format!("{role}\n---\n{binding}")
 }
 
 /// A configuration that scrapes these replicas each second.
