@@ -348,6 +348,9 @@ impl Cluster {
         // Set first, so that no later change is missed.
         self.common.interest.write().unwrap_or_else(PoisonError::into_inner).clone_from(&interest);
         self.interest = interest;
+        for (_, watch) in self.watches.services.iter() {
+            watch.state().store.follow_interest(&self.interest);
+        }
         for (_, watch) in self.watches.slices.iter() {
             watch.state().store.follow_interest(&self.interest);
         }

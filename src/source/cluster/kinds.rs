@@ -15,7 +15,7 @@ use kube::{
     api::{ApiResource, DynamicObject},
 };
 use lz4_flex::block::{compress_prepend_size, decompress_size_prepended};
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use super::selector::Interest;
@@ -170,7 +170,7 @@ enum Stored<T> {
 /// A serialized and compressed object, which takes a small part of the memory.
 #[derive(Clone, PartialEq)]
 pub struct PackedObject {
-    /// The Service that it belongs to.
+    /// The Service that it is, or belongs to.
     service: Option<Arc<str>>,
     /// JSON, compressed by LZ4 after its size.
     compressed: Arc<[u8]>,
@@ -264,6 +264,15 @@ pub trait BuiltInKind: Clone + PartialEq + Send + Sync + Sized + 'static {
 }
 
 impl PackedObject {
+    fn of(object: &impl Serialize, service: Option<&str>) -> Option<Self> {
+        let json = serde_json::to_vec(object).ok()?;
+        Some(Self { service: service.map(Into::into), compressed: compress_prepend_size(&json).into() })
+    }
+
+    fn read<T: DeserializeOwned>(&self) -> Option<T> {
+        serde_json::from_slice(&decompress_size_prepended(&self.compressed).ok()?).ok()
+    }
+
     fn concerns(&self, key: &ObjectKey, interest: &Interest) -> bool {
         let service = self.service.as_ref();
         service.is_some_and(|service| interest.has(&ObjectKey::new(&key.namespace, service)))
@@ -288,6 +297,14 @@ impl BuiltInKind for Service {
     fn concerns(&self, key: &ObjectKey, interest: &Interest) -> bool {
         interest.has(key)
     }
+
+    fn pack(&self) -> Option<PackedObject> {
+        PackedObject::of(self, self.metadata.name.as_deref())
+    }
+
+    fn unpack(packed: &PackedObject) -> Option<Self> {
+        packed.read()
+    }
 }
 
 impl BuiltInKind for EndpointSlice {
@@ -311,13 +328,11 @@ impl BuiltInKind for EndpointSlice {
     }
 
     fn pack(&self) -> Option<PackedObject> {
-        let json = serde_json::to_vec(self).ok()?;
-        let compressed = compress_prepend_size(&json).into();
-        Some(PackedObject { service: service_of(self).map(Into::into), compressed })
+        PackedObject::of(self, service_of(self))
     }
 
     fn unpack(packed: &PackedObject) -> Option<Self> {
-        serde_json::from_slice(&decompress_size_prepended(&packed.compressed).ok()?).ok()
+        packed.read()
     }
 }
 

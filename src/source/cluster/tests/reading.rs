@@ -381,6 +381,26 @@ fn unused_slices_are_packed_and_restored_unchanged() {
 }
 
 #[test]
+fn unused_services_are_packed_and_restored_unchanged() {
+    let service = || {
+        let spec = json!({"clusterIP": "10.96.0.7", "ports": [{"port": 5432, "targetPort": "pg"}]});
+        object(json!({"metadata": {"namespace": "shop", "name": "db", "uid": "u"}, "spec": spec}))
+    };
+    let key = ObjectKey::new("shop", "db");
+    let mut store = Store::<CachedObject<Service>>::default();
+    let good = |store: &Store<CachedObject<Service>>| store.objects()[&key].good().cloned();
+    for event in [Event::Init, Event::InitApply(service()), Event::InitDone] {
+        store.take(event, &Interest::default());
+    }
+    assert!(good(&store).is_none() && store.objects()[&key].is_readable(), "it is packed");
+    store.follow_interest(&Interest { services: [key.clone()].into(), home: None });
+    let whole = CachedObject::<Service>::read(service(), None).good().cloned();
+    assert!(whole.is_some() && good(&store) == whole);
+    store.follow_interest(&Interest { services: [ObjectKey::new("other", "db")].into(), home: None });
+    assert!(good(&store).is_none(), "a Service of that name in another namespace is of interest");
+}
+
+#[test]
 fn a_packed_slice_takes_a_fifth_of_its_json() {
     let endpoint = |number: u32| {
         let uid = format!("{:08x}-52a1-4c39-9b1e-{:012x}", number.wrapping_mul(0x9e37_79b9), u64::from(number) << 33);
