@@ -3,6 +3,10 @@ CARGO ?= cargo
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
+# The packages whose tests are built and run. SCOPE=--workspace builds all of them at once, as CI does.
+SCOPE ?=
+# The program that measures. With SCOPE=--workspace it is target/debug/tcplb-bench.
+BENCH ?= $(CARGO) run --locked --package tcplb-bench --
 IMAGE ?= docker.io/library/tcplb:$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 .PHONY: help build test models check deny generate screenshots fuzz fuzz-corpus fuzz-smoke bench bench-smoke growth replica soak image image-program e2e kind minikube demo clean
 
@@ -12,21 +16,21 @@ help: ## list the tasks
 build: ## build the optimised program, target/release/tcplb
 	$(CARGO) build --release --locked
 
-test: ## run all tests that need no cluster, as in CI; tests that this machine cannot run are listed at the end
+test: ## run all tests that need no cluster (SCOPE=--workspace: also those of bench, fuzz and models, as in CI)
 	@skipped=$$(mktemp); trap 'rm -f "$$skipped"' EXIT; \
-	SKIPPED_TESTS=$$skipped $(CARGO) test --locked --no-fail-fast; \
+	SKIPPED_TESTS=$$skipped $(CARGO) test --locked --no-fail-fast $(SCOPE); \
 	if [ -s "$$skipped" ]; then \
 		echo "$$(wc -l < "$$skipped") skipped:"; sort "$$skipped" | sed 's/^/  /'; \
 	fi
 
 models: ## check lock-free code of the workers in every order of its steps (loom)
-	$(CARGO) test --locked --package tcplb-models --test loom
+	$(CARGO) test --locked --package tcplb-models
 
 check: ## check formatting, lints of code and scripts, and links in the documentation of the code
 	$(CARGO) fmt --all --check
 	git grep -lE '^#!/usr/bin/env bash' | xargs shellcheck
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' $(CARGO) doc --locked --no-deps --document-private-items
+	RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' $(CARGO) doc --locked --workspace --no-deps --document-private-items
 
 deny: ## check licences, advisories and sources of dependencies, and for forbidden crates (deny.toml)
 	type -P cargo-deny >/dev/null || $(CARGO) install --locked --version 0.20.2 cargo-deny
@@ -48,11 +52,11 @@ screenshots: ## rewrite docs/images: runs the tests of the admin page in Chromiu
 fuzz: ## run each fuzz target for SECONDS_EACH (1800) on all cores; TARGETS="pem proxy_header" selects targets
 	scripts/fuzz $(or $(SECONDS_EACH),1800) $(TARGETS)
 
-fuzz-corpus: ## check the properties of the fuzz targets on the committed corpus, as in CI
+fuzz-corpus: ## check the properties of the fuzz targets on the committed corpus
 	$(CARGO) test --locked --package tcplb-fuzz
 
-fuzz-smoke: fuzz-corpus ## the same, then run each fuzz target for half a minute
-	scripts/fuzz 30
+fuzz-smoke: ## run each fuzz target for half a minute, as in CI
+	OPT_LEVEL=1 scripts/fuzz 30
 
 # Two commands: a common build would give the program the library features that only the bench needs.
 bench: build ## compare with HAProxy, nginx, Envoy and Traefik (bench/README.md; ARGUMENTS="--axes conn,rr"); writes docs/performance.md
@@ -62,18 +66,17 @@ bench: build ## compare with HAProxy, nginx, Envoy and Traefik (bench/README.md;
 	$(CARGO) run --release --locked --package tcplb-bench -- report
 
 bench-smoke: build ## count instructions and system calls, and fail if they exceed bench/baseline.json (UPDATE=1 rewrites it) or a policy fails
-	$(CARGO) test --locked --package tcplb-bench
-	$(CARGO) run --locked --package tcplb-bench -- smoke $(if $(UPDATE),--update)
-	$(CARGO) run --locked --package tcplb-bench -- show --check
+	$(BENCH) smoke $(if $(UPDATE),--update)
+	$(BENCH) show --check
 
 growth: build ## measure how costs grow, and fail above a limit (ARGUMENTS="--only file --clock")
-	$(CARGO) run --locked --package tcplb-bench -- growth $(ARGUMENTS)
+	$(BENCH) growth $(ARGUMENTS)
 
 replica: build ## measure a controller with 2,000 load balancers (ARGUMENTS="--roles leader --load-balancers 5000")
 	$(CARGO) run --release --locked --package tcplb-bench -- replica $(ARGUMENTS)
 
 soak: build ## look for lost connections and leaks for MINUTES (10); SEED=N repeats a run
-	$(CARGO) run --locked --package tcplb-bench -- soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
+	$(BENCH) soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 image: ## build the container image (IMAGE=NAME:TAG PLATFORM=linux/arm64), with docker, podman or buildah
 	PLATFORM=$(PLATFORM) scripts/image build $(IMAGE)
@@ -90,9 +93,9 @@ e2e: image ## build the image, start a cluster (tests/cluster) and run the end-t
 	. tests/cluster/env; \
 	tests/cluster/helm version >/dev/null; \
 	export E2E_IMAGE=$(IMAGE); \
-	$(CARGO) test --locked --test apiserver; \
-	$(CARGO) test --locked --test chart; \
-	$(CARGO) test --locked --test e2e -- --test-threads=16 --show-output
+	$(CARGO) test --locked $(SCOPE) --test apiserver; \
+	$(CARGO) test --locked $(SCOPE) --test chart; \
+	$(CARGO) test --locked $(SCOPE) --test e2e -- --test-threads=16 --show-output
 
 kind: image ## build the image, and install it with the chart in a running kind cluster
 	scripts/install kind $(IMAGE)

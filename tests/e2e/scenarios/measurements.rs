@@ -1,7 +1,7 @@
 //! The delay of changes, and the resources of a controller with many objects. Results are printed, and compared to a
 //! limit with room for a slow machine. No other scenario runs at the same time.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{env, net::SocketAddr, time::Duration};
 
 use futures::{StreamExt, TryStreamExt, future::join_all};
 use jiff::Timestamp;
@@ -148,7 +148,8 @@ async fn usage(scenario: &Scenario, own: &Installation) -> Vec<Usage> {
     usages
 }
 
-const OBJECTS: usize = 500;
+/// The default number of load balancers.
+const LOAD_BALANCERS: usize = 100;
 const ENDPOINTS: usize = 20;
 /// The memory request of the chart for a proxy, in MiB.
 const MOST_MEMORY: u64 = 128;
@@ -186,12 +187,14 @@ endpoints: {endpoints}
     )
 }
 
+/// `E2E_LOAD_BALANCERS` is their number.
 #[tokio::test(flavor = "multi_thread")]
-async fn five_hundred_load_balancers_with_twenty_endpoints_each_need_little() {
+async fn many_load_balancers_with_twenty_endpoints_each_need_little() {
+    let count = env::var("E2E_LOAD_BALANCERS").map_or(LOAD_BALANCERS, |text| text.parse().expect("a number"));
     scenario("many", Isolation::Exclusive, async |scenario| {
         let own = scenario.install_own(json!({"tenancy": {"allowedBackendNetworks": ["198.18.0.0/15"]}})).await;
         let began = Instant::now();
-        let applied = futures::stream::iter(0..OBJECTS).map(|index| async move { scenario.apply(&many(index)).await });
+        let applied = futures::stream::iter(0..count).map(|index| async move { scenario.apply(&many(index)).await });
         applied.buffer_unordered(8).collect::<Vec<()>>().await;
         let objects = scenario.api::<tcplb::api::TcpLoadBalancer>();
         eventually("all of them are programmed", WAIT_LIMIT * 5, async || {
@@ -201,17 +204,17 @@ async fn five_hundred_load_balancers_with_twenty_endpoints_each_need_little() {
                 .iter()
                 .filter(|object| object.status.as_ref().is_some_and(|status| is(status, "Programmed", "True")))
                 .count()
-                == OBJECTS
+                == count
         })
         .await;
-        println!("measured: {OBJECTS} load balancers were applied and programmed in {:.0?}", began.elapsed());
+        println!("measured: {count} load balancers were applied and programmed in {:.0?}", began.elapsed());
 
         let before = usage(scenario, &own).await;
         let (began, changes) = (Instant::now(), 30);
         let slices: Api<EndpointSlice> = scenario.api();
         for change in 0..changes {
             sleep_until(began + Duration::from_secs(change as u64)).await;
-            let index = change * 7;
+            let index = change * 7 % count;
             let mut endpoints = endpoints(index);
             endpoints[0]["addresses"] = json!([format!("198.19.0.{change}")]);
             let changed = Patch::Merge(json!({"endpoints": endpoints}));
@@ -229,7 +232,7 @@ async fn five_hundred_load_balancers_with_twenty_endpoints_each_need_little() {
                 false => ("follower", MOST_CPU_OF_FOLLOWER),
             };
             println!(
-                "measured: {role} {pod}: {memory} MiB and {percent:.1} % of a core over {seconds:.0} s, with {OBJECTS} load \
+                "measured: {role} {pod}: {memory} MiB and {percent:.1} % of a core over {seconds:.0} s, with {count} load \
                  balancers of {ENDPOINTS} endpoints while one endpoint changes each second"
             );
             assert!(seconds > 10.0, "the kubelet has measured it meanwhile");
