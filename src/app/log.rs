@@ -19,6 +19,7 @@ use tracing::{
     Event, Subscriber,
     field::{Field, Visit},
 };
+use tracing_appender::non_blocking::NonBlockingBuilder;
 use tracing_subscriber::{
     EnvFilter,
     field::MakeExt,
@@ -40,6 +41,10 @@ use crate::{
 /// The maximum length of a field, in bytes.
 const MAX_FIELD: usize = 8 << 10;
 
+/// The maximum number of lines that wait to be written: those of a start with many listeners. The queue has its full size
+/// from the start, 32 bytes for each line.
+const MAX_WAITING_LINES: usize = 32_768;
+
 /// The settings of the log.
 #[derive(Clone, Debug)]
 pub struct LogOptions {
@@ -60,7 +65,7 @@ impl LogOptions {
 /// A separate thread writes the log. Lines are dropped while that thread is blocked, so that a pipe without a reader
 /// never blocks the code that logs.
 pub fn log_to_stderr(options: &LogOptions) -> Log {
-    let (stderr, guard) = tracing_appender::non_blocking(io::stderr());
+    let (stderr, guard) = NonBlockingBuilder::default().buffered_lines_limit(MAX_WAITING_LINES).finish(io::stderr());
     let mut file = options.filter_file.as_deref().map(FilterFile::new);
     let filter = file.as_mut().and_then(FilterFile::first).unwrap_or_else(filter_of_environment);
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_target(false);

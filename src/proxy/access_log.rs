@@ -40,8 +40,8 @@ pub use self::{
 
 use self::followers::Followers;
 
-/// The capacity of the queue in events.
-const QUEUE: usize = 8192;
+/// The capacity of the queue in events. The queue has its full size from the start: about 270 bytes each.
+const QUEUE: usize = 4096;
 
 /// The events that are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -116,7 +116,9 @@ async fn a_token_opens_the_pages_that_its_user_may_get() {
     let access = kubernetes();
     let ask = async |page, token: &str| ask(&access, page, ends(REMOTE, POD), &[("authorization", token)]).await;
     for token in ["Bearer good", "bearer good", "BEARER  good "] {
-        assert_eq!(ask(TenantPage::Report, token).await.0, 200, "{token}");
+        for page in [TenantPage::Report, TenantPage::Traffic] {
+            assert_eq!(ask(page, token).await.0, 200, "{token}");
+        }
     }
     for page in [TenantPage::Overview, TenantPage::Snapshot] {
         let (status, challenge, text) = ask(page, "Bearer good").await;
