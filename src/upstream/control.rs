@@ -381,7 +381,7 @@ impl UpstreamControl {
             .endpoints()
             .filter_map(|endpoint| Some((endpoint.id(), ProbeTarget::of(endpoint)?)))
             .collect();
-        self.probes.retain(|id, task| targets.get(id) == Some(&task.target));
+        self.probes.retain(|id, task| targets.get(id) == Some(&*task.target));
         // At most one millisecond for each new task.
         let fresh = targets.len() - self.probes.len();
         for (id, target) in targets {
@@ -389,7 +389,7 @@ impl UpstreamControl {
             let start = || {
                 let queue = self.context.probes.queue(&self.upstream.key.object.namespace);
                 let results = ProbeResults { upstream: control.clone(), id };
-                ProbeTask::start(&self.context.control, queue, target, results, spread)
+                ProbeTask::start(&self.context.control, queue, Arc::new(target), results, spread)
             };
             self.probes.entry(id).or_insert_with(start);
         }
@@ -466,7 +466,8 @@ fn pause_after(review: Duration) -> Duration {
 
 /// The task that probes an endpoint, stopped on drop.
 struct ProbeTask {
-    target: ProbeTarget,
+    /// Shared with the task: there are many of them.
+    target: Arc<ProbeTarget>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -476,14 +477,14 @@ impl ProbeTask {
     fn start(
         control: &Handle,
         queue: Arc<TenantQueue>,
-        target: ProbeTarget,
+        target: Arc<ProbeTarget>,
         results: ProbeResults,
         spread: Duration,
     ) -> Self {
         let probed = target.clone();
         let task = spawn(control, "probe", move || {
-            let (results, check) = (results.clone(), probed.check.clone());
-            let report = move |outcome| results.record(&check, outcome);
+            let (results, target) = (results.clone(), probed.clone());
+            let report = move |outcome| results.record(&target.check, outcome);
             probe(probed.clone(), queue.clone(), spread.mul_f64(fastrand::f64()), report)
         });
         Self { target, _task: task }

@@ -59,7 +59,7 @@ pub(super) struct ProbeTarget {
 /// A local failure is reported as `None`. A probe waits for a permit of `queue`; its interval and timeout begin with
 /// the permit.
 pub(super) async fn probe(
-    target: ProbeTarget,
+    target: Arc<ProbeTarget>,
     queue: Arc<TenantQueue>,
     delay: Duration,
     report: impl Fn(Option<ProbeResult>) -> bool,

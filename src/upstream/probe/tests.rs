@@ -391,7 +391,7 @@ async fn an_unhealthy_endpoint_is_probed_at_the_unhealthy_interval() {
         !(60..=62).contains(&since)
     };
     let _probing = AbortOnDropHandle::new(tokio::spawn(probe(
-        target,
+        Arc::new(target),
         TenantPlaces::new(1).queue(&"a".into()),
         Duration::ZERO,
         report,
@@ -478,6 +478,6 @@ fn only_postgresql_is_asked_for_tls_behind_another_port() {
 #[test]
 fn a_probe_between_its_runs_needs_little_memory() {
     let target = target((Ipv4Addr::LOCALHOST, 1).into(), Probe::Tcp);
-    let size = size_of_val(&probe(target, TenantPlaces::new(1).queue(&"a".into()), Duration::ZERO, |_| true));
-    assert!(size <= 512, "{size} bytes for each endpoint");
+    let size = size_of_val(&probe(Arc::new(target), TenantPlaces::new(1).queue(&"a".into()), Duration::ZERO, |_| true));
+    assert!(size <= 280, "{size} bytes for each endpoint");
 }
