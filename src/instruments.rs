@@ -1,4 +1,5 @@
-//! Metrics of the control plane. Its parts update them, and [`metrics`](crate::metrics) reads them.
+//! Metrics of the control plane, and the leader's view of the replicas. The control plane updates them, and
+//! [`metrics`](crate::metrics) and the admin page read them.
 
 mod label_values;
 mod watches;
@@ -18,7 +19,10 @@ use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 
 use self::label_values::label_values;
 pub use self::watches::{RunningWatch, WatchFailure, WatchInstruments};
@@ -48,7 +52,7 @@ pub struct Instruments {
     /// Reused translations that differed from a full one.
     pub mismatches: Counter,
     leader_view: Mutex<Option<Arc<LeaderView>>>,
-    /// To the leader.
+    /// The channel of requests for traffic to the leader.
     traffic_requests: Mutex<Option<mpsc::Sender<TrafficRequest>>>,
     leader_name: Mutex<Option<Arc<str>>>,
     /// True if this replica takes part in an election.
@@ -102,12 +106,15 @@ impl Instruments {
         self.locked_view().clone()
     }
 
-    /// The traffic of the other replicas, without those that do not answer at once. `None`: this replica does not lead.
+    /// The traffic of the other replicas. `None`: this replica does not lead, or its control threads do not answer.
     pub async fn replica_traffic(&self) -> Option<Arc<TrafficByReplica>> {
         let requests = self.locked_requests().clone()?;
-        let (request, answer) = oneshot::channel();
-        requests.send(request).await.ok()?;
-        answer.await.ok()
+        let traffic = async {
+            let (request, answer) = oneshot::channel();
+            requests.send(request).await.ok()?;
+            answer.await.ok()
+        };
+        timeout(TRAFFIC_TIMEOUT, traffic).await.ok()?
     }
 
     /// The pod that holds the Lease, as it was last read. `None`: unknown, or there is none.
@@ -138,6 +145,8 @@ pub type TrafficRequest = oneshot::Sender<Arc<TrafficByReplica>>;
 
 /// The maximum number of waiting requests for the traffic of replicas.
 const TRAFFIC_REQUESTS: usize = 16;
+/// The time limit of such a request: the admin page appears without the other replicas when the control threads hang.
+const TRAFFIC_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Metrics that only the leader has.
 #[derive(Debug)]
@@ -151,8 +160,8 @@ impl LeaderInstruments {
         *self.instruments.locked_view() = Some(Arc::new(view));
     }
 
-    /// The requests for the traffic of the other replicas.
-    pub fn traffic_requests(&self) -> mpsc::Receiver<TrafficRequest> {
+    /// Opens the channel of requests for the traffic of the other replicas. It replaces an earlier one.
+    pub fn open_traffic_requests(&self) -> mpsc::Receiver<TrafficRequest> {
         let (sender, requests) = mpsc::channel(TRAFFIC_REQUESTS);
         *self.instruments.locked_requests() = Some(sender);
         requests
@@ -174,6 +183,8 @@ pub struct LeaderView {
     pub statuses: OrdMap<ObjectKey, SharedObject<TcpLoadBalancerStatus>>,
     /// The use of the range of proxy ports. `None` without a range.
     pub ports: Option<PortCounts>,
+    /// The name of the leader's own pod.
+    pub own: Arc<str>,
     /// The ready replicas by the names of their pods, with their reports. `None`: a replica does not report.
     pub replicas: BTreeMap<Arc<str>, Option<Arc<ReplicaReport>>>,
     /// The pods of replicas that are not ready, without those that are terminating.
@@ -271,6 +282,28 @@ impl LeaseLabels {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn traffic_is_known_while_the_leader_answers() {
+        let instruments = Arc::new(Instruments::default());
+        assert_eq!(instruments.replica_traffic().await, None, "no leader");
+        let term = instruments.lead("tcplb");
+        let mut requests = term.open_traffic_requests();
+        assert_eq!(instruments.replica_traffic().await, None, "the leader hangs");
+        let traffic = Arc::new(TrafficByReplica::from([("pod".into(), Err("silent".into()))]));
+        let answering = async {
+            // The first one is of the request that was given up.
+            for _ in 0..2 {
+                let _ = requests.recv().await.unwrap().send(traffic.clone());
+            }
+        };
+        let (answer, ()) = tokio::join!(instruments.replica_traffic(), answering);
+        assert_eq!(answer.as_ref(), Some(&traffic));
+        drop(requests);
+        assert_eq!(instruments.replica_traffic().await, None, "nobody answers");
+        drop(term);
+        assert_eq!(instruments.replica_traffic().await, None, "the term has ended");
+    }
 
     #[test]
     fn metrics_of_the_leader_end_with_its_term() {

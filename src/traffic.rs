@@ -1,6 +1,7 @@
 //! Rates of traffic counters, and their recent history.
 
 mod counter_sums;
+mod counts;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -8,34 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use self::counter_sums::CounterSums;
-
-/// The counters of a load balancer, a listener or an endpoint at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TrafficCounts {
-    pub connections: u64,
-    pub bytes: u64,
-    pub failures: u64,
-}
-
-impl TrafficCounts {
-    /// The increase since an earlier moment. A counter that is lower than before was reset, and counts as unchanged.
-    fn since(self, before: Self) -> Self {
-        Self {
-            connections: self.connections.saturating_sub(before.connections),
-            bytes: self.bytes.saturating_sub(before.bytes),
-            failures: self.failures.saturating_sub(before.failures),
-        }
-    }
-}
-
-impl std::ops::AddAssign for TrafficCounts {
-    fn add_assign(&mut self, other: Self) {
-        self.connections += other.connections;
-        self.bytes += other.bytes;
-        self.failures += other.failures;
-    }
-}
+pub use self::{counter_sums::CounterSums, counts::TrafficCounts};
 
 /// Averages per second.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -110,6 +84,12 @@ impl<K: Eq + Hash> RateHistory<K> {
             }
         }
         self.series.retain(|_, series| std::mem::take(&mut series.is_current));
+    }
+
+    /// True if there are counters of at least one moment.
+    #[cfg(test)]
+    pub fn has_samples(&self) -> bool {
+        self.sampled.is_some()
     }
 
     /// The rates of the latest interval. `None`: they are not known yet.

@@ -49,6 +49,7 @@ use crate::{
     printable::visible_json,
     proxy::Monitor,
     state::ReadinessState,
+    upstream::in_place,
 };
 use access::{ConnectionEnds, TenantPage};
 use connections::ConnectionPages;
@@ -67,6 +68,8 @@ const STUCK: Duration = Duration::from_secs(10);
 const LAST_QUESTIONS: Duration = Duration::from_secs(1);
 /// The idle time after which a connection is closed.
 const SILENCE: Duration = Duration::from_secs(30);
+/// The time without a request after which the rates of the page are forgotten.
+const RATES_KEPT_FOR: Duration = Duration::from_secs(60);
 /// The time after which a client that reads nothing of a response is disconnected.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The maximum size of the head of a request, in bytes. Requests of browsers have a few KiB, with cookies of other
@@ -178,15 +181,19 @@ fn tenant_pages(access: &AdminAccess) -> Router<Arc<Pages>> {
     let overview = get(|pages: PagesState, uri: Uri| async move {
         let query = uri.query().unwrap_or_default();
         let traffic = pages.state.instruments().replica_traffic().await;
-        pages.rendering.run(|| Html(pages.page.render(&pages.monitor, &pages.state, query, traffic))).await
+        let page = pages.rendering.run(|| pages.page.render(&pages.monitor, &pages.state, query, traffic)).await;
+        tokio::spawn(forget_rates_later(pages.0));
+        Html(page)
     });
     let snapshot = get(|pages: PagesState| async move {
         pages.rendering.run(|| json(&snapshot::of(&pages.monitor, &pages.state, &pages.instance))).await
     });
     let report =
         get(|pages: PagesState, uri: Uri, headers: HeaderMap| async move { report(&pages, &uri, &headers).await });
+    // The leader waits for it only briefly, so it does not wait for other pages.
     let traffic = get(|pages: PagesState| async move {
-        pages.rendering.run(|| json(&Moment::now(&pages.monitor, &pages.state).traffic())).await
+        let text = in_place(|| report_text(&Moment::now(&pages.monitor, &pages.state).traffic()));
+        ([(CONTENT_TYPE, "application/json")], text)
     });
     let connections =
         get(|pages: PagesState, uri: Uri| async move { pages.open_connections.answer(uri.query()).await });
@@ -195,6 +202,13 @@ fn tenant_pages(access: &AdminAccess) -> Router<Arc<Pages>> {
         .merge(protected(TenantPage::Report, report))
         .merge(protected(TenantPage::Traffic, traffic))
         .merge(protected(TenantPage::Connections, connections))
+}
+
+/// Forgets the rates of the page once no browser shows it.
+async fn forget_rates_later(pages: Arc<Pages>) {
+    let rendered = pages.page.rendered();
+    sleep(RATES_KEPT_FOR).await;
+    pages.page.forget_rates(rendered);
 }
 
 fn live(monitor: &Monitor) -> Response {

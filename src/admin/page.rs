@@ -7,13 +7,18 @@ mod load_balancer;
 mod overview;
 mod parts;
 mod query;
+mod rates;
 mod replicas;
 #[cfg(test)]
 mod tests;
 
 use std::{
+    collections::BTreeMap,
     fmt::Write,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use jiff::{SignedDuration, Timestamp};
@@ -22,8 +27,9 @@ use self::{
     html::{Column, HtmlText, byte_rate, marked, rate, sparkline, table, text},
     load_balancer::{MAX_ENDPOINTS, class, counted, write_details, write_summary},
     overview::{Overview, arrange},
-    parts::{HISTORY, PageParts, PageRates, TrafficKey},
+    parts::PageParts,
     query::{PageOrder, PageQuery, fragment},
+    rates::{HISTORY, PageRates, TrafficSum},
     replicas::ReplicaViews,
 };
 use super::{instance::Instance, moment::Moment, snapshot};
@@ -51,11 +57,25 @@ const MAX_UNREQUESTED: usize = 400;
 pub struct StatusPage {
     instance: Instance,
     rates: Mutex<PageRates>,
+    /// The number of rendered pages.
+    rendered: AtomicU64,
 }
 
 impl StatusPage {
     pub fn new(instance: Instance) -> Self {
-        Self { instance, rates: Mutex::default() }
+        Self { instance, rates: Mutex::default(), rendered: AtomicU64::new(0) }
+    }
+
+    /// The number of pages rendered so far.
+    pub fn rendered(&self) -> u64 {
+        self.rendered.load(Relaxed)
+    }
+
+    /// Forgets the rates, unless more pages than these have been rendered.
+    pub fn forget_rates(&self, rendered: u64) {
+        if self.rendered() == rendered {
+            *self.rates.lock().unwrap_or_else(PoisonError::into_inner) = PageRates::default();
+        }
     }
 
     /// The page for a request with this query. `traffic` is that of the other replicas, if this one leads.
@@ -66,6 +86,7 @@ impl StatusPage {
         query: &str,
         traffic: Option<Arc<TrafficByReplica>>,
     ) -> String {
+        self.rendered.fetch_add(1, Relaxed);
         let moment = Moment::now(monitor, state);
         let leader_view = state.instruments().leader_view();
         let mut parts = PageParts {
@@ -75,6 +96,7 @@ impl StatusPage {
             moment: &moment,
             listeners: moment.listeners(),
             replicas: ReplicaViews::new(leader_view, traffic, &self.instance.name),
+            active: BTreeMap::new(),
             rates: self.rates.lock().unwrap_or_else(PoisonError::into_inner),
         };
         let overviews = parts.overviews();
@@ -84,8 +106,7 @@ impl StatusPage {
         page.push_str("<main id=\"live\">");
         self.write_facts(&mut page, &parts, &overviews);
         write_findings(&mut page, &parts, &overviews);
-        let own_active = overviews.iter().map(|overview| overview.own.active).sum();
-        parts.replicas.write(&mut page, &moment.configuration, own_active, &parts.rates);
+        parts.replicas.write(&mut page, &moment.configuration, &parts.active, &parts.rates);
         write_draining(&mut page, &moment);
         write_list(&mut page, &parts, overviews);
         page.push_str("</main>");
@@ -95,10 +116,10 @@ impl StatusPage {
 
     fn write_facts(&self, page: &mut String, parts: &PageParts, overviews: &[Overview]) {
         page.push_str("<dl class=\"facts\">");
-        for (name, value) in self.facts(parts).into_iter().chain(traffic(parts, overviews)) {
+        for (name, value) in self.facts(parts).into_iter().chain(traffic_facts(parts, overviews)) {
             let _ = write!(page, "<div><dt>{name}</dt><dd>{value}</dd></div>");
         }
-        sparkline(page, parts.rates.load_balancers.recent(&TrafficKey::default()), HISTORY);
+        sparkline(page, parts.rates.traffic.recent(&TrafficSum::All), HISTORY);
         page.push_str("</dl>\n");
     }
 
@@ -124,12 +145,15 @@ impl StatusPage {
 }
 
 /// The names and the markup of the numbers of all load balancers together.
-fn traffic(parts: &PageParts, overviews: &[Overview]) -> [(&'static str, String); 4] {
-    let rates = parts.rates.load_balancers.latest(&TrafficKey::default());
+fn traffic_facts(parts: &PageParts, overviews: &[Overview]) -> [(&'static str, String); 4] {
+    let rates = parts.rates.traffic.latest(&TrafficSum::All);
     let open: u64 = overviews.iter().map(|overview| overview.active).sum();
     let own: u64 = overviews.iter().map(|overview| overview.own.active).sum();
     let own = format!("{own} of {}", parts.monitor.capacity().total());
-    let open = if parts.replicas.has_traffic_of_others() { format!("{open}, here {own}") } else { own };
+    let open = match parts.replicas.summed() {
+        Some((known, all)) => format!("{open} in {known} of {all} replicas, {own} here"),
+        None => own,
+    };
     [
         ("open", open),
         ("new", rate(rates, |rates| rates.connections) + "/s"),

@@ -67,9 +67,9 @@ pub struct Controller {
     /// The address of the metrics, health, report and admin pages.
     #[arg(long, value_name = "ADDRESS", default_value = ":9900")]
     pub admin: ListenAddress,
-    /// The clients that may read tenant data on the admin pages: /, /snapshot, /report and /connections.
+    /// The clients that may read tenant data on the admin pages: /, /snapshot, /report, /report/traffic and /connections.
     /// `kubernetes`: those with a bearer token of audience tcplb and the permission to `get` replicas/page, /snapshot, /report
-    /// or /connections of tcplb.io in the namespace of this pod. Loopback addresses are always accepted.
+    /// (both reports) or /connections of tcplb.io in the namespace of this pod. Loopback addresses are always accepted.
     #[arg(long, value_name = "MODE", value_enum, default_value_t = ClusterAuthorization::Kubernetes)]
     pub admin_authorization: ClusterAuthorization,
     /// A file with the token that this replica sends to the admin pages of other replicas, when it is the leader. It is

@@ -18,7 +18,7 @@ use super::{
     conditions::{StatusSources, Statuses, have_same_conditions},
     observed::{Observed, ProvisioningProblems},
     provisioning::{Provisioner, RESYNC_PERIOD},
-    replicas::{traffic, unready},
+    replicas::{TrafficReader, unready},
     status::StatusWriter,
 };
 use crate::{
@@ -73,8 +73,8 @@ impl Leader {
     ) -> Self {
         let (writer, has_reports) = (StatusWriter::new(client.clone(), &settings), !replicas.borrow().is_empty());
         let instruments = settings.instruments.lead(&settings.lease);
-        let (token, own) = (settings.admin_token.clone(), settings.pod.clone());
-        let traffic = traffic::answer(instruments.traffic_requests(), replicas.clone(), token, own);
+        let traffic = TrafficReader::new(replicas.clone(), settings.admin_token.clone(), settings.pod.clone());
+        let traffic = traffic.answer(instruments.open_traffic_requests());
         Self {
             provisioner: Provisioner::new(client, settings.clone()),
             settings,
@@ -189,7 +189,8 @@ impl Leader {
         };
         let replicas = replicas.iter().map(|(pod, replica)| (pod.clone(), replica.report.clone())).collect();
         let unready = unready(world, &self.settings.replicas);
-        LeaderView { replicas, unready, ports, ..LeaderView::default() }
+        let own = self.settings.pod.as_str().into();
+        LeaderView { own, replicas, unready, ports, ..LeaderView::default() }
     }
 
     fn port_counts(&mut self, allocations: &Arc<Allocations>) -> PortCounts {

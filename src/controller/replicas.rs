@@ -4,7 +4,7 @@ mod admin_connection;
 mod poll;
 #[cfg(test)]
 mod tests;
-pub mod traffic;
+mod traffic;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use self::poll::ReplicaUpdate;
-pub use self::poll::follow;
+pub use self::{poll::follow, traffic::TrafficReader};
 use super::{AdminToken, Settings, observed::Observed};
 use crate::{
     model::{ObjectKey, ReplicaReport},

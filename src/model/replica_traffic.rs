@@ -25,12 +25,5 @@ pub struct LoadBalancerTraffic {
     pub failures: u64,
 }
 
-/// The traffic of replicas, by the names of their pods.
-pub type TrafficByReplica = BTreeMap<Arc<str>, ReplicaTraffic>;
-
-impl ReplicaTraffic {
-    /// The open connections of all load balancers.
-    pub fn active(&self) -> u64 {
-        self.load_balancers.values().map(|traffic| traffic.active).sum()
-    }
-}
+/// The traffic of replicas by the names of their pods, or the reason why it is not known.
+pub type TrafficByReplica = BTreeMap<Arc<str>, Result<Arc<ReplicaTraffic>, String>>;

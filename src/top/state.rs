@@ -77,7 +77,7 @@ pub struct TopState {
     /// True until the load balancers are known, if they are expanded at first.
     expands_all: bool,
     rows: BTreeMap<RowKey, RowCounts>,
-    sums: CounterSums<RowKey>,
+    sums: CounterSums<RowKey, RowKey>,
     rates: RateHistory<RowKey>,
     /// The first visible row.
     offset: usize,

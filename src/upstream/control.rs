@@ -466,7 +466,7 @@ fn pause_after(review: Duration) -> Duration {
 
 /// The task that probes an endpoint, stopped on drop.
 struct ProbeTask {
-    /// Shared with the task: there are many of them.
+    /// Shared with the task, because each endpoint has one.
     target: Arc<ProbeTarget>,
     _task: AbortOnDropHandle<()>,
 }

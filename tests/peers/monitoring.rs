@@ -76,6 +76,7 @@ impl FaultyLeader {
         watch.failed(WatchFailure::Refused);
         let leader = instruments.lead("tcplb");
         leader.set_view(LeaderView {
+            own: "a".into(),
             statuses: OrdMap::unit(ObjectKey::new("shop", "not-ready"), not_ready().into()),
             ports: Some(PortCounts { allocated: 95, cooldown: 4, free: 1 }),
             replicas: [("a".into(), Some(Arc::default())), ("b".into(), None)].into(),

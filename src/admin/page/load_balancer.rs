@@ -7,7 +7,8 @@ use super::{
     html::{Column, HtmlText, byte_rate, marked, rate, sparkline, table, text},
     listed_problem::ListedProblem,
     overview::Overview,
-    parts::{HISTORY, PageParts, TrafficKey},
+    parts::PageParts,
+    rates::{HISTORY, TrafficSum},
 };
 use crate::{
     admin::snapshot::{self, AppliedListener},
@@ -61,7 +62,7 @@ pub fn write_summary(page: &mut String, overview: &Overview, parts: &PageParts) 
         rate(*rates, |rates| rates.connections),
         byte_rate(*rates),
     );
-    sparkline(page, parts.rates.load_balancers.recent(&TrafficKey::of(overview.object)), HISTORY);
+    sparkline(page, parts.rates.traffic.recent(&TrafficSum::LoadBalancer(overview.object.clone())), HISTORY);
     page.push_str("</summary>");
 }
 
@@ -79,7 +80,7 @@ pub fn write_details(page: &mut String, overview: &Overview, parts: &PageParts) 
     );
     write_problems(page, &overview.problems);
     write_conditions(page, parts.replicas.conditions_of(overview.object));
-    if parts.replicas.has_traffic_of_others() {
+    if parts.replicas.summed().is_some() {
         page.push_str("<p class=\"muted\">listeners and endpoints in this replica:</p>");
     }
     let listeners = snapshot::listeners(overview.object, &parts.moment.view, &parts.listeners);
@@ -92,7 +93,7 @@ pub fn write_details(page: &mut String, overview: &Overview, parts: &PageParts) 
         let unready: Vec<String> = unready.map(|(key, why)| format!("{key} ({})", label(*why))).collect();
         let _ = write!(page, "<p>listed, but not serving: {}</p>", HtmlText(&unready.join(", ")));
     }
-    parts.replicas.write_of(page, overview, &parts.rates);
+    parts.replicas.write_of(page, overview.verdict, &overview.own);
 }
 
 fn label(unready: Unready) -> &'static str {

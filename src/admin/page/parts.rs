@@ -1,56 +1,23 @@
 use std::{
+    collections::BTreeMap,
     sync::{Arc, MutexGuard},
     time::Instant,
 };
 
-use super::{overview::Overview, query::PageQuery, replicas::ReplicaViews};
+use super::{
+    overview::Overview,
+    query::PageQuery,
+    rates::{PageRates, ReplicaCounter, TrafficSum},
+    replicas::ReplicaViews,
+};
 use crate::{
     admin::moment::{LiveListeners, Moment},
-    model::{LoadBalancerTraffic, ObjectKey},
+    model::LoadBalancerTraffic,
     proxy::Monitor,
     state::ReadinessState,
-    traffic::{CounterSums, RateHistory, TrafficCounts},
+    traffic::TrafficCounts,
     upstream::Endpoint,
 };
-
-/// The number of points of a sparkline.
-pub const HISTORY: usize = 60;
-
-/// A load balancer in a replica.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct TrafficKey {
-    /// `None`: the sum of all.
-    pub load_balancer: Option<ObjectKey>,
-    /// `None`: the sum of all.
-    pub replica: Option<Arc<str>>,
-}
-
-impl TrafficKey {
-    /// The load balancer in all replicas.
-    pub fn of(object: &ObjectKey) -> Self {
-        Self { load_balancer: Some(object.clone()), replica: None }
-    }
-
-    /// The load balancer, or the sum of all, in one replica.
-    pub fn in_replica(object: Option<&ObjectKey>, replica: &Arc<str>) -> Self {
-        Self { load_balancer: object.cloned(), replica: Some(replica.clone()) }
-    }
-
-    /// The key, and those of the sums that contain it.
-    fn with_sums(&self) -> [Self; 4] {
-        let in_all_replicas = Self { replica: None, ..self.clone() };
-        let of_replica = Self { load_balancer: None, ..self.clone() };
-        [self.clone(), in_all_replicas, of_replica, Self::default()]
-    }
-}
-
-/// The rates of the times at which the page was requested.
-pub struct PageRates {
-    sums: CounterSums<TrafficKey>,
-    pub load_balancers: RateHistory<TrafficKey>,
-    /// By the id of the endpoint.
-    pub endpoints: RateHistory<u64>,
-}
 
 /// The input of all parts of the page.
 pub struct PageParts<'a> {
@@ -60,13 +27,9 @@ pub struct PageParts<'a> {
     pub moment: &'a Moment,
     pub listeners: LiveListeners<'a>,
     pub replicas: ReplicaViews,
+    /// The open connections in each replica whose traffic is known.
+    pub active: BTreeMap<Arc<str>, u64>,
     pub rates: MutexGuard<'a, PageRates>,
-}
-
-impl Default for PageRates {
-    fn default() -> Self {
-        Self { sums: CounterSums::default(), load_balancers: RateHistory::new(HISTORY), endpoints: RateHistory::new(1) }
-    }
 }
 
 impl<'a> PageParts<'a> {
@@ -77,15 +40,21 @@ impl<'a> PageParts<'a> {
         let mut overviews: Vec<Overview> =
             verdicts.map(|verdict| Overview::of(verdict, moment, &self.listeners, &self.replicas)).collect();
         let own = &self.replicas.own;
-        let counts = overviews.iter().flat_map(|overview| {
-            let others = self.replicas.traffic_in_others(overview.verdict);
-            others
-                .chain([(own, &overview.own)])
-                .map(|(replica, traffic)| (TrafficKey::in_replica(Some(overview.object), replica), counts_of(traffic)))
+        let traffic = || {
+            overviews.iter().flat_map(|overview| {
+                let others = self.replicas.traffic_in_others(overview.verdict);
+                others.chain([(own, &overview.own)]).map(|(replica, traffic)| (replica, overview.object, traffic))
+            })
+        };
+        for (replica, _, traffic) in traffic() {
+            *self.active.entry(replica.clone()).or_default() += traffic.active;
+        }
+        let counts = traffic().map(|(replica, object, traffic)| {
+            (ReplicaCounter { replica: replica.clone(), load_balancer: object.clone() }, counts_of(traffic))
         });
         let (now, rates) = (Instant::now(), &mut *self.rates);
-        rates.sums.add(counts, TrafficKey::with_sums);
-        rates.load_balancers.sample(now, rates.sums.all());
+        rates.sums.add(counts, ReplicaCounter::sums);
+        rates.traffic.sample(now, rates.sums.all());
         let endpoints = overviews.iter().filter_map(|overview| overview.upstream);
         let counts = endpoints.flat_map(|upstream| {
             let counts = |endpoint: &Arc<Endpoint>| {
@@ -96,7 +65,7 @@ impl<'a> PageParts<'a> {
         });
         self.rates.endpoints.sample(now, counts);
         for overview in &mut overviews {
-            overview.rates = self.rates.load_balancers.latest(&TrafficKey::of(overview.object));
+            overview.rates = self.rates.traffic.latest(&TrafficSum::LoadBalancer(overview.object.clone()));
         }
         overviews
     }

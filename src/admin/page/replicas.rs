@@ -1,12 +1,15 @@
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    array,
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::{
     html::{Column, byte_rate, marked, rate, table, text},
     listed_problem::ListedProblem,
-    overview::Overview,
-    parts::{PageRates, TrafficKey},
+    rates::{PageRates, TrafficSum},
 };
 use crate::{
     instruments::LeaderView,
@@ -19,7 +22,7 @@ use crate::{
 #[derive(Default)]
 pub struct ReplicaViews {
     view: Option<Arc<LeaderView>>,
-    /// The traffic of the other replicas that answered.
+    /// The traffic of the other replicas.
     traffic: Option<Arc<TrafficByReplica>>,
     /// The name of this process, whose own problems and traffic are listed anyway.
     pub own: Arc<str>,
@@ -56,13 +59,18 @@ impl ReplicaState {
 }
 
 impl ReplicaViews {
-    pub fn new(view: Option<Arc<LeaderView>>, traffic: Option<Arc<TrafficByReplica>>, own: &str) -> Self {
-        Self { view, traffic, own: own.into() }
+    /// `name` is the name of this process, unless it leads under that of its pod.
+    pub fn new(view: Option<Arc<LeaderView>>, traffic: Option<Arc<TrafficByReplica>>, name: &str) -> Self {
+        let own = view.as_ref().map_or_else(|| name.into(), |view| view.own.clone());
+        Self { view, traffic, own }
     }
 
-    /// True if connections and rates are sums of several replicas.
-    pub fn has_traffic_of_others(&self) -> bool {
-        self.traffic.as_ref().is_some_and(|traffic| !traffic.is_empty())
+    /// If there are several replicas, the number of those whose connections and rates are part of the sums, and that of
+    /// all.
+    pub fn summed(&self) -> Option<(usize, usize)> {
+        let known = self.traffic.as_ref()?.values().filter(|traffic| traffic.is_ok()).count() + 1;
+        let all = self.all().filter(|(pod, _)| ***pod != *self.own).count() + 1;
+        (all > 1).then_some((known, all))
     }
 
     /// The traffic of a load balancer in the other replicas, by their names.
@@ -71,12 +79,12 @@ impl ReplicaViews {
         self.traffic
             .iter()
             .flat_map(|traffic| &**traffic)
-            .filter_map(move |(pod, traffic)| Some((pod, traffic.load_balancers.get(uid.as_ref()?)?)))
+            .filter_map(move |(pod, traffic)| Some((pod, traffic.as_ref().ok()?.load_balancers.get(uid.as_ref()?)?)))
     }
 
-    /// The open connections of another replica.
-    fn active_in(&self, pod: &str) -> Option<u64> {
-        Some(self.traffic.as_ref()?.get(pod)?.active())
+    /// The reason why the traffic of a replica is not known.
+    fn without_traffic(&self, pod: &str) -> Option<&str> {
+        self.traffic.as_ref()?.get(pod)?.as_ref().err().map(String::as_str)
     }
 
     fn all(&self) -> impl Iterator<Item = (&Arc<str>, Option<&ReplicaReport>)> {
@@ -115,8 +123,14 @@ impl ReplicaViews {
         self.view.as_ref().map_or(&[][..], |view| view.conditions_of(object))
     }
 
-    /// Writes the table of all replicas. `own_active` is the number of open connections of this one.
-    pub fn write(&self, page: &mut String, configuration: &Configuration, own_active: u64, rates: &PageRates) {
+    /// Writes the table of all replicas. `active` has the open connections in each one whose traffic is known.
+    pub fn write(
+        &self,
+        page: &mut String,
+        configuration: &Configuration,
+        active: &BTreeMap<Arc<str>, u64>,
+        rates: &PageRates,
+    ) {
         if self.view.is_none() {
             return;
         }
@@ -138,23 +152,24 @@ impl ReplicaViews {
         ];
         let unready = self.view.iter().flat_map(|view| &view.unready);
         let rows = self.all().map(|(pod, report)| {
-            let active = if *pod == self.own { Some(own_active) } else { self.active_in(pod) };
-            self.row(pod, report, &generations, traffic(active, TrafficKey::in_replica(None, pod), rates))
+            self.row(pod, report, &generations, traffic_cells(pod, active.get(pod).copied(), rates))
         });
-        table(page, columns, rows.chain(unready.map(|pod| without_report(text(pod), "the pod is not ready"))));
+        let unready =
+            unready.map(|pod| without_report(text(pod), "the pod is not ready", traffic_cells(pod, None, rates)));
+        table(page, columns, rows.chain(unready));
         page.push_str("</section>");
     }
 
     fn row(
         &self,
-        pod: &str,
+        name: &str,
         report: Option<&ReplicaReport>,
         generations: &HashMap<&str, i64>,
-        [open, new, relayed, failures]: [String; 4],
+        traffic: [String; 4],
     ) -> [String; 10] {
-        let note = if *pod == *self.own { " <span class=\"muted\">this replica</span>" } else { "" };
-        let pod = text(pod) + note;
-        let Some(report) = report else { return without_report(pod, "none") };
+        let note = if *name == *self.own { " <span class=\"muted\">this replica</span>" } else { "" };
+        let pod = text(name) + note;
+        let Some(report) = report else { return without_report(pod, "none", traffic) };
         let (mut served_now, mut with_problems, mut endpoints, mut usable) = (0, 0, 0, 0);
         for (uid, served) in &report.load_balancers {
             let state = ReplicaState::of(served);
@@ -166,9 +181,15 @@ impl ReplicaViews {
         let count = |class: &str, count: usize| {
             if count == 0 { "0".into() } else { marked(class, &count.to_string()) }
         };
+        let mut state = marked("good", "received");
+        if let Some(error) = self.without_traffic(name) {
+            state += "<br>";
+            state += &marked("warning", &format!("without traffic: {error}"));
+        }
+        let [open, new, relayed, failures] = traffic;
         [
             pod,
-            marked("good", "received"),
+            state,
             report.load_balancers.len().to_string(),
             count("warning", generations.len().saturating_sub(served_now)),
             count("bad", with_problems),
@@ -181,30 +202,31 @@ impl ReplicaViews {
     }
 
     /// Writes the table of a load balancer with its state in each replica.
-    pub fn write_of(&self, page: &mut String, overview: &Overview, rates: &PageRates) {
-        let Some(identity) = overview.verdict.identity.as_ref().filter(|_| self.view.is_some()) else { return };
+    pub fn write_of(&self, page: &mut String, verdict: &Verdict, own: &LoadBalancerTraffic) {
+        let Some(identity) = verdict.identity.as_ref().filter(|_| self.view.is_some()) else { return };
         let columns = [
             Column::Text("replica"),
             Column::Number("generation"),
             Column::Number("open listeners"),
             Column::Number("usable endpoints"),
             Column::Number("open"),
-            Column::Number("new/s"),
-            Column::WideNumber("relayed"),
-            Column::Number("failures/s"),
+            Column::Number("accepted"),
+            Column::Number("failures"),
             Column::Text("problems"),
         ];
-        let in_others: HashMap<&str, u64> =
-            self.traffic_in_others(overview.verdict).map(|(pod, traffic)| (&**pod, traffic.active)).collect();
+        let traffic: HashMap<&Arc<str>, &LoadBalancerTraffic> =
+            self.traffic_in_others(verdict).chain([(&self.own, own)]).collect();
         let row = |(pod, report): (&Arc<str>, Option<&ReplicaReport>)| {
-            let active = if *pod == self.own { Some(overview.own.active) } else { in_others.get(&**pod).copied() };
-            let [open, new, relayed, failures] =
-                traffic(active, TrafficKey::in_replica(Some(overview.object), pod), rates);
+            let count = |of: fn(&LoadBalancerTraffic) -> u64| {
+                traffic.get(pod).map_or("–".to_owned(), |traffic| of(traffic).to_string())
+            };
+            let open = count(|traffic| traffic.active);
+            let (accepted, failures) = (count(|traffic| traffic.connections), count(|traffic| traffic.failures));
             let served = report.and_then(|report| report.load_balancers.get(&identity.uid));
             let Some(served) = served else {
                 let unknown = || "–".to_owned();
                 let why = marked("warning", if report.is_some() { "not served yet" } else { "no report" });
-                return [text(pod), unknown(), unknown(), unknown(), open, new, relayed, failures, why];
+                return [text(pod), unknown(), unknown(), unknown(), open, accepted, failures, why];
             };
             let ReplicaState { endpoints, usable, open_listeners, problems } = ReplicaState::of(served);
             let generation = served.generation.to_string();
@@ -213,15 +235,15 @@ impl ReplicaViews {
             let problems: Vec<String> = problems.iter().map(|problem| marked("bad", problem)).collect();
             let listeners = format!("{open_listeners}/{}", served.listeners.len());
             let (endpoints, problems) = (format!("{usable}/{endpoints}"), problems.join("<br>"));
-            [text(pod), generation, listeners, endpoints, open, new, relayed, failures, problems]
+            [text(pod), generation, listeners, endpoints, open, accepted, failures, problems]
         };
         table(page, columns, self.all().map(row));
     }
 }
 
-/// The cells of open connections and rates. `None`: they are not known.
-fn traffic(active: Option<u64>, key: TrafficKey, rates: &PageRates) -> [String; 4] {
-    let rates = active.and_then(|_| rates.load_balancers.latest(&key));
+/// The cells of the open connections and rates of a replica. `None`: they are not known.
+fn traffic_cells(pod: &Arc<str>, active: Option<u64>, rates: &PageRates) -> [String; 4] {
+    let rates = active.and_then(|_| rates.traffic.latest(&TrafficSum::Replica(pod.clone())));
     [
         active.map_or("–".into(), |active| active.to_string()),
         rate(rates, |rates| rates.connections),
@@ -231,8 +253,7 @@ fn traffic(active: Option<u64>, key: TrafficKey, rates: &PageRates) -> [String; 
 }
 
 /// The row of a replica whose state is not known.
-fn without_report(pod: String, why: &str) -> [String; 10] {
-    let mut row = [const { String::new() }; 10].map(|_| "–".to_owned());
-    (row[0], row[1]) = (pod, marked("bad", why));
-    row
+fn without_report(pod: String, why: &str, [open, new, relayed, failures]: [String; 4]) -> [String; 10] {
+    let [one, two, three, four] = array::from_fn(|_| "–".to_owned());
+    [pod, marked("bad", why), one, two, three, four, open, new, relayed, failures]
 }

@@ -19,7 +19,7 @@ use crate::{
 struct PageRig {
     rig: Rig,
     page: StatusPage,
-    /// Of the other replicas.
+    /// The traffic of the other replicas.
     traffic: Option<Arc<TrafficByReplica>>,
 }
 
@@ -165,6 +165,7 @@ async fn the_page_of_the_leader_shows_all_replicas() {
     };
     let leading = instruments.lead("tcplb");
     leading.set_view(LeaderView {
+        own: "test".into(),
         replicas: [
             ("test".into(), served(3, 2, ListenerOutcome::Bound(5432))),
             ("pod-2".into(), served(2, 0, ListenerOutcome::Failed("<in use>".into()))),
@@ -185,7 +186,7 @@ async fn the_page_of_the_leader_shows_all_replicas() {
         "1 replicas are not ready",
         "<td>pod-4</td><td><span class=\"bad\">the pod is not ready</span></td>",
         "<td>test</td><td class=\"n\">3</td><td class=\"n\">1/1</td><td class=\"n\">2/2</td>\
-         <td class=\"n\">0</td><td class=\"n\">–</td><td class=\"n wide\">–</td><td class=\"n\">–</td><td></td>",
+         <td class=\"n\">0</td><td class=\"n\">0</td><td class=\"n\">0</td><td></td>",
         "<td>pod-2</td><td class=\"n\"><span class=\"warning\">2</span></td><td class=\"n\">0/1</td>",
     ] {
         assert!(page.contains(part), "{part}: {page}");
@@ -203,35 +204,57 @@ async fn the_page_of_the_leader_adds_up_the_traffic_of_all_replicas() {
     pages.rig.state = Arc::new(state);
     let leading = instruments.lead("tcplb");
     let report = || Some(Arc::new(ReplicaReport::default()));
-    let replicas = ["test", "pod-2", "pod-3"].map(|pod| (pod.into(), report())).into();
-    leading.set_view(LeaderView { replicas, ..LeaderView::default() });
-    let other = |connections| {
-        let traffic = LoadBalancerTraffic { active: 7, connections, bytes: connections << 20, failures: 1 };
-        ReplicaTraffic { load_balancers: [(Arc::from("uid-a"), traffic)].into() }
+    let replicas = ["pod-1", "pod-2", "pod-3"].map(|pod| (pod.into(), report())).into();
+    leading.set_view(LeaderView { own: "pod-1".into(), replicas, ..LeaderView::default() });
+    let traffic = |connections| {
+        let traffic = LoadBalancerTraffic { active: 7, connections, bytes: 0, failures: 1 };
+        // A load balancer that the leader does not have is not counted.
+        let known = ["uid-b", "uid-x"].map(|uid| (Arc::from(uid), traffic));
+        let answer = Ok(Arc::new(ReplicaTraffic { load_balancers: known.into() }));
+        let answers = [("pod-2", answer), ("pod-3", Err("no answer <in time>".into()))];
+        Some(Arc::new(answers.map(|(pod, answer)| (pod.into(), answer)).into()))
     };
-    // A replica without an answer is not part of the sum.
-    let traffic = |connections| Some(Arc::new([(Arc::from("pod-2"), other(connections))].into()));
     pages.traffic = traffic(10_000);
-    let page = pages.get("");
-    assert!(page.contains("<dt>open</dt><dd>7, here 0 of "), "{page}");
-    assert!(page.contains("<dt>new</dt><dd>–/s</dd>"), "the replica has just appeared: {page}");
-    let row = |pod: &str, cells: &[&str]| {
-        let numbers: String = cells.iter().map(|cell| format!("<td class=\"n\">{cell}</td>")).collect();
-        format!("<td>{pod}</td>{numbers}")
-    };
-    assert!(page.contains(&row("pod-3", &["–", "–", "–", "–"])), "{page}");
+    let page = pages.get("open=shop/b");
+    let row = |cells: &[&str]| cells.iter().map(|cell| format!("<td class=\"n\">{cell}</td>")).collect::<String>();
+    for part in [
+        "<dt>open</dt><dd>7 in 2 of 3 replicas, 0 of ",
+        "<dt>new</dt><dd>–/s</dd>",
+        "data-unit=\"open\">7<",
+        "<td>pod-1 <span class=\"muted\">this replica</span></td>",
+        "<br><span class=\"warning\">without traffic: no answer &lt;in time&gt;</span>",
+        &row(&["7", "10000", "1"]),
+        "listeners and endpoints in this replica",
+    ] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
     pages.traffic = traffic(10_500);
-    let known = async {
-        // Pages that follow at once do not count.
-        while pages.get("").contains("<dt>new</dt><dd>–/s</dd>") {
+    let with_rates = async {
+        loop {
+            let page = pages.get("sort=connections");
+            // Pages that follow at once have no rates yet.
+            if !page.contains("<dt>new</dt><dd>–/s</dd>") {
+                return page;
+            }
             sleep(Duration::from_millis(50)).await;
         }
     };
-    timeout(Duration::from_secs(30), known).await.unwrap();
-    let page = pages.get("sort=connections");
-    assert_eq!(listed(&page), ["a", "b"]);
+    let page = timeout(Duration::from_secs(30), with_rates).await.unwrap();
+    assert_eq!(listed(&page), ["b", "a"]);
     assert!(!page.contains("<dt>new</dt><dd>0/s</dd>"), "{page}");
-    assert_eq!(page.matches("listeners and endpoints in this replica").count(), 2, "{page}");
+}
+
+#[tokio::test]
+async fn rates_are_forgotten_once_nobody_reads_the_page() {
+    let pages = PageRig::of(&[("a", spec(free_port()))]).await;
+    let has_rates = || pages.page.rates.lock().unwrap().traffic.has_samples();
+    pages.get("");
+    let rendered = pages.page.rendered();
+    pages.get("");
+    pages.page.forget_rates(rendered);
+    assert!(has_rates(), "another page was rendered");
+    pages.page.forget_rates(pages.page.rendered());
+    assert!(!has_rates());
 }
 
 #[tokio::test]

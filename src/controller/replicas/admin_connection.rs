@@ -16,7 +16,7 @@ use super::super::AdminToken;
 use crate::printable::printable;
 
 /// The maximum size of a document: that of several thousand load balancers.
-const LARGEST: usize = 32 << 20;
+const MAX_ANSWER: usize = 32 << 20;
 /// The maximum length of the text of a refusal, in bytes.
 const MAX_SENTENCE: usize = 1024;
 
@@ -40,7 +40,7 @@ pub enum AdminError {
     /// The second part is the answer's text.
     #[error("the answer is {0}: {1}")]
     Refused(StatusCode, String),
-    #[error("the answer is larger than {LARGEST} bytes")]
+    #[error("the answer is larger than {MAX_ANSWER} bytes")]
     TooLarge,
     #[error("the answer cannot be read: {0}")]
     Unreadable(String),
@@ -89,11 +89,11 @@ async fn sentence(response: Response<Incoming>) -> String {
 
 /// Reads an answer in JSON.
 pub async fn read<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, AdminError> {
-    let text = Limited::new(response.into_body(), LARGEST).collect().await.map_err(|error| {
-        match error.downcast::<LengthLimitError>() {
-            Ok(_) => AdminError::TooLarge,
-            Err(error) => AdminError::Unreadable(error.to_string()),
-        }
+    let text = Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(|error| match error
+        .downcast::<LengthLimitError>(
+    ) {
+        Ok(_) => AdminError::TooLarge,
+        Err(error) => AdminError::Unreadable(error.to_string()),
     })?;
     serde_json::from_slice(&text.to_bytes()).map_err(|error| AdminError::Unreadable(error.to_string()))
 }

@@ -23,12 +23,12 @@ use crate::{
 };
 
 /// The time limit of a connection and its first answer.
-const FIRST_ANSWER: Duration = Duration::from_secs(3);
+const FIRST_ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 /// The time limit of any other answer: replicas hold a request for 10 s.
-const ANSWER: Duration = Duration::from_secs(13);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(13);
 /// The report of a replica that has not answered for this long is dropped.
-const FORGOTTEN: Duration = Duration::from_secs(10);
-const PAUSE: Duration = Duration::from_secs(1);
+const REPORT_TIMEOUT: Duration = Duration::from_secs(10);
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// The header with the forms of an answer that a client accepts besides the complete one (RFC 3229).
 const ACCEPTED_MANIPULATION: HeaderName = HeaderName::from_static("a-im");
@@ -44,7 +44,7 @@ pub struct ReplicaUpdate {
 pub async fn follow(pod: Arc<str>, address: SocketAddr, token: AdminToken, sender: UnboundedSender<ReplicaUpdate>) {
     let sender = |report| drop(sender.send(ReplicaUpdate { pod: pod.clone(), address, report }));
     let mut followed = None;
-    let (mut answered, mut limit) = (Instant::now(), FIRST_ANSWER);
+    let (mut answered, mut limit) = (Instant::now(), FIRST_ANSWER_TIMEOUT);
     let mut lost = false;
     loop {
         match next(address, &token, &mut followed).await {
@@ -52,7 +52,7 @@ pub async fn follow(pod: Arc<str>, address: SocketAddr, token: AdminToken, sende
                 if lost {
                     info!(%pod, "the replica reports again");
                 }
-                (answered, limit, lost) = (Instant::now(), FORGOTTEN, false);
+                (answered, limit, lost) = (Instant::now(), REPORT_TIMEOUT, false);
                 if report.is_some() {
                     sender(report);
                 }
@@ -64,7 +64,7 @@ pub async fn follow(pod: Arc<str>, address: SocketAddr, token: AdminToken, sende
                     lost = true;
                     sender(None);
                 }
-                sleep(PAUSE).await;
+                sleep(RETRY_DELAY).await;
             }
         }
     }
@@ -84,14 +84,14 @@ async fn next(
     followed: &mut Option<FollowedReplica>,
 ) -> Result<Option<Arc<ReplicaReport>>, AdminError> {
     match followed {
-        Some(followed) => timeout(ANSWER, followed.ask(token)).await.map_err(|_| AdminError::Silent)?,
+        Some(followed) => timeout(ANSWER_TIMEOUT, followed.ask(token)).await.map_err(|_| AdminError::Silent)?,
         None => {
             let first = async {
                 let mut first = FollowedReplica { connection: AdminConnection::open(address).await?, last: None };
                 let report = first.ask(token).await?;
                 Ok::<_, AdminError>((first, report))
             };
-            let (first, report) = timeout(FIRST_ANSWER, first).await.map_err(|_| AdminError::Silent)??;
+            let (first, report) = timeout(FIRST_ANSWER_TIMEOUT, first).await.map_err(|_| AdminError::Silent)??;
             *followed = Some(first);
             Ok(report)
         }

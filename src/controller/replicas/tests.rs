@@ -1,5 +1,5 @@
 use std::{
-    future::pending,
+    future::{self, pending},
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
     time::Duration,
 };
@@ -209,18 +209,16 @@ async fn a_report_that_is_too_large_is_not_read() {
 }
 
 #[tokio::test]
-async fn the_traffic_of_the_other_replicas_is_read_once_for_requests_at_the_same_time() {
+async fn concurrent_requests_share_one_reading_of_traffic() {
     let asked = Arc::new(AtomicUsize::new(0));
-    let answer = {
-        let asked = asked.clone();
-        async move || {
-            asked.fetch_add(1, Relaxed);
-            json!({"loadBalancers": {"uid": {"active": 3, "connections": 5, "of a later version": 1}}}).to_string()
-        }
+    let count = asked.clone();
+    let answer = move || {
+        count.fetch_add(1, Relaxed);
+        future::ready(
+            json!({"loadBalancers": {"uid": {"active": 3, "connections": 5, "of a later version": 1}}}).to_string(),
+        )
     };
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(axum::serve(listener, Router::new().route("/report/traffic", get(answer))).into_future());
+    let address = serve("/report/traffic", answer).await;
     // A replica of an older version, and one that does not answer.
     let (_reports, reports) = watch::channel(report(&[]));
     let older = replica(reports).await;
@@ -231,18 +229,60 @@ async fn the_traffic_of_the_other_replicas_is_read_once_for_requests_at_the_same
     let all = [known("a", address), known("b", older), known("c", silent_address), known("own", address), unknown];
     let (_replicas, replicas) = watch::channel(Arc::new(Replicas::from(all)));
     let (requests, received) = mpsc::channel(16);
-    let _answering =
-        AbortOnDropHandle::new(tokio::spawn(traffic::answer(received, replicas, AdminToken::default(), "own".into())));
-    let ask = async || {
+    let reader = TrafficReader::new(replicas, AdminToken::default(), "own".into());
+    let ask = || {
+        let (request, answer) = oneshot::channel();
+        requests.try_send(request).unwrap();
+        answer
+    };
+    let (given_up, first, second) = (ask(), ask(), ask());
+    drop(given_up);
+    let _answering = AbortOnDropHandle::new(tokio::spawn(reader.answer(received)));
+    let (first, second) = timeout(Duration::from_secs(30), async { tokio::join!(first, second) }).await.unwrap();
+    let (first, second) = (first.unwrap(), second.unwrap());
+    assert_eq!((&second, asked.load(Relaxed)), (&first, 1));
+    let traffic = first["a"].as_ref().unwrap().load_balancers["uid"];
+    assert_eq!((traffic.active, traffic.connections, traffic.bytes), (3, 5, 0));
+    let unread: Vec<_> = first.iter().filter_map(|(pod, traffic)| Some((&**pod, traffic.as_ref().err()?))).collect();
+    let [("b", older), ("c", silent)] = unread[..] else { panic!("{unread:?}") };
+    assert!(older.contains("404") && silent == "no answer in time", "{older}, {silent}");
+}
+
+#[tokio::test]
+async fn one_missed_answer_does_not_lose_the_traffic_of_a_replica() {
+    let answers = Arc::new(AtomicUsize::new(0));
+    let count = answers.clone();
+    let answer = move || {
+        future::ready(match count.fetch_add(1, Relaxed) {
+            0 => (StatusCode::SERVICE_UNAVAILABLE, "not yet"),
+            1 => (StatusCode::OK, "{\"loadBalancers\": {}}"),
+            _ => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
+        })
+    };
+    let address = serve("/report/traffic", answer).await;
+    let all = [("a".into(), Replica { address, report: Some(Arc::default()) })];
+    let (_replicas, replicas) = watch::channel(Arc::new(Replicas::from(all)));
+    let (requests, received) = mpsc::channel(16);
+    let reader = TrafficReader::new(replicas, AdminToken::default(), "own".into());
+    let _answering = AbortOnDropHandle::new(tokio::spawn(reader.answer(received)));
+    for (index, is_known) in [false, true, true].into_iter().enumerate() {
         let (request, answer) = oneshot::channel();
         requests.send(request).await.unwrap();
-        timeout(Duration::from_secs(30), answer).await.unwrap().unwrap()
-    };
-    let (first, second) = tokio::join!(ask(), ask());
-    let pods: Vec<&str> = first.keys().map(|pod| &**pod).collect();
-    let traffic = first["a"].load_balancers["uid"];
-    assert_eq!((pods, traffic.active, traffic.connections, traffic.bytes), (vec!["a"], 3, 5, 0));
-    assert_eq!((second, asked.load(Relaxed)), (first, 1));
+        let traffic = timeout(Duration::from_secs(30), answer).await.unwrap().unwrap();
+        assert_eq!((traffic["a"].is_ok(), answers.load(Relaxed)), (is_known, index + 1), "{traffic:?}");
+    }
+}
+
+/// Serves one page. Returns the address.
+async fn serve<T, F>(path: &str, answer: impl Fn() -> F + Clone + Send + Sync + 'static) -> SocketAddr
+where
+    T: IntoResponse + 'static,
+    F: Future<Output = T> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(axum::serve(listener, Router::new().route(path, get(answer))).into_future());
+    address
 }
 
 #[tokio::test]

@@ -59,25 +59,39 @@ async fn the_page_of_the_leader_counts_the_connections_of_all_replicas() {
         scenario.apply(&load_balancer("pg", PORT, "echo")).await;
         let address = scenario.programmed("pg").await;
         let authorization = scenario.page_authorization().await;
-        // kube-proxy spreads them over the replicas.
+        // kube-proxy distributes the connections over the replicas.
         let mut open = Vec::new();
-        while open.len() < 40 {
+        eventually("the clients are connected", WAIT_LIMIT, async || {
             open.extend(Connection::open(address).await.ok());
-        }
+            open.len() == CLIENTS
+        })
+        .await;
         let installation = scenario.installation();
-        let details = format!("<details id=\"{}/pg\"", scenario.namespace);
-        let mut shown = String::new();
+        let name = format!("{}/pg", scenario.namespace);
+        let mut shown = Vec::new();
         eventually("the leader's page has all connections", WAIT_LIMIT, async || {
             let leader = installation.leader(&scenario.client).await;
             let pods = installation.pods(&scenario.client).await;
             let Some(leader) = pods.iter().find(|pod| pod.metadata.name == leader) else { return false };
-            let (status, page) = get(admin_address(leader), "/?q=pg", &authorization).await;
-            let Some((_, details)) = page.split_once(&details) else { return false };
-            shown = details.to_owned();
-            status == 200 && shown.contains("data-unit=\"open\">40<")
+            let (_, page) = get(admin_address(leader), &format!("/?q={name}"), &authorization).await;
+            shown = open_in_replicas(&page, &name);
+            page.contains(&format!("data-unit=\"open\">{CLIENTS}<")) && shown.iter().sum::<usize>() == CLIENTS
         })
         .await;
-        assert!(shown.contains("listeners and endpoints in this replica"), "{shown}");
+        assert!(shown.iter().filter(|open| **open > 0).count() > 1, "{shown:?}");
     })
     .await;
+}
+
+const CLIENTS: usize = 40;
+
+/// The open connections in the table of replicas of a load balancer, in the page of the leader.
+fn open_in_replicas(page: &str, name: &str) -> Vec<usize> {
+    let details = page.split_once(&format!("<details id=\"{name}\"")).map_or("", |(_, rest)| rest);
+    let details = details.split_once("</details>").map_or("", |(details, _)| details);
+    let table = details.split_once("<th>replica</th>").map_or("", |(_, table)| table);
+    let rows = table.split("<tr>").skip(1);
+    // Name, generation, listeners and usable endpoints come first.
+    let open = rows.filter_map(|row| row.split("<td class=\"n\">").nth(4)?.split('<').next()?.parse().ok());
+    open.collect()
 }
