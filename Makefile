@@ -52,10 +52,10 @@ screenshots: ## rewrite docs/images: runs the tests of the admin page in Chromiu
 fuzz: ## run each fuzz target for SECONDS_EACH (1800) on all cores; TARGETS="pem proxy_header" selects targets
 	scripts/fuzz $(or $(SECONDS_EACH),1800) $(TARGETS)
 
-fuzz-corpus: ## check the properties of the fuzz targets on the committed corpus
+fuzz-corpus: ## check the properties of the fuzz targets on the committed corpus and on random changes of it
 	$(CARGO) test --locked --package tcplb-fuzz
 
-fuzz-smoke: ## run each fuzz target for half a minute, as in CI
+fuzz-smoke: ## run each fuzz target for half a minute
 	OPT_LEVEL=1 scripts/fuzz 30
 
 # Two commands: a common build would give the program the library features that only the bench needs.
