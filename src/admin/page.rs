@@ -107,7 +107,7 @@ impl StatusPage {
         self.write_facts(&mut page, &parts, &overviews);
         write_findings(&mut page, &parts, &overviews);
         parts.replicas.write(&mut page, &moment.configuration, &parts.active, &parts.rates);
-        write_draining(&mut page, &moment);
+        write_draining(&mut page, &parts);
         write_list(&mut page, &parts, overviews);
         page.push_str("</main>");
         page.push_str(HELP);
@@ -243,11 +243,16 @@ fn write_findings(page: &mut String, parts: &PageParts, overviews: &[Overview]) 
     }
 }
 
-fn write_draining(page: &mut String, moment: &Moment) {
-    if moment.draining.is_empty() {
+fn write_draining(page: &mut String, parts: &PageParts) {
+    let drains = &parts.moment.draining;
+    if drains.is_empty() {
         return;
     }
-    page.push_str("<section id=\"draining\"><h2>Draining</h2>");
+    page.push_str("<section id=\"draining\"><h2>Draining");
+    if parts.replicas.summed().is_some() {
+        page.push_str(" <span class=\"muted\">in this replica</span>");
+    }
+    page.push_str("</h2>");
     let columns = [
         Column::Text("load balancer"),
         Column::Address("endpoint or listener"),
@@ -259,7 +264,7 @@ fn write_draining(page: &mut String, moment: &Moment) {
     table(
         page,
         columns,
-        moment.draining.iter().take(MAX_DRAINING).map(|draining| {
+        drains.iter().take(MAX_DRAINING).map(|draining| {
             let DrainView { load_balancer, what, reason, active, until, .. } = snapshot::draining(draining);
             let left = until.map(|until| until.duration_since(now).max(SignedDuration::ZERO));
             [
@@ -271,7 +276,7 @@ fn write_draining(page: &mut String, moment: &Moment) {
             ]
         }),
     );
-    if let more @ 1.. = moment.draining.len().saturating_sub(MAX_DRAINING) {
+    if let more @ 1.. = drains.len().saturating_sub(MAX_DRAINING) {
         let _ = write!(page, "<p>and {more} more</p>");
     }
     page.push_str("</section>");

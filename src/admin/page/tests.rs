@@ -11,7 +11,7 @@ use super::*;
 use crate::{
     admin::report::tests::rig::{Rig, free_port, instance, spec},
     api::{TcpLoadBalancerStatus, condition},
-    instruments::{Instruments, LeaderView},
+    instruments::{Instruments, LeaderInstruments, LeaderView},
     model::{BackendHealth, ListenerOutcome, LoadBalancerTraffic, ObjectKey, ReplicaReport, ReplicaTraffic, Served},
 };
 
@@ -35,6 +35,15 @@ impl PageRig {
 
     fn get(&self, query: &str) -> String {
         self.page.render(&self.rig.proxy.monitor(), &self.rig.state, query, self.traffic.clone())
+    }
+
+    /// Makes this replica the leader, until the result is dropped.
+    fn lead(&mut self) -> LeaderInstruments {
+        let instruments = Arc::<Instruments>::default();
+        let state = ReadinessState::new(instruments.clone());
+        state.set_configuration((*self.rig.state.configuration()).clone());
+        self.rig.state = Arc::new(state);
+        instruments.lead("tcplb")
     }
 }
 
@@ -126,6 +135,12 @@ async fn draining_connections_have_a_countdown() {
         }
     };
     timeout(Duration::from_secs(30), shown).await.expect("a minute and some seconds are left");
+    assert!(pages.get("").contains("<h2>Draining</h2>"), "a replica that does not lead shows only its own data");
+    let leading = pages.lead();
+    let replicas = ["test", "pod-2"].map(|pod| (pod.into(), None)).into();
+    leading.set_view(LeaderView { own: "test".into(), replicas, ..LeaderView::default() });
+    pages.traffic = Some(Arc::default());
+    assert!(pages.get("").contains("<h2>Draining <span class=\"muted\">in this replica</span></h2>"));
 }
 
 #[tokio::test]
@@ -198,11 +213,7 @@ async fn the_page_of_the_leader_shows_all_replicas() {
 #[tokio::test]
 async fn the_page_of_the_leader_adds_up_the_traffic_of_all_replicas() {
     let mut pages = PageRig::of(&[("a", spec(free_port())), ("b", spec(free_port()))]).await;
-    let instruments = Arc::<Instruments>::default();
-    let state = ReadinessState::new(instruments.clone());
-    state.set_configuration((*pages.rig.state.configuration()).clone());
-    pages.rig.state = Arc::new(state);
-    let leading = instruments.lead("tcplb");
+    let leading = pages.lead();
     let report = || Some(Arc::new(ReplicaReport::default()));
     let replicas = ["pod-1", "pod-2", "pod-3"].map(|pod| (pod.into(), report())).into();
     leading.set_view(LeaderView { own: "pod-1".into(), replicas, ..LeaderView::default() });
@@ -260,11 +271,7 @@ async fn rates_are_forgotten_once_nobody_reads_the_page() {
 #[tokio::test]
 async fn the_page_of_the_leader_has_the_conditions_in_the_words_of_the_status() {
     let mut pages = PageRig::of(&[("a", spec(free_port()))]).await;
-    let instruments = Arc::<Instruments>::default();
-    let state = ReadinessState::new(instruments.clone());
-    state.set_configuration((*pages.rig.state.configuration()).clone());
-    pages.rig.state = Arc::new(state);
-    let leading = instruments.lead("tcplb");
+    let leading = pages.lead();
     let lead = |conditions| {
         let status = TcpLoadBalancerStatus { conditions, ..TcpLoadBalancerStatus::default() };
         let statuses = OrdMap::unit(ObjectKey::new("shop", "a"), status.into());
