@@ -1,4 +1,4 @@
-use std::fmt::Write;
+use std::{fmt::Write, sync::Arc};
 
 use jiff::Timestamp;
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     admin::snapshot::{self, AppliedListener},
-    model::{EndpointView, Tls, TlsMode, TlsVersion, Unready},
+    model::{EndpointView, Tls, TlsMode, TlsVersion, Unready, UpstreamConfig},
     traffic::{RateHistory, bytes, per_second},
     translate::Severity,
     upstream::Endpoint,
@@ -86,7 +86,7 @@ pub fn write_details(page: &mut String, overview: &Overview, parts: &PageParts) 
     let listeners = snapshot::listeners(overview.object, &parts.moment.view, &parts.listeners);
     write_listeners(page, &listeners);
     write_routes(page, &listeners);
-    write_certificates(page, &listeners);
+    write_certificates(page, &listeners, applied);
     write_endpoints(page, overview, parts);
     if let Some(applied) = applied.filter(|applied| !applied.unready.is_empty()) {
         let unready = applied.unready.iter().take(MAX_ENDPOINTS);
@@ -209,29 +209,33 @@ fn write_routes(page: &mut String, listeners: &[AppliedListener]) {
     );
 }
 
-fn write_certificates(page: &mut String, listeners: &[AppliedListener]) {
-    let certificates = listeners.iter().flat_map(|listener| {
+/// Writes the certificates of listeners, and the client certificates for backends.
+fn write_certificates(page: &mut String, listeners: &[AppliedListener], applied: Option<&Arc<UpstreamConfig>>) {
+    let of_listeners = listeners.iter().flat_map(|listener| {
         let certificates = listener.applied.tls.iter().flat_map(|tls| &tls.certificates);
-        certificates.map(|certificate| (&listener.applied.name, certificate))
+        certificates.map(|certificate| (format!("listener {}", listener.applied.name), certificate))
     });
-    let mut certificates = certificates.peekable();
+    let backends = applied.into_iter().flat_map(|applied| &applied.backends);
+    let for_backends =
+        backends.filter_map(|(name, backend)| Some((format!("backend {name}"), backend.shown_certificate()?)));
+    let mut certificates = of_listeners.chain(for_backends).peekable();
     if certificates.peek().is_none() {
         return;
     }
     let now = Timestamp::now();
     let columns =
-        [Column::Text("listener"), Column::Text("certificate"), Column::WideText("names"), Column::Text("expires")];
+        [Column::Text("used for"), Column::Text("certificate"), Column::WideText("names"), Column::Text("expires")];
     table(
         page,
         columns,
-        certificates.map(|(listener, certificate)| {
+        certificates.map(|(used_for, certificate)| {
             let days = certificate.not_after.duration_since(now).as_hours().div_euclid(24);
             let (class, expiry) = match days {
                 ..0 => ("bad", format!("expired on {:.0}", certificate.not_after)),
                 0..14 => ("warning", format!("in {days} days")),
                 _ => ("good", format!("in {days} days")),
             };
-            [text(listener), text(&certificate.source), text(&certificate.names.join(", ")), marked(class, &expiry)]
+            [text(&used_for), text(&certificate.source), text(&certificate.names.join(", ")), marked(class, &expiry)]
         }),
     );
 }

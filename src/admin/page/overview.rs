@@ -13,7 +13,7 @@ use crate::{
         moment::{LiveListeners, Moment},
         snapshot::bounded,
     },
-    model::{BindState, LoadBalancerTraffic, ObjectKey},
+    model::{BindState, LoadBalancerTraffic, ObjectKey, UpstreamKey},
     traffic::TrafficRates,
     translate::{Severity, Verdict},
     upstream::Upstream,
@@ -116,9 +116,12 @@ impl<'a> Overview<'a> {
     }
 
     fn add_certificate_problems(&mut self, moment: &Moment, now: Timestamp) {
-        let listeners =
-            moment.view.snapshot.listeners_of(self.object).filter_map(|(_, listener)| listener.tls.as_ref());
-        for certificate in listeners.flat_map(|tls| &tls.certificates) {
+        let snapshot = &moment.view.snapshot;
+        let listeners = snapshot.listeners_of(self.object).filter_map(|(_, listener)| listener.tls.as_ref());
+        let upstream = snapshot.upstreams.get(&UpstreamKey { object: self.object.clone() });
+        let backends = upstream.into_iter().flat_map(|upstream| upstream.backends.values());
+        let for_backends = backends.filter_map(|backend| backend.shown_certificate());
+        for certificate in listeners.flat_map(|tls| &tls.certificates).chain(for_backends) {
             let left = certificate.not_after.duration_since(now);
             // An expired certificate is a problem of its verdict.
             if left.is_positive() && left < CERTIFICATE_WARNING {

@@ -1,6 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
 use imbl::OrdMap;
+use k8s_openapi::{ByteString, api::core::v1::Secret};
 use serde_json::{Value, json};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -13,6 +14,7 @@ use crate::{
     api::{TcpLoadBalancerStatus, condition},
     instruments::{Instruments, LeaderInstruments, LeaderView},
     model::{BackendHealth, ListenerOutcome, LoadBalancerTraffic, ObjectKey, ReplicaReport, ReplicaTraffic, Served},
+    tools::cert,
 };
 
 /// A page of the load balancers of a rig.
@@ -141,6 +143,29 @@ async fn draining_connections_have_a_countdown() {
     leading.set_view(LeaderView { own: "test".into(), replicas, ..LeaderView::default() });
     pages.traffic = Some(Arc::default());
     assert!(pages.get("").contains("<h2>Draining <span class=\"muted\">in this replica</span></h2>"));
+}
+
+#[tokio::test]
+async fn client_certificates_for_backends_are_listed_with_their_expiry() {
+    let mut pages = PageRig::of(&[]).await;
+    let issued = Timestamp::now() - SignedDuration::from_hours(24 * 360);
+    let pair = cert::generate(&["proxy.example.com".to_owned()], issued).unwrap();
+    let data = [("tls.crt", pair.certificate), ("tls.key", pair.key)];
+    let data = data.map(|(name, text)| (name.to_owned(), ByteString(text.into_bytes())));
+    let secret = Secret { data: Some(data.into()), ..Secret::default() };
+    pages.rig.world.secrets.insert(ObjectKey::new("shop", "proxy"), secret.into());
+    let mut declared = spec(free_port());
+    declared["backends"][0]["tls"] = json!({"insecureSkipVerify": true, "certificateRef": {"name": "proxy"}});
+    pages.rig.declare("a", Some(("uid-a", 3)), declared);
+    pages.rig.apply().await;
+    let page = pages.get("");
+    for part in [
+        "warning: the certificate of Secret shop/proxy is valid until ",
+        "<td>backend db</td><td>Secret shop/proxy</td><td class=\"wide\">proxy.example.com</td>\
+         <td><span class=\"warning\">in 4 days</span></td>",
+    ] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
 }
 
 #[tokio::test]
