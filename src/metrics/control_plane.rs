@@ -37,7 +37,9 @@ fn encode_watches(encoder: &mut Encoder<'_, '_>, instruments: &Instruments) -> f
 
 /// Writes the metrics that only the leader has. Their families are always present.
 fn encode_leader_view(encoder: &mut Encoder<'_, '_>, view: Option<&LeaderView>) -> fmt::Result {
-    let replicas = view.map(|view| [("reporting", view.replicas_reporting()), ("silent", view.replicas_silent())]);
+    let replicas = view.map(|view| {
+        [("reporting", view.replicas_reporting()), ("silent", view.replicas_silent()), ("unready", view.unready.len())]
+    });
     encoder.gauges(&REPLICAS, counts(replicas))?;
     let ports = view.and_then(|view| view.ports);
     let ports = ports.map(|ports| [("allocated", ports.allocated), ("cooldown", ports.cooldown), ("free", ports.free)]);

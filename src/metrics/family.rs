@@ -77,7 +77,7 @@ families! {
     API_WRITES: "tcplb_api_writes" Counter None, &["resource", "result"], "Writes to the API server; result is ok, conflict (another writer was faster; repeated) or failed. Controller only";
     LEADER: "tcplb_leader" Gauge None, &["lease"], "1 if this replica is the leader, otherwise 0. Controller only";
     RECONCILE: "tcplb_reconcile_duration" Histogram Some(Unit::Seconds), &[], "Duration of reconciliations by the leader";
-    REPLICAS: "tcplb_replicas" Gauge None, &["state"], "Ready replicas; state is reporting or silent (the leader cannot read its report). Leader only";
+    REPLICAS: "tcplb_replicas" Gauge None, &["state"], "Replicas, without terminating ones; state is reporting, silent (ready, but the leader cannot read its report) or unready. Leader only";
     PORTS: "tcplb_proxy_ports" Gauge None, &["state"], "Ports of the range of proxy ports; state is allocated, cooldown (freed, not yet available) or free. Leader of the placement Gateway only";
     CONDITION: "tcplb_load_balancer_condition" Gauge None, &["load_balancer_namespace", "load_balancer", "type", "status"], "1 for the current status of each condition of each load balancer; status is True, False or Unknown. Leader only";
     CPU: "process_cpu" Counter Some(Unit::Seconds), &[], "User and system CPU time";

@@ -74,6 +74,7 @@ fn leader_instruments() -> (Arc<Instruments>, LeaderInstruments, RunningWatch) {
         replicas: [("a", true), ("b", true), ("c", false)]
             .map(|(pod, reports)| (pod.into(), reports.then(Arc::default)))
             .into(),
+        unready: ["d".into()].into(),
         ..LeaderView::default()
     });
     (instruments, leader, watch)
@@ -93,7 +94,9 @@ async fn a_leader_has_the_documented_series() {
         "tcplb_watch_failures_total{kind=\"Secret\",reason=\"refused\"} 1",
         "tcplb_api_writes_total{resource=\"tcploadbalancers/status\",result=\"conflict\"} 1",
         "tcplb_leader{lease=\"tcplb\"} 1",
+        "tcplb_replicas{state=\"reporting\"} 2",
         "tcplb_replicas{state=\"silent\"} 1",
+        "tcplb_replicas{state=\"unready\"} 1",
         "tcplb_proxy_ports{state=\"free\"} 4997",
         "tcplb_load_balancer_condition{load_balancer_namespace=\"shop\",load_balancer=\"pg\",type=\"Ready\",status=\"False\"} 1",
     ] {

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// The series of a cluster without faults, with a value for each minute.
-const HEALTHY: [(&str, &str); 26] = [
+const HEALTHY: [(&str, &str); 27] = [
     ("up{container='tcplb',namespace='tcplb-system',pod='tcplb-0',instance='a'}", "1+0x240"),
     (
         "tcplb_load_balancer_condition{load_balancer_namespace='shop',load_balancer='pg',type='Ready',status='True'}",
@@ -74,10 +74,12 @@ const HEALTHY: [(&str, &str); 26] = [
     ("tcplb_proxy_ports{state='free',pod='tcplb-0'}", "600+0x240"),
     ("tcplb_proxy_ports{state='allocated',pod='tcplb-0'}", "4400+0x240"),
     ("tcplb_build_info{version='1'}", "1+0x240"),
+    // A replica has been replaced.
+    ("tcplb_replicas{state='unready',pod='tcplb-0'}", "1+0x5 0+0x240"),
 ];
 
 /// Series that each cause an alert, instead of or in addition to the healthy ones.
-const FAULTS: [(&str, &[(&str, &str)]); 18] = [
+const FAULTS: [(&str, &[(&str, &str)]); 19] = [
     (
         "TcplbLoadBalancerNotReady",
         &[
@@ -98,6 +100,7 @@ const FAULTS: [(&str, &[(&str, &str)]); 18] = [
     ("TcplbDescriptorsNearLimit", &[(HEALTHY[15].0, "450+0x240")]),
     ("TcplbDrainStuck", &[(HEALTHY[17].0, "9+0x240")]),
     ("TcplbReplicasDown", &[(HEALTHY[0].0, "0+0x240")]),
+    ("TcplbReplicasNotReady", &[(HEALTHY[26].0, "1+0x240")]),
     ("TcplbAbsent", &[(HEALTHY[25].0, "_x240")]),
     ("TcplbReplicasSilent", &[(HEALTHY[18].0, "1+0x240")]),
     ("TcplbNoLeader", &[(HEALTHY[19].0, "0+0x240")]),

@@ -80,7 +80,7 @@ impl FaultyLeader {
             statuses: OrdMap::unit(ObjectKey::new("shop", "not-ready"), not_ready().into()),
             ports: Some(PortCounts { allocated: 95, cooldown: 4, free: 1 }),
             replicas: [("a".into(), Some(Arc::default())), ("b".into(), None)].into(),
-            unready: BTreeSet::new(),
+            unready: ["c".into()].into(),
         });
         let admin = free_address();
         let server = Server {
@@ -229,7 +229,7 @@ fn firing(prometheus: &Prometheus) -> BTreeSet<(String, String)> {
     alerts.iter().map(|(labels, _)| (text(&labels["alertname"]), text(&labels["load_balancer"]))).collect()
 }
 
-const EXPECTED: [(&str, &str); 16] = [
+const EXPECTED: [(&str, &str); 17] = [
     ("TcplbApiWritesFailing", ""),
     ("TcplbCertificateExpiresSoon", "crowded"),
     ("TcplbConfigurationMismatch", ""),
@@ -244,6 +244,7 @@ const EXPECTED: [(&str, &str); 16] = [
     ("TcplbNoUsableEndpoints", "none"),
     ("TcplbPortRangeNearlyExhausted", ""),
     ("TcplbReplicasDown", ""),
+    ("TcplbReplicasNotReady", ""),
     ("TcplbReplicasSilent", ""),
     ("TcplbWatchFailing", ""),
 ];
