@@ -14,7 +14,7 @@ use super::family::Family;
 use crate::{
     model::ObjectKey,
     printable::printable,
-    proxy::accounting::{BUCKETS, HistogramTotals},
+    proxy::accounting::{Bounds, HistogramTotals},
 };
 
 /// The maximum length of a label value, in bytes. Certificates are named by their file.
@@ -150,10 +150,11 @@ impl Encoder<'_, '_> {
     pub fn histograms<'h>(
         &mut self,
         family: &'static Family,
+        bounds: &Bounds,
         series: impl IntoIterator<Item = (Labels<'h>, &'h HistogramTotals)>,
     ) -> fmt::Result {
         // The library writes this bound as +Inf, which every histogram must have.
-        let bounds = BUCKETS.into_iter().chain([f64::INFINITY]);
+        let bounds = bounds.iter().copied().chain([f64::INFINITY]);
         let mut encoder = self.family(family)?;
         for (labels, totals) in series {
             let buckets: Vec<(f64, u64)> = bounds.clone().zip(totals.buckets).collect();

@@ -13,7 +13,7 @@ use crate::{
     model::Snapshot,
     proxy::{
         ListenerState, Monitor,
-        accounting::{CloseReason, Totals},
+        accounting::{CONNECT_BOUNDS, CloseReason, DURATION_BOUNDS, Totals},
     },
 };
 
@@ -89,8 +89,8 @@ fn encode_traffic(encoder: &mut Encoder<'_, '_>, listeners: &[ListenerSample]) -
                 .map(|(direction, bytes)| (l.labels_and(direction), bytes))
         }),
     )?;
-    encoder.histograms(&CONNECT, listeners.iter().map(|l| (l.labels(), &l.totals.connect)))?;
-    encoder.histograms(&DURATION, listeners.iter().map(|l| (l.labels(), &l.totals.duration)))
+    encoder.histograms(&CONNECT, &CONNECT_BOUNDS, listeners.iter().map(|l| (l.labels(), &l.totals.connect)))?;
+    encoder.histograms(&DURATION, &DURATION_BOUNDS, listeners.iter().map(|l| (l.labels(), &l.totals.duration)))
 }
 
 fn encode_handshakes(encoder: &mut Encoder<'_, '_>, listeners: &[ListenerSample]) -> fmt::Result {

@@ -193,9 +193,8 @@ pub struct Shard {
     pub tls_resumed_handshakes: Counter,
     pub backend_tls_full_handshakes: Counter,
     pub backend_tls_resumed_handshakes: Counter,
-    /// The time from choosing the first endpoint to an established connection.
-    pub connect: Histogram,
-    pub duration: Histogram,
+    connect: Histogram,
+    duration: Histogram,
 }
 
 impl ListenerCounters {
@@ -258,6 +257,16 @@ impl Shard {
     pub fn close(&self, reason: CloseReason) {
         self.closed.0[reason as usize].add(1);
     }
+
+    /// Adds the time from the choice of the first endpoint to an established connection.
+    pub fn record_connect(&self, took: Duration) {
+        self.connect.observe(took, &CONNECT_BOUNDS);
+    }
+
+    /// Adds the time from accept to the end of a connection.
+    pub fn record_duration(&self, duration: Duration) {
+        self.duration.observe(duration, &DURATION_BOUNDS);
+    }
 }
 
 /// The traffic of a listener since it was created.
@@ -314,14 +323,23 @@ impl Counter {
     }
 }
 
-/// Upper bounds of the buckets of a [`Histogram`], in seconds; the last bucket has none.
-pub const BUCKETS: [f64; 14] =
+/// Upper bounds of the buckets of a [`Histogram`], in seconds, without that of the last bucket, which has none.
+pub type Bounds = [f64; 14];
+
+/// The bounds for connect times. The default of `connect.deadline` is 10 s.
+pub const CONNECT_BOUNDS: Bounds =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// The bounds for durations of connections.
+pub const DURATION_BOUNDS: Bounds =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0, 300.0, 3600.0, 86_400.0];
+
+/// The number of buckets of a [`Histogram`].
+const BUCKETS: usize = CONNECT_BOUNDS.len() + 1;
 
 /// A histogram of durations with a single writing thread.
 #[derive(Debug)]
 pub struct Histogram {
-    buckets: [Counter; BUCKETS.len() + 1],
+    buckets: [Counter; BUCKETS],
     nanoseconds: Counter,
 }
 
@@ -332,9 +350,10 @@ impl Default for Histogram {
 }
 
 impl Histogram {
-    pub fn observe(&self, duration: Duration) {
+    #[inline]
+    fn observe(&self, duration: Duration, bounds: &Bounds) {
         let seconds = duration.as_secs_f64();
-        self.buckets[BUCKETS.partition_point(|bound| *bound < seconds)].add(1);
+        self.buckets[bounds.partition_point(|bound| *bound < seconds)].add(1);
         self.nanoseconds.add(duration.as_nanos() as u64);
     }
 }
@@ -342,8 +361,8 @@ impl Histogram {
 /// The sum of several histograms.
 #[derive(Clone, Debug, Default)]
 pub struct HistogramTotals {
-    /// Observations in each bucket, not cumulated; the last one counts values above all [`BUCKETS`].
-    pub buckets: [u64; BUCKETS.len() + 1],
+    /// Observations in each bucket, not cumulated; the last one counts values above all [`Bounds`].
+    pub buckets: [u64; BUCKETS],
     pub seconds: f64,
 }
 
@@ -403,13 +422,22 @@ mod tests {
         counters.shard(0).accept();
         counters.shard(0).accept();
         counters.shard(1).close(CloseReason::Complete);
-        counters.shard(1).duration.observe(Duration::from_millis(3));
-        counters.shard(0).duration.observe(Duration::from_secs(1_000_000));
+        counters.shard(1).record_duration(Duration::from_millis(3));
+        counters.shard(0).record_duration(Duration::from_secs(1_000_000));
         let totals = counters.totals();
         assert_eq!((totals.accepted, totals.active(), totals.closed(CloseReason::Complete)), (2, 1, 1));
         let traffic = counters.traffic();
         assert_eq!((traffic.accepted, traffic.active, traffic.failures), (2, 1, 0));
         assert_eq!(totals.duration.buckets, [0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
         assert!((totals.duration.seconds - 1_000_000.003).abs() < 1e-6);
+    }
+
+    #[test]
+    fn connect_times_have_their_own_bounds() {
+        let counters = ListenerCounters::new(1);
+        for milliseconds in [30, 80, 200, 3000, 20_000] {
+            counters.shard(0).record_connect(Duration::from_millis(milliseconds));
+        }
+        assert_eq!(counters.totals().connect.buckets, [0, 0, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 1, 0, 1]);
     }
 }

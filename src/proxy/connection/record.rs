@@ -291,7 +291,7 @@ impl ConnectionRecord {
         self.session.endpoint_address.set(Some(endpoint.address()));
         self.session.endpoint.set(endpoint.id());
         self.connect = Some(took);
-        self.shard().connect.observe(took);
+        self.shard().record_connect(took);
     }
 
     /// Logs the start of an admitted connection, before TLS.
@@ -363,7 +363,7 @@ impl Drop for ConnectionRecord {
         let shard = self.shard();
         shard.close(reason);
         let duration = self.accepted_at().elapsed();
-        shard.duration.observe(duration);
+        shard.record_duration(duration);
         self.log_end(reason, duration);
     }
 }
