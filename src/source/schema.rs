@@ -26,7 +26,7 @@ use serde_path_to_error::Segment;
 use self::{
     path::DocumentPath,
     secrets::{is_check, may_be_secret, unknown_field as unknown_field_unquoted, unquoted_type, unquoted_value},
-    values::{quoted, strings, what_to_write, wrong_value},
+    values::{quoted, strings, unlisted, what_to_write, wrong_value},
 };
 use crate::{
     api::{self, TcpLoadBalancer, TcpLoadBalancerSpec},
@@ -373,8 +373,7 @@ fn wrong_type(schema: &Value, value: &Value, path: &DocumentPath) -> Option<Stri
         }
         // YAML reads `off` and `1.2` as these types.
         (Some("string"), Value::Number(_) | Value::Bool(_)) if strings(&schema["enum"]).next().is_some() => {
-            let values: Vec<_> = strings(&schema["enum"]).collect();
-            format!("`{value}` is not a valid value: write {}", values.join(" or "))
+            unlisted(value, &Vec::from_iter(strings(&schema["enum"])))
         }
         (Some("string"), Value::Number(_)) if schema["format"] == "Duration" => {
             format!("`{value}` is {}", rule.unwrap_or_default())

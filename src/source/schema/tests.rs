@@ -159,7 +159,35 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "`a/b/c` is not a qualified name: write for example example.com/internal",
     ),
     ("loadBalancing: {algorithm: RoundRobbin}", "spec.loadBalancing.algorithm", "write RoundRobin or LeastConnections"),
+    (
+        "listeners: [{port: 1, accessLog: {mode: Off}}]",
+        "spec.listeners[0].accessLog.mode",
+        "`false` is not a valid value: write All or Failures or \"Off\", with quotes, because YAML reads Off as false",
+    ),
+    (
+        "listeners: [{port: 1, accessLog: {mode: none}}]",
+        "spec.listeners[0].accessLog.mode",
+        "the text `none` is not a valid value: write All or Failures or \"Off\"",
+    ),
+    (
+        "backends: [{proxyProtocol: yes}]",
+        "spec.backends[0].proxyProtocol",
+        "`true` is not a valid value: write V1 or V2",
+    ),
 ];
+
+#[test]
+fn values_that_yaml_reads_as_booleans_are_written_with_quotes() {
+    let problems = problems("listeners: [{port: 1, accessLog: {mode: \"Off\"}}]");
+    assert!(problems.is_empty(), "{problems:?}");
+    for (read, word) in [(true, "Yes"), (true, "on"), (true, "TRUE"), (false, "No"), (false, "off"), (false, "False")] {
+        let expected = format!("`{read}` is not a valid value: write V1 or \"{word}\", with quotes");
+        let message = unlisted(&json!(read), &["V1", word]);
+        assert!(message.starts_with(&expected), "{message}");
+        let other = unlisted(&json!(!read), &["V1", word]);
+        assert_eq!(other, format!("`{}` is not a valid value: write V1 or \"{word}\"", !read));
+    }
+}
 
 #[test]
 fn each_mistake_is_answered_by_its_path_and_what_to_write_instead() {

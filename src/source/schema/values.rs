@@ -60,7 +60,32 @@ fn not_listed(text: &str, values: &Value) -> Option<String> {
         return None;
     }
     let text = quoted(&Value::from(text));
-    Some(format!("{text} is not a valid value: write {}", values.join(" or ")))
+    Some(format!("{text} is not a valid value: write {}", alternatives(&values)))
+}
+
+/// The message about a boolean or a number in place of one of `values`.
+pub fn unlisted(value: &Value, values: &[&str]) -> String {
+    let meant = values.iter().find(|listed| yaml_boolean(listed).is_some_and(|read| *value == Value::Bool(read)));
+    let reason = meant.map(|listed| format!(", with quotes, because YAML reads {listed} as {value}"));
+    format!("`{value}` is not a valid value: write {}{}", alternatives(values), reason.unwrap_or_default())
+}
+
+/// The values of an enumeration. Those that YAML reads as booleans are quoted.
+pub fn alternatives(values: &[&str]) -> String {
+    let written = values.iter().map(|value| match yaml_boolean(value) {
+        Some(_) => format!("\"{value}\""),
+        None => (*value).to_owned(),
+    });
+    written.collect::<Vec<_>>().join(" or ")
+}
+
+/// The boolean that YAML 1.1 reads for a text without quotes.
+fn yaml_boolean(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "yes" | "on" | "true" => Some(true),
+        "no" | "off" | "false" => Some(false),
+        _ => None,
+    }
 }
 
 fn out_of_range(number: &Number, least: Option<f64>, most: Option<f64>, name: &str) -> Option<String> {
@@ -96,7 +121,7 @@ pub fn what_to_write(name: &str, schema: &Value) -> String {
 fn described(name: &str, schema: &Value) -> String {
     let values: Vec<_> = strings(&schema["enum"]).collect();
     if !values.is_empty() {
-        return format!("write `{name}` ({})", values.join(" or "));
+        return format!("write `{name}` ({})", alternatives(&values));
     }
     // The bounds of a text do not describe its content.
     let rule = schema["x-kubernetes-validations"][0]["message"].as_str().filter(|_| schema["format"] != "Text");
