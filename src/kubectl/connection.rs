@@ -1,8 +1,14 @@
 //! The connection to the API server, selected like that of kubectl.
 
-use std::{env, fmt::Debug, io, time::Duration};
+use std::{
+    env,
+    error::Error,
+    fmt::{Debug, Display},
+    io,
+    time::Duration,
+};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{anyhow, bail};
 use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
 use kube::{
     Api, Client, Config, Resource,
@@ -13,8 +19,10 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::permission::{AccessError, Permission};
-use crate::{api::TcpLoadBalancer, cli::ClusterFlags};
+use crate::{api::TcpLoadBalancer, cli::ClusterFlags, source::with_causes};
 
+/// The beginning of the message about a kubeconfig that was read.
+const UNUSABLE: &str = "the kubeconfig cannot be used";
 /// The number of objects in an answer of the API server. More need several requests.
 const PAGE: u32 = 500;
 
@@ -50,7 +58,7 @@ impl ClusterConnection {
         let namespace = flags.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         let streams = config.clone();
         config.read_timeout = timeout;
-        let client = |config| Client::try_from(config).context("the kubeconfig cannot be used");
+        let client = |config: Config| Client::try_from(config).map_err(|error| failure(UNUSABLE, &error));
         Ok(Self {
             streams: client(streams)?,
             client: client(config)?,
@@ -200,12 +208,13 @@ async fn config(flags: &ClusterFlags) -> anyhow::Result<Config> {
         KubeConfigOptions { context: flags.context.clone(), cluster: flags.cluster.clone(), user: flags.user.clone() };
     let selects_entry = flags.context.is_some() || flags.cluster.is_some() || flags.user.is_some();
     let kubeconfig = match &flags.kubeconfig {
-        Some(file) => Kubeconfig::read_from(file).with_context(|| format!("--kubeconfig {}", file.display()))?,
+        Some(file) => Kubeconfig::read_from(file)
+            .map_err(|error| failure(format_args!("--kubeconfig {}", file.display()), &error))?,
         None => match Kubeconfig::read() {
             Ok(kubeconfig) => kubeconfig,
             // A file that exists or is named must not be replaced by another cluster.
             Err(error) if !is_absent(&error) || selects_entry => {
-                return Err(error).context("the kubeconfig cannot be read");
+                return Err(failure("the kubeconfig cannot be read", &error));
             }
             Err(error) => {
                 return Config::incluster().map_err(|_| {
@@ -214,7 +223,13 @@ async fn config(flags: &ClusterFlags) -> anyhow::Result<Config> {
             }
         },
     };
-    Config::from_custom_kubeconfig(kubeconfig, &options).await.context("the kubeconfig cannot be used")
+    Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|error| failure(UNUSABLE, &error))
+}
+
+/// An error of the kubeconfig with its causes. Most errors of the library have the texts of their causes, which a chain
+/// would repeat.
+fn failure(what: impl Display, error: &dyn Error) -> anyhow::Error {
+    anyhow!("{what}: {}", with_causes(error))
 }
 
 fn permission<K: Resource<DynamicType = ()>>(verb: &'static str, namespace: Option<&str>) -> Permission {
@@ -224,4 +239,21 @@ fn permission<K: Resource<DynamicType = ()>>(verb: &'static str, namespace: Opti
         std::borrow::Cow::Owned(_) => "",
     };
     Permission::new(verb, text(K::group(&())), text(K::plural(&()))).in_namespace(namespace)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::KubectlCli;
+
+    #[tokio::test]
+    async fn a_missing_kubeconfig_is_named_with_its_cause_once() {
+        let arguments = ["kubectl-tcplb", "status", "--kubeconfig", "/does/not/exist"];
+        let flags = KubectlCli::parse_from(arguments).kubectl.cluster;
+        let message = format!("{:#}", config(&flags).await.unwrap_err());
+        assert!(message.starts_with("--kubeconfig /does/not/exist: "), "{message}");
+        assert_eq!(message.matches("No such file or directory").count(), 1, "{message}");
+    }
 }

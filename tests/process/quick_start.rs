@@ -269,6 +269,7 @@ fn as_a_plugin_of_kubectl_the_program_has_its_commands_only() {
     assert_eq!(run("kubectl_complete-tcplb", &["status", "-o", "w"]).1, "wide\n:4\n");
     let (code, _, error) = run("kubectl-tcplb", &["status", "--kubeconfig", "/does/not/exist"]);
     assert!(code == Some(1) && error.contains("--kubeconfig /does/not/exist"), "{code:?} {error}");
+    assert_eq!(error.matches("No such file or directory").count(), 1, "{error}");
     let (code, _, error) = run("kubectl-tcplb", &["doctor", "--kubeconfig", "/does/not/exist"]);
     assert!(code == Some(2) && error.contains("--kubeconfig /does/not/exist"), "{code:?} {error}");
 }
