@@ -193,9 +193,19 @@ fn host_limits(read: impl Fn(&str) -> Option<String>) -> HostLimits {
     };
     HostLimits {
         local_ports,
+        reserved_ports: port_ranges(&read("/proc/sys/net/ipv4/ip_local_reserved_ports").unwrap_or_default()),
         conntrack_entries: numbers("/proc/sys/net/netfilter/nf_conntrack_count").first().copied(),
         conntrack_max: numbers("/proc/sys/net/netfilter/nf_conntrack_max").first().copied(),
     }
+}
+
+/// Reads a list of ports and of ranges in the format of the kernel: `8080,9148-9200`.
+fn port_ranges(text: &str) -> Vec<(u16, u16)> {
+    let range = |part: &str| -> Option<(u16, u16)> {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some((first.parse().ok()?, last.parse().ok()?))
+    };
+    text.trim().split(',').filter_map(range).collect()
 }
 
 /// Limits a text from outside, which may have any length. Invisible characters are escaped when the document is
@@ -262,13 +272,28 @@ mod tests {
     fn host_limits_are_read_and_optional() {
         let file = |path: &str| match path.rsplit('/').next() {
             Some("ip_local_port_range") => Some("32768\t60999\n".into()),
+            Some("ip_local_reserved_ports") => Some("8080,9148-9200\n".into()),
             Some("nf_conntrack_count") => Some("17\n".into()),
             _ => None,
         };
         let limits = host_limits(file);
         assert_eq!(limits.local_ports, Some((32768, 60999)));
+        assert_eq!(limits.reserved_ports, [(8080, 8080), (9148, 9200)]);
         assert_eq!((limits.conntrack_entries, limits.conntrack_max), (Some(17), None));
         assert_eq!(host_limits(|_| None), HostLimits::default());
         assert_eq!(host_limits(|_| Some("1 2 3".into())).local_ports, None);
+    }
+
+    #[test]
+    fn lists_of_ports_are_read_in_the_format_of_the_kernel() {
+        let cases: [(&str, &[(u16, u16)]); 4] = [
+            ("\n", &[]),
+            ("8080\n", &[(8080, 8080)]),
+            ("1-2,20000-24999,65535\n", &[(1, 2), (20000, 24999), (65535, 65535)]),
+            ("a,5-,70000,7\n", &[(7, 7)]),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(port_ranges(text), expected, "{text}");
+        }
     }
 }

@@ -57,6 +57,10 @@ pub struct HostLimits {
     /// The first and the last port of `net.ipv4.ip_local_port_range`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local_ports: Option<(u16, u16)>,
+    /// The first and the last port of each range of `net.ipv4.ip_local_reserved_ports`. The kernel assigns none of them
+    /// to outgoing connections. Empty: none, unknown, or an older version wrote the document.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reserved_ports: Vec<(u16, u16)>,
     /// The number of tracked connections.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conntrack_entries: Option<u64>,

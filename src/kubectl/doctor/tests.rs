@@ -347,6 +347,7 @@ fn scarce_resources_of_hosts_are_found() {
     one_problem((Conntrack, Error), |facts| host(facts, 950, (32768, 60999)));
     let message = one_problem((LocalPorts, Warning), |facts| host(facts, 0, (24999, 60999)));
     assert!(message.starts_with("the proxy ports 20000-24999 can be taken"), "{message}");
+    assert!(message.ends_with("or reserve all such ports in net.ipv4.ip_local_reserved_ports"), "{message}");
     let active =
         |active| move |facts: &mut DoctorFacts| first(facts).metrics.as_mut().unwrap().connections_active = active;
     one_problem((Connections, Warning), active(800));
@@ -355,6 +356,38 @@ fn scarce_resources_of_hosts_are_found() {
         |seconds| move |facts: &mut DoctorFacts| first(facts).clock_offset = Some(SignedDuration::from_secs(seconds));
     assert!(one_problem((Clock, Warning), ahead(7)).contains("6 s ahead of"));
     assert!(one_problem((Clock, Error), ahead(-90)).contains("91 s behind"));
+}
+
+/// The state of the check `local-ports` with one replica, whose kernel assigns the ports from `first_port` on.
+fn local_ports(arguments: &[&str], first_port: u16, reserved: &Value) -> CheckState {
+    let mut facts = facts();
+    home(&mut facts).replicas.as_mut().unwrap().truncate(1);
+    first(&mut facts).pod = ReplicaPod::read(&pod("tcplb-1", arguments)).unwrap();
+    let host = json!({"localPorts": [first_port, 60999], "reservedPorts": reserved});
+    first(&mut facts).pages.as_mut().unwrap().picture.host = Some(serde_json::from_value(host).unwrap());
+    let found: Vec<CheckResult> =
+        results(&facts).into_iter().filter(|result| result.check == CheckName::LocalPorts).collect();
+    assert_eq!(found.len(), 1, "{found:#?}");
+    found[0].state
+}
+
+#[test]
+fn reserved_ports_are_not_assigned_to_outgoing_connections() {
+    let (ok, warning) = (CheckState::Ok, CheckState::Warning);
+    for (reserved, expected) in [
+        (json!([]), warning),
+        (json!([[24000, 24999]]), ok),
+        (json!([[8080, 8080], [20000, 24499], [24500, 30000]]), ok),
+        (json!([[24000, 24998]]), warning),
+        (json!([[24001, 24999]]), warning),
+    ] {
+        assert_eq!(local_ports(&[], 24000, &reserved), expected, "the proxy ports 20000-24999: {reserved}");
+    }
+    for (reserved, expected) in
+        [(json!([]), warning), (json!([[20000, 20000]]), ok), (json!([[20001, 24999]]), warning)]
+    {
+        assert_eq!(local_ports(&["--placement=host"], 15000, &reserved), expected, "the open port 20000: {reserved}");
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Limits of the hosts of replicas, as replicas see them.
 
-use std::{collections::BTreeSet, ops::RangeInclusive};
+use std::collections::BTreeSet;
 
 use crate::{
     api::Placement,
@@ -8,7 +8,7 @@ use crate::{
         document::{CheckName, CheckResult, count, or_ok},
         facts::{DoctorFacts, InstallationFacts},
     },
-    model::{ListenerOutcome, ReplicaReport},
+    model::{HostLimits, ListenerOutcome, ReplicaReport},
 };
 
 /// The used percentage of a limit from which it is a warning.
@@ -25,29 +25,39 @@ const CLOCK_WRONG: i64 = 60;
 pub fn local_ports(facts: &InstallationFacts, _: &DoctorFacts) -> Vec<CheckResult> {
     let (mut results, mut known) = (Vec::new(), 0);
     for (pod, pages) in facts.readable() {
-        let Some((first, last)) = pages.picture.host.as_ref().and_then(|host| host.local_ports) else { continue };
+        let Some(host) = &pages.picture.host else { continue };
+        let Some((first, last)) = host.local_ports else { continue };
         known += 1;
-        let local = first..=last;
+        let assigned = |port: &u16| (first..=last).contains(port) && !is_reserved(host, *port);
         let overlap = match pod.settings.placement {
-            Placement::Host => open_ports(&pages.report)
-                .into_iter()
-                .find(|port| local.contains(port))
-                .map(|port| format!("the open port {port}")),
+            Placement::Host => {
+                open_ports(&pages.report).into_iter().find(assigned).map(|port| format!("the open port {port}"))
+            }
             Placement::Gateway | Placement::Sidecar => {
                 let ports = &pod.settings.ports;
-                overlaps(ports, &local).then(|| format!("the proxy ports {}-{}", ports.start(), ports.end()))
+                let overlaps = ports.clone().any(|port| assigned(&port));
+                overlaps.then(|| format!("the proxy ports {}-{}", ports.start(), ports.end()))
             }
         };
         if let Some(overlap) = overlap {
             let text = format!(
                 "{overlap} can be taken by outgoing connections, because net.ipv4.ip_local_port_range is {first}-{last}: \
-                 use other ports, or change the range"
+                 use other ports, change the range, or reserve all such ports in net.ipv4.ip_local_reserved_ports"
             );
             results.push(CheckResult::warning(CheckName::LocalPorts, text).about(&pod.key));
         }
     }
-    let ok = || format!("the ports of listeners are outside of the local port range in {}", count(known, "replica"));
+    let ok = || {
+        format!(
+            "the ports of listeners are outside of the local port range, or reserved, in {}",
+            count(known, "replica")
+        )
+    };
     or_ok(results, CheckName::LocalPorts, known, ok)
+}
+
+fn is_reserved(host: &HostLimits, port: u16) -> bool {
+    host.reserved_ports.iter().any(|(first, last)| (*first..=*last).contains(&port))
 }
 
 fn open_ports(report: &ReplicaReport) -> BTreeSet<u16> {
@@ -57,10 +67,6 @@ fn open_ports(report: &ReplicaReport) -> BTreeSet<u16> {
         ListenerOutcome::Failed(_) => None,
     });
     bound.collect()
-}
-
-fn overlaps(a: &RangeInclusive<u16>, b: &RangeInclusive<u16>) -> bool {
-    a.start() <= b.end() && b.start() <= a.end()
 }
 
 /// Compares the open connections with the number that file descriptors allow.
