@@ -348,3 +348,26 @@ fn without_replicas_and_load_balancers_the_status_explains_itself() {
     let text = plain(&rendered("kubectl-tcplb status", &facts));
     assert!(text.ends_with("\nreplicas are not shown: why\n"), "{text}");
 }
+
+#[test]
+fn a_watch_goes_on_after_errors_of_later_readings() {
+    let refused = || anyhow::anyhow!("connection refused").context("cannot list tcploadbalancers");
+    assert!(LastReading::Missing.next(Err(refused())).is_err());
+    let status = |text: &str| LastReading::Status(text.to_owned());
+    let error = || LastReading::Failed("cannot list tcploadbalancers: connection refused".to_owned());
+    let mut last = LastReading::Missing;
+    for (reading, expected) in [
+        (Ok("a"), Some(status("a"))),
+        (Ok("a"), None),
+        (Err(refused()), Some(error())),
+        (Err(refused()), None),
+        (Ok("a"), Some(status("a"))),
+        (Err(refused()), Some(error())),
+        (Ok("b"), Some(status("b"))),
+        (Ok("b"), None),
+    ] {
+        let next = last.next(reading.map(str::to_owned)).unwrap();
+        assert_eq!(next, expected);
+        last = next.unwrap_or(last);
+    }
+}
