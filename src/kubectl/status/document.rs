@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::gather::StatusFacts;
 use crate::{
-    api::{Address, BackendStatus, ConditionState, ListenerStatus, Placement, Summary, TcpLoadBalancer},
+    api::{Address, BackendStatus, ConditionState, EndpointRef, ListenerStatus, Placement, Summary, TcpLoadBalancer},
     kubectl::{
         admin_pages::{PageError, ReplicaPages},
         output::Tone,
@@ -49,6 +49,8 @@ pub struct LoadBalancerDetails {
     pub addresses: Vec<Address>,
     pub listeners: Vec<ListenerStatus>,
     pub backends: Vec<BackendStatus>,
+    /// The declared endpoints that get no new connections. `backends` has the numbers of endpoints that match.
+    pub drained_endpoints: Vec<EndpointRef>,
     pub conditions: Vec<ConditionDetails>,
     /// The replicas that serve its class, placement and namespace.
     pub replicas: Vec<ReplicaDetails>,
@@ -204,6 +206,7 @@ impl LoadBalancerDetails {
             addresses: status.addresses,
             listeners: status.listeners,
             backends: status.backends,
+            drained_endpoints: object.spec.drained_endpoints.clone(),
             conditions: status.conditions.into_iter().map(ConditionDetails::new).collect(),
             replicas,
             certificates: certificates(served, now),

@@ -50,27 +50,26 @@ fn condition(type_: &str, status: &str, reason: &str, message: &str) -> Value {
 /// A load balancer with a problem, and one without a status.
 fn load_balancers() -> Value {
     let unhealthy = "backend db: 1 of 2 endpoints is unhealthy";
-    json!([
-        object(
-            "postgres",
-            "u-1",
-            json!({
-                "observedGeneration": 3,
-                "summary": {"ports": "5432", "address": "10.96.34.18", "ready": "1/2", "status": "Unhealthy"},
-                "addresses": [{"type": "IPAddress", "value": "10.96.34.18"}],
-                "listeners": [{"port": 5432, "name": "pg", "boundPort": 20000, "conditions": []}],
-                "backends": [{"name": "db", "endpoints": 2, "healthy": 1}],
-                "conditions": [
-                    condition("Ready", "False", "Unhealthy", unhealthy),
-                    condition("Accepted", "True", "Accepted", "the declaration is valid"),
-                    condition("BackendsHealthy", "False", "Unhealthy", unhealthy),
-                    condition("CertificatesValid", "True", "ExpiresSoon", "the certificate of Secret shop/tls is valid until \
-                        2026-07-11T12:00:00Z: replace it before then"),
-                ],
-            })
-        ),
-        object("new", "u-2", json!({})),
-    ])
+    let mut postgres = object(
+        "postgres",
+        "u-1",
+        json!({
+            "observedGeneration": 3,
+            "summary": {"ports": "5432", "address": "10.96.34.18", "ready": "1/2", "status": "Unhealthy"},
+            "addresses": [{"type": "IPAddress", "value": "10.96.34.18"}],
+            "listeners": [{"port": 5432, "name": "pg", "boundPort": 20000, "conditions": []}],
+            "backends": [{"name": "db", "endpoints": 2, "healthy": 1, "drained": 2}],
+            "conditions": [
+                condition("Ready", "False", "Unhealthy", unhealthy),
+                condition("Accepted", "True", "Accepted", "the declaration is valid"),
+                condition("BackendsHealthy", "False", "Unhealthy", unhealthy),
+                condition("CertificatesValid", "True", "ExpiresSoon", "the certificate of Secret shop/tls is valid until \
+                    2026-07-11T12:00:00Z: replace it before then"),
+            ],
+        }),
+    );
+    postgres["spec"]["drainedEndpoints"] = json!(["db-0", "10.0.0.7:5432"]);
+    json!([postgres, object("new", "u-2", json!({}))])
 }
 
 fn endpoint(address: &str, more: Value) -> Value {
@@ -191,6 +190,35 @@ fn the_status_of_a_load_balancer_in_all_formats() {
     for output in ["text", "wide", "json", "yaml"] {
         let text = rendered(&format!("kubectl-tcplb status postgres -o {output}"), &facts);
         assert_golden(&format!("status.{output}"), &plain(&text));
+    }
+}
+
+#[test]
+fn drained_endpoints_without_connections_are_shown_with_their_number() {
+    let shown = |declared: Value, backends: Value| {
+        let mut facts = facts();
+        facts.load_balancers.pop();
+        facts.replicas.clear();
+        let object = &mut facts.load_balancers[0];
+        object.spec.drained_endpoints = serde_json::from_value(declared).unwrap();
+        object.status.as_mut().unwrap().backends = serde_json::from_value(backends).unwrap();
+        let text = plain(&rendered("kubectl-tcplb status postgres", &facts));
+        text.lines().find(|line| line.starts_with("Drained:")).map(str::to_owned)
+    };
+    let backend = |name: &str, drained: Value| json!({"name": name, "endpoints": 2, "healthy": 2, "drained": drained});
+    let (db, spare) = (backend("db", json!(1)), backend("spare", json!(2)));
+    let none = backend("db", Value::Null);
+    for (declared, backends, expected) in [
+        (json!([]), json!([none]), None),
+        (json!(["db-0"]), json!([none]), Some("Drained:     db-0")),
+        (json!(["db-0", "10.0.0.7"]), json!([db]), Some("Drained:     db-0, 10.0.0.7 (endpoints by backend: db 1)")),
+        (
+            json!(["[2001:db8::7]:5432"]),
+            json!([db, spare]),
+            Some("Drained:     [2001:db8::7]:5432 (endpoints by backend: db 1, spare 2)"),
+        ),
+    ] {
+        assert_eq!(shown(declared, backends).as_deref(), expected);
     }
 }
 

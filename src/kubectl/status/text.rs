@@ -108,11 +108,25 @@ fn overview(object: &LoadBalancerDetails) -> String {
         ("Generation", generation),
         ("Addresses", addresses.join(", ")),
         ("Listeners", listeners.collect::<Vec<_>>().join(", ")),
+        ("Drained", drained(object)),
     ];
     let lines = lines.into_iter().filter(|(_, value)| !value.is_empty());
     let lines: Vec<_> =
         lines.map(|(name, value)| format!("{:<13}{}", format!("{name}:"), Cell::plain(value))).collect();
     lines.join("\n")
+}
+
+/// The declared drained endpoints, and the number of endpoints that they match in each backend.
+fn drained(object: &LoadBalancerDetails) -> String {
+    let declared: Vec<String> = object.drained_endpoints.iter().map(ToString::to_string).collect();
+    if declared.is_empty() {
+        return String::new();
+    }
+    let counts = object.backends.iter().filter_map(|backend| Some(format!("{} {}", backend.name, backend.drained?)));
+    match counts.collect::<Vec<_>>().join(", ").as_str() {
+        "" => declared.join(", "),
+        counts => format!("{} (endpoints by backend: {counts})", declared.join(", ")),
+    }
 }
 
 fn placement(placement: Placement) -> &'static str {
