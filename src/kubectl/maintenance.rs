@@ -1,5 +1,7 @@
 //! `kubectl tcplb drain`, `undrain` and `failback`: changes of the spec.
 
+mod current_endpoints;
+
 use std::process::ExitCode;
 
 use anyhow::bail;
@@ -11,6 +13,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
+use self::current_endpoints::CurrentEndpoints;
 use super::{connection::ClusterConnection, permission::Permission};
 use crate::{
     api::{DrainAction, EndpointRef, TcpLoadBalancer},
@@ -39,8 +42,8 @@ pub async fn drain(connection: &ClusterConnection, flags: &DrainFlags) -> anyhow
     };
     let mut text = result(&object);
     text.push_str(&format!("new connections go to other endpoints, or are refused if there are none; {open}\n"));
-    for name in missing_pods(connection, &flags.endpoints).await {
-        text.push_str(&format!("note: pod {}/{name} does not exist: check the name\n", connection.namespace));
+    for note in notes(connection, &object, &flags.endpoints).await {
+        text.push_str(&format!("note: {note}\n"));
     }
     print(&text)?;
     Ok(ExitCode::SUCCESS)
@@ -139,14 +142,52 @@ async fn change(
     }
 }
 
-/// The named pods that do not exist. Without the permission to read pods, none.
-async fn missing_pods(connection: &ClusterConnection, endpoints: &[EndpointRef]) -> Vec<String> {
-    let mut missing = Vec::new();
-    for endpoint in endpoints {
-        let EndpointRef::Pod(name) = endpoint else { continue };
-        if matches!(connection.get::<Pod>(&connection.namespace, name).await, Ok(None)) {
-            missing.push(name.clone());
+/// Notes about entries that match no endpoint now. They are not errors, because an entry may be for a later endpoint.
+/// Without the permissions to read pods and EndpointSlices, there are none.
+async fn notes(connection: &ClusterConnection, object: &TcpLoadBalancer, entries: &[EndpointRef]) -> Vec<String> {
+    let current = CurrentEndpoints::read(connection, &object.spec).await;
+    let mut notes = Vec::new();
+    for entry in entries {
+        if is_missing_pod(connection, entry).await {
+            notes.push(format!("pod {}/{entry} does not exist: check the name", connection.namespace));
+        } else if let Some(current) = &current {
+            notes.extend(unmatched(object, entry, current));
         }
     }
-    missing
+    notes
+}
+
+async fn is_missing_pod(connection: &ClusterConnection, entry: &EndpointRef) -> bool {
+    let EndpointRef::Pod(name) = entry else { return false };
+    matches!(connection.get::<Pod>(&connection.namespace, name).await, Ok(None))
+}
+
+/// The note about an entry that matches no endpoint now.
+fn unmatched(object: &TcpLoadBalancer, entry: &EndpointRef, current: &CurrentEndpoints) -> Option<String> {
+    if current.may_include(entry) {
+        return None;
+    }
+    let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+    Some(format!("{entry} is not an endpoint of {namespace}/{name} now; it is drained when it becomes one"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{current_endpoints::tests::endpoints, *};
+
+    #[test]
+    fn an_entry_that_matches_no_endpoint_has_a_note() {
+        let backends = json!([{"addresses": ["10.0.0.8:5432"]}]);
+        let object = json!({
+            "apiVersion": "tcplb.io/v1alpha1",
+            "kind": "TcpLoadBalancer",
+            "metadata": {"namespace": "shop", "name": "pg"},
+            "spec": {"listeners": [{"port": 5432}], "backends": backends},
+        });
+        let object: TcpLoadBalancer = serde_json::from_value(object).unwrap();
+        let note = |entry: &str| unmatched(&object, &entry.parse().unwrap(), &endpoints(backends.clone()));
+        assert_eq!(note("10.0.0.8"), None);
+        let expected = "10.9.9.9 is not an endpoint of shop/pg now; it is drained when it becomes one";
+        assert_eq!(note("10.9.9.9").as_deref(), Some(expected));
+    }
 }

@@ -102,6 +102,7 @@ fn endpoints_are_drained_and_used_again(kubeconfig: &Path) {
     assert_eq!(code, 0, "{told}");
     assert!(told.starts_with("tcploadbalancer shop/pg: drained: pg-0, 10.0.0.1:5432\n"), "{told}");
     assert!(told.contains("open connections are kept") && told.contains("pod shop/pg-0 does not exist"), "{told}");
+    assert!(told.contains("note: 10.0.0.1:5432 is not an endpoint of shop/pg now"), "{told}");
     assert!(run("drain pg pg-0 pg-1").1.starts_with("tcploadbalancer shop/pg: drained: pg-0, 10.0.0.1:5432, pg-1\n"));
     assert_eq!(run("undrain pg pg-0").1, "tcploadbalancer shop/pg: drained: 10.0.0.1:5432, pg-1\n");
     let (code, _, error) = run("undrain pg pg-0");
