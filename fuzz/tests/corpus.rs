@@ -55,8 +55,8 @@ fn has_property(property: Property, input: &[u8]) -> bool {
 fn inputs(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
     let inputs = fs::read_dir(&corpus).unwrap_or_else(|error| panic!("{}: {error}", corpus.display()));
-    let paths = inputs.map(|input| input.unwrap().path());
-    paths.map(|path| (path.clone(), fs::read(path).unwrap())).collect()
+    let paths = inputs.map(|input| input.expect("the folder can be read").path());
+    paths.map(|path| (path.clone(), fs::read(path).expect("the input can be read"))).collect()
 }
 
 /// An input of the corpus with a few random changes.
