@@ -13,7 +13,7 @@ use tokio::{
 
 use super::facts::{AttemptOutcome, ConnectionAttempt, InstallationFacts, key};
 use crate::{
-    api::{AddressType, Placement, TcpLoadBalancer},
+    api::{AddressType, Listener, Placement, TcpLoadBalancer},
     kubectl::{connection::ClusterConnection, permission::Permission, replica::ReplicaPod},
     model::{ListenerOutcome, ObjectKey},
     printable::printable,
@@ -39,7 +39,7 @@ struct AttemptTarget<'a> {
     replica: Option<(&'a ReplicaPod, u16)>,
 }
 
-/// Connects to the first listener of each load balancer, at each of its addresses.
+/// Connects to a listener of each load balancer, at each of its addresses.
 pub async fn attempts(connection: &ClusterConnection, facts: &InstallationFacts) -> Vec<ConnectionAttempt> {
     let targets = facts.load_balancers().iter().flat_map(|object| targets(object, facts));
     let connecting = targets.map(async |target| attempt(connection, target).await);
@@ -47,7 +47,7 @@ pub async fn attempts(connection: &ClusterConnection, facts: &InstallationFacts)
 }
 
 fn targets<'a>(object: &TcpLoadBalancer, facts: &'a InstallationFacts) -> Vec<AttemptTarget<'a>> {
-    let (Some(listener), Some(status)) = (object.spec.listeners.first(), &object.status) else { return Vec::new() };
+    let (Some(listener), Some(status)) = (tested_listener(object), &object.status) else { return Vec::new() };
     let object_key = key(object);
     let is_host = object.spec.placement == Some(Placement::Host);
     let external = external_addresses(&object_key, facts);
@@ -72,6 +72,13 @@ fn targets<'a>(object: &TcpLoadBalancer, facts: &'a InstallationFacts) -> Vec<At
         replica,
     };
     addresses.map(target).collect()
+}
+
+/// The first listener that picks an endpoint without waiting for the client's first bytes, otherwise the first one.
+fn tested_listener(object: &TcpLoadBalancer) -> Option<&Listener> {
+    let listeners = &object.spec.listeners;
+    let plain = listeners.iter().find(|listener| listener.tls.is_none() && listener.proxy_protocol.is_none());
+    plain.or(listeners.first())
 }
 
 /// The addresses that a cloud assigned to the managed Service of a load balancer, as in its status.
@@ -157,6 +164,20 @@ mod tests {
         assert_eq!(internal(&object, &facts), [false, false, false, true]);
         object.spec.placement = Some(Placement::Host);
         assert_eq!(internal(&object, &facts), [false, false, false, false]);
+    }
+
+    #[test]
+    fn a_listener_that_picks_an_endpoint_at_once_is_preferred() {
+        let mut object = object();
+        let mut tested = |listeners: serde_json::Value| {
+            object.spec.listeners = serde_json::from_value(listeners).unwrap();
+            tested_listener(&object).map(|listener| listener.port)
+        };
+        let tls = json!({"port": 1, "tls": {"mode": "Passthrough"}});
+        let proxied = json!({"port": 2, "proxyProtocol": {"mode": "Required", "trustedNetworks": ["10.0.0.0/8"]}});
+        assert_eq!(tested(json!([tls, proxied, {"port": 3}, {"port": 4}])), Some(3));
+        assert_eq!(tested(json!([tls, proxied])), Some(1));
+        assert_eq!(tested(json!([])), None);
     }
 
     #[test]
