@@ -17,7 +17,10 @@ use serde_json::json;
 use tokio::{io::AsyncReadExt, net::TcpListener, sync::oneshot, time::timeout};
 
 use super::*;
-use crate::{api::Placement, model::Served};
+use crate::{
+    api::Placement,
+    model::{ReplicaReport, Served},
+};
 
 fn service() -> ObjectKey {
     ObjectKey::new("tcplb", "replicas")

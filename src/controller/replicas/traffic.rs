@@ -12,8 +12,8 @@ use tracing::{info, warn};
 
 use super::{
     super::AdminToken,
-    Replicas,
     admin_connection::{AdminConnection, AdminError, read},
+    known::Replicas,
 };
 use crate::{
     instruments::TrafficRequest,
