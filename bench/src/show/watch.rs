@@ -68,8 +68,15 @@ fn per_second(counts: &[(f64, f64)]) -> f64 {
     (count - count_before) / (now - before).max(1.0)
 }
 
-pub fn largest(points: &[(f64, f64)]) -> f64 {
-    points.iter().map(|(_, value)| *value).fold(0.0, f64::max)
+/// The largest average of the values in an interval of this many seconds. On a busy machine, connections are counted
+/// late, and those of two seconds in one.
+pub fn largest_average(points: &[(f64, f64)], seconds: f64) -> f64 {
+    let averages = points.iter().enumerate().map(|(index, (now, _))| {
+        let recent = points[..=index].iter().rev().take_while(|(at, _)| *at > now - seconds);
+        let (count, sum) = recent.fold((0.0, 0.0), |(count, sum), (_, value)| (count + 1.0, sum + value));
+        sum / count
+    });
+    averages.fold(0.0, f64::max)
 }
 
 /// The time of the last value that satisfies the condition.
@@ -80,6 +87,14 @@ pub fn last(points: &[(f64, f64)], is_meant: impl Fn(f64) -> bool) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_second_with_connections_of_another_one_does_not_change_the_average_much() {
+        let values = [60.0, 60.0, 20.0, 100.0, 60.0, 60.0];
+        let points: Vec<_> = values.iter().zip(1..).map(|(value, second)| (f64::from(second), *value)).collect();
+        assert_eq!(largest_average(&points, 1.0), 100.0);
+        assert!(largest_average(&points, 3.0) < 74.0);
+    }
 
     #[test]
     fn a_late_look_does_not_make_a_rate() {
