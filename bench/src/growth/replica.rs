@@ -83,7 +83,7 @@ pub async fn replica(options: ReplicaOptions) -> Result<()> {
 async fn measure(plan: ClusterPlan, options: &ReplicaOptions) -> Result<()> {
     let ClusterPlan { role, load_balancers, endpoints, unreferenced, .. } = plan;
     println!(
-        "{role:?}, {load_balancers} load balancers with {endpoints} endpoints, {unreferenced} unreferenced EndpointSlices"
+        "{role:?}, {load_balancers} load balancers with {endpoints} endpoints, {unreferenced} unreferenced Services"
     );
     let directory = TempDir::create(&format!("replica-{role:?}"))?;
     let cluster = SimulatedCluster::create(plan, &directory.path).await?;
