@@ -274,31 +274,17 @@ fn expired_entries_are_removed() {
     assert_eq!(door.admission.table().guaranteed(), 2 * half, "the part of a listener that is gone is the others'");
 }
 
-/// The CPU time of this thread for some work.
-fn cpu_time(work: impl FnOnce()) -> Duration {
-    let now = || {
-        let times = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-        Duration::from_nanos(times.split(' ').next().unwrap().parse().unwrap())
-    };
-    let begun = now();
-    work();
-    now() - begun
-}
-
 #[test]
 fn new_addresses_cost_no_more_each_the_more_there_are() {
-    let cost = |addresses: u32| {
-        let mut door = Door::new(Limits { new_connections_per_source: rate(1, SECOND, 1), ..Limits::default() });
-        cpu_time(|| {
-            for n in 0..addresses {
-                // Some entries can be removed at any time, and the table is full for most of it.
-                door.now += Duration::from_micros(5);
-                let _ = door.enter(nth(n));
-            }
-        })
+    let limits = || Limits { new_connections_per_source: rate(1, SECOND, 1), ..Limits::default() };
+    let enter = |(door, addresses): &mut (Door, usize)| {
+        for n in 0..*addresses as u32 {
+            // Some entries can be removed at any time, and the table is full for most of it.
+            door.now += Duration::from_micros(5);
+            let _ = door.enter(nth(n));
+        }
     };
-    let costs = [250_000, 500_000, 1_000_000].map(cost);
-    assert!(costs[1] < 3 * costs[0] && costs[2] < 3 * costs[1], "{costs:?} for n, 2n and 4n addresses");
+    crate::cost::assert_grows_no_faster_than_n_log_n(250_000, |addresses| (Door::new(limits()), addresses), enter);
 }
 
 #[test]
