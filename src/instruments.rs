@@ -300,7 +300,7 @@ mod tests {
         let (answer, ()) = tokio::join!(instruments.replica_traffic(), answering);
         assert_eq!(answer.as_ref(), Some(&traffic));
         drop(requests);
-        assert_eq!(instruments.replica_traffic().await, None, "nobody answers");
+        assert_eq!(instruments.replica_traffic().await, None, "the receiver of requests is gone");
         drop(term);
         assert_eq!(instruments.replica_traffic().await, None, "the term has ended");
     }

@@ -1,4 +1,4 @@
-//! What is known about the ready proxies.
+//! The ready proxies with their last reports, and the differences between two moments.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
