@@ -12,6 +12,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     mem,
     sync::Arc,
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -36,6 +37,10 @@ use crate::{
     model::{Close, DrainCause, Report, Snapshot, UpstreamKey},
     upstream::{ChangeLog, Endpoint, Upstream, in_place},
 };
+
+/// The time after which draining endpoints without connections are ignored. Until then, a connection that was assigned
+/// just before the drain began may appear.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub struct Drainer {
     pub shared: Arc<Shared>,
@@ -64,9 +69,9 @@ impl Drainer {
             select! {
                 changed = reports.changed() => match changed {
                     Ok(()) => in_place(|| {
-                        let view = self.view.load();
-                        known.follow(&view, &self.changes);
-                        plans.follow(known.drain_input(&view), Instant::now());
+                        let (view, now) = (self.view.load(), Instant::now());
+                        known.follow(&view, &self.changes, now);
+                        plans.follow(known.drain_input(&view), now);
                     }),
                     Err(_) => return,
                 },
@@ -108,10 +113,13 @@ struct DrainingEndpoints {
 struct UpstreamDrains {
     upstream: Arc<Upstream>,
     endpoints: Vec<(Arc<Endpoint>, DrainCause, Option<Close>)>,
+    /// The time at which they were read.
+    since: Instant,
 }
 
 impl DrainingEndpoints {
-    fn follow(&mut self, view: &View, changes: &ChangeLog) {
+    fn follow(&mut self, view: &View, changes: &ChangeLog, now: Instant) {
+        self.remove_idle(now);
         // The changes are taken first, so that a change in between is not missed.
         let (seen, changed) = changes.since(self.seen);
         self.seen = seen;
@@ -121,26 +129,36 @@ impl DrainingEndpoints {
         let (Some(mut changed), Some(listeners), true) =
             (changed, listeners, Arc::ptr_eq(&self.upstreams, &view.upstreams))
         else {
-            return self.read_all(view);
+            return self.read_all(view, now);
         };
         changed.extend(listeners.into_iter().map(|key| UpstreamKey { object: key.object }));
         for key in changed {
             if let Ok(place) = view.upstreams.binary_search_by(|(other, _)| other.cmp(&key)) {
-                self.read(&key, &view.upstreams[place].1);
+                self.read(&key, &view.upstreams[place].1, now);
             }
         }
     }
 
-    fn read_all(&mut self, view: &View) {
+    /// Removes draining endpoints without connections. They get no new ones before the next change of their upstream.
+    fn remove_idle(&mut self, now: Instant) {
+        self.draining.retain(|_, drains| {
+            if now >= drains.since + IDLE_TIMEOUT {
+                drains.endpoints.retain(|(endpoint, ..)| endpoint.active() > 0);
+            }
+            !drains.endpoints.is_empty()
+        });
+    }
+
+    fn read_all(&mut self, view: &View, now: Instant) {
         self.upstreams = view.upstreams.clone();
         (self.draining, self.rebalanced) = Default::default();
         for (key, upstream) in &*view.upstreams {
-            self.read(key, upstream);
+            self.read(key, upstream, now);
         }
     }
 
-    fn read(&mut self, key: &UpstreamKey, upstream: &Arc<Upstream>) {
-        let drains = UpstreamDrains { upstream: upstream.clone(), endpoints: upstream.draining() };
+    fn read(&mut self, key: &UpstreamKey, upstream: &Arc<Upstream>, since: Instant) {
+        let drains = UpstreamDrains { upstream: upstream.clone(), endpoints: upstream.draining(), since };
         match drains.endpoints.is_empty() {
             true => drop(self.draining.remove(key)),
             false => drop(self.draining.insert(key.clone(), drains)),
@@ -154,7 +172,7 @@ impl DrainingEndpoints {
     /// The draining endpoints, and the draining listeners of a view.
     fn drain_input<'a>(&self, view: &'a View) -> DrainInput<'a> {
         let mut draining = BTreeMap::new();
-        for UpstreamDrains { upstream, endpoints } in self.draining.values() {
+        for UpstreamDrains { upstream, endpoints, .. } in self.draining.values() {
             for (endpoint, cause, close) in endpoints {
                 let (upstream, endpoint, reason) = (upstream.clone(), endpoint.clone(), reason_for(*cause));
                 let object = upstream.key().object.clone();
@@ -181,3 +199,6 @@ fn reason_for(cause: DrainCause) -> CloseReason {
         DrainCause::Failback => CloseReason::Failback,
     }
 }
+
+#[cfg(test)]
+mod tests;
