@@ -36,6 +36,7 @@ families! {
     GUARANTEED: "tcplb_connections_guaranteed" Gauge None, LOAD_BALANCER, "Connections guaranteed to the load balancer, regardless of the connections of others";
     SOURCES: "tcplb_source_entries" Gauge None, LISTENER, "Client addresses that are tracked for limits per source";
     DRAINING: "tcplb_connections_draining" Gauge None, &["load_balancer_namespace", "load_balancer", "reason"], "Open connections being drained, by close reason";
+    OVERDUE: "tcplb_connections_draining_overdue" Gauge None, &["load_balancer_namespace", "load_balancer", "reason"], "Open connections of overdue drains, by close reason: all should have been closed more than 60 s ago";
     RELAYED: "tcplb_relayed" Counter Some(Unit::Bytes), &["load_balancer_namespace", "load_balancer", "port", "direction"], "Bytes relayed so far, also of open connections; direction is to_backend or to_client";
     CONNECT: "tcplb_connect_duration" Histogram Some(Unit::Seconds), LISTENER, "Time from the choice of the first endpoint to an established connection, including failed attempts";
     DURATION: "tcplb_connection_duration" Histogram Some(Unit::Seconds), LISTENER, "Duration of closed and refused connections";

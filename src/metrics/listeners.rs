@@ -2,17 +2,19 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
+use tokio::time::Instant;
+
 use super::{
     encoder::{Encoder, Labels, occurred},
     family::{
         ACCEPTED, ACTIVE, BACKEND_CERTIFICATE, BACKEND_HANDSHAKES, CERTIFICATE, CLOSED, CONNECT, DRAINING, DURATION,
-        GUARANTEED, HANDSHAKES, LISTENER, LOAD_BALANCER, RELAYED, SOURCES,
+        GUARANTEED, HANDSHAKES, LISTENER, LOAD_BALANCER, OVERDUE, RELAYED, SOURCES,
     },
 };
 use crate::{
     model::Snapshot,
     proxy::{
-        ListenerState, Monitor,
+        Draining, ListenerState, Monitor,
         accounting::{CONNECT_BOUNDS, CloseReason, DURATION_BOUNDS, Totals},
     },
 };
@@ -25,7 +27,7 @@ pub fn encode(
     snapshot: &Snapshot,
 ) -> fmt::Result {
     encode_connections(encoder, listeners)?;
-    encoder.gauges(&DRAINING, draining(monitor))?;
+    encode_drains(encoder, &monitor.draining())?;
     encode_traffic(encoder, listeners)?;
     encode_handshakes(encoder, listeners)?;
     encode_certificates(encoder, snapshot)
@@ -71,14 +73,21 @@ fn encode_connections(encoder: &mut Encoder<'_, '_>, listeners: &[ListenerSample
     encoder.gauges(&SOURCES, sources.map(|(l, count)| (l.labels(), count as i64)))
 }
 
-/// The number of draining connections by load balancer and reason.
-fn draining(monitor: &Monitor) -> Vec<(Labels<'static>, i64)> {
-    let mut open: BTreeMap<_, i64> = BTreeMap::new();
-    for departing in &*monitor.draining() {
-        *open.entry((departing.object.clone(), departing.reason)).or_default() += departing.resource.open() as i64;
+/// Writes the numbers of draining and overdue connections by load balancer and reason.
+fn encode_drains(encoder: &mut Encoder<'_, '_>, draining: &[Draining]) -> fmt::Result {
+    let now = Instant::now();
+    let mut counts: BTreeMap<_, (i64, i64)> = BTreeMap::new();
+    for drain in draining {
+        let open = drain.resource.open() as i64;
+        let (all, overdue) = counts.entry((&drain.object, drain.reason)).or_default();
+        *all += open;
+        *overdue += if drain.is_overdue(now) { open } else { 0 };
     }
     let labels = |object, reason: CloseReason| Labels::of(DRAINING.labels, object, [reason.label().into()]);
-    open.iter().map(|((object, reason), open)| (labels(object, *reason), *open)).collect()
+    let all = counts.iter().map(|((object, reason), (all, _))| (labels(object, *reason), *all));
+    encoder.gauges(&DRAINING, all)?;
+    let overdue = counts.iter().map(|((object, reason), (_, overdue))| (labels(object, *reason), *overdue));
+    encoder.gauges(&OVERDUE, overdue)
 }
 
 fn encode_traffic(encoder: &mut Encoder<'_, '_>, listeners: &[ListenerSample]) -> fmt::Result {

@@ -3,6 +3,9 @@ use std::{num::NonZeroU32, time::Duration};
 use jiff::fmt::serde::unsigned_duration::friendly::compact as duration;
 use serde::Serialize;
 
+/// The time after its deadline from which a drain with open connections is overdue. Drains close connections in steps.
+pub const DRAIN_TOLERANCE: Duration = Duration::from_secs(60);
+
 /// The schedule for closing the connections of a drained endpoint, listener or process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]

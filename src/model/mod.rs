@@ -33,7 +33,7 @@ pub use check::{
     RedisSession, Role, Transport,
 };
 pub use connections::{ConnectionList, ConnectionOrder, ConnectionView};
-pub use drain::{Close, DrainCause, EndpointDrain, ListenerDrain, Rebalance};
+pub use drain::{Close, DRAIN_TOLERANCE, DrainCause, EndpointDrain, ListenerDrain, Rebalance};
 pub use key::{EndpointKey, ListenerKey, ObjectKey, UpstreamKey};
 pub use listener::{
     Access, AccessLogMode, AccessLogSettings, Keepalive, Limits, Listener, ProxyMode, ProxyProtocol, Rate, Route,

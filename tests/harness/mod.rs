@@ -311,10 +311,15 @@ pub fn free_address() -> SocketAddr {
 }
 
 /// Repeats a check until it succeeds, up to the time limit. The check is about a state, never a time.
-pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + WAIT_LIMIT;
+pub fn wait_until(what: &str, holds: impl FnMut() -> bool) {
+    wait_within(WAIT_LIMIT, what, holds);
+}
+
+/// The same, with another time limit.
+pub fn wait_within(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + limit;
     while !holds() {
-        assert!(Instant::now() < deadline, "{what}: not within {WAIT_LIMIT:?}");
+        assert!(Instant::now() < deadline, "{what}: not within {limit:?}");
         thread::sleep(Duration::from_millis(10));
     }
 }

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// The series of a cluster without faults, with a value for each minute.
-const HEALTHY: [(&str, &str); 27] = [
+const HEALTHY: [(&str, &str); 28] = [
     ("up{container='tcplb',namespace='tcplb-system',pod='tcplb-0',instance='a'}", "1+0x240"),
     (
         "tcplb_load_balancer_condition{load_balancer_namespace='shop',load_balancer='pg',type='Ready',status='True'}",
@@ -64,7 +64,7 @@ const HEALTHY: [(&str, &str); 27] = [
     ("tcplb_process_connections_limit{instance='a'}", "1000+0x240"),
     (
         "tcplb_connections_draining{load_balancer_namespace='shop',load_balancer='pg',reason='endpoint_removed'}",
-        "9+0x30 0+0x200",
+        "9+0x240",
     ),
     ("tcplb_replicas{state='silent',pod='tcplb-0'}", "0+0x240"),
     ("tcplb_leader{lease='tcplb',namespace='tcplb-system',pod='tcplb-0'}", "1+0x240"),
@@ -76,6 +76,11 @@ const HEALTHY: [(&str, &str); 27] = [
     ("tcplb_build_info{version='1'}", "1+0x240"),
     // A replica has been replaced.
     ("tcplb_replicas{state='unready',pod='tcplb-0'}", "1+0x5 0+0x240"),
+    // A rate limit has delayed the end of a drain. The other drains last for hours.
+    (
+        "tcplb_connections_draining_overdue{load_balancer_namespace='shop',load_balancer='pg',reason='endpoint_removed'}",
+        "9+0x5 0+0x240",
+    ),
 ];
 
 /// Series that each cause an alert, instead of or in addition to the healthy ones.
@@ -98,7 +103,7 @@ const FAULTS: [(&str, &[(&str, &str)]); 19] = [
     ("TcplbCertificateExpiresSoon", &[(HEALTHY[12].0, "600000+0x240")]),
     ("TcplbCertificateExpiresSoon", &[(HEALTHY[13].0, "600000+0x240")]),
     ("TcplbDescriptorsNearLimit", &[(HEALTHY[15].0, "450+0x240")]),
-    ("TcplbDrainStuck", &[(HEALTHY[17].0, "9+0x240")]),
+    ("TcplbDrainStuck", &[(HEALTHY[27].0, "9+0x240")]),
     ("TcplbReplicasDown", &[(HEALTHY[0].0, "0+0x240")]),
     ("TcplbReplicasNotReady", &[(HEALTHY[26].0, "1+0x240")]),
     ("TcplbAbsent", &[(HEALTHY[25].0, "_x240")]),

@@ -38,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     authority::Authority,
-    harness::{self, Client, EchoServer, Folder, Tcplb, free_address, manifest, visit, wait_until},
+    harness::{self, Client, EchoServer, Folder, Tcplb, free_address, manifest, visit, wait_until, wait_within},
     needs,
     prometheus_server::Prometheus,
     queries::{alerts, panels, rules},
@@ -139,11 +139,16 @@ fn with_few_descriptors(folder: &Folder, tls: SocketAddr, server: &EchoServer) -
     (tcplb, clients)
 }
 
+/// The connections of a drain that closes one in a second: some are open at the end of the test.
+const DRAINING: usize = 150;
+/// A drain is overdue a minute after its deadline.
+const OVERDUE_LIMIT: Duration = Duration::from_secs(90);
+
 /// A process with one load balancer for each fault, and one without.
 struct Faulty {
     tcplb: Tcplb,
     traffic: Traffic,
-    _open: (Client, Client, TcpListener),
+    _open: (Client, Vec<Client>, TcpListener),
 }
 
 /// Load balancers that get connections.
@@ -165,6 +170,7 @@ impl Traffic {
 
 impl Faulty {
     fn start(folder: &Folder, server: &EchoServer, tls: SocketAddr) -> Self {
+        harness::raise_descriptor_limit();
         let [healthy, sealed, full, broken, half, none, draining, taken, named] = [(); 9].map(|()| free_address());
         let (closed, checks) = (free_address(), "healthCheck: {active: {type: TCP, interval: 1s}}");
         let client = Authority::new().issue("proxy.example.com");
@@ -192,16 +198,20 @@ impl Faulty {
         write("none", none, &[closed], checks);
         write("taken", taken, &[server.address], "");
         write("named", named, &[server.address], "");
-        let drain = "drain: {listenerRemoved: {after: 1h, spread: 1s}}";
+        let drain = "drain: {listenerRemoved: {after: 0s, maxPerSecond: 1}}";
         let removed = write("draining", draining, &[server.address], drain);
         let occupied = TcpListener::bind(taken).unwrap();
         let tcplb = Tcplb::standalone(&[folder.path()]).ready();
-        let [in_full, in_draining] = [full, draining].map(|address| {
+        let connected = |address| {
             let mut client = Client::connect(address);
             client.echo("open").unwrap();
             client
-        });
+        };
+        let (in_full, in_draining) = (connected(full), (0..DRAINING).map(|_| connected(draining)).collect());
         fs::remove_file(removed).unwrap();
+        wait_within(OVERDUE_LIMIT, "the drain is overdue", || {
+            tcplb.metric("tcplb_connections_draining_overdue", &[]) > 0.0
+        });
         let traffic = Traffic { healthy, sealed, full, broken };
         Self { tcplb, traffic, _open: (in_full, in_draining, occupied) }
     }

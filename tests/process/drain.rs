@@ -26,6 +26,10 @@ fn drains_are_shown_until_the_endpoint_returns() {
     let what = one.address.to_string();
     assert!(line.contains(&what) && line.contains("connections=3") && line.contains("endpoint_removed"), "{line}");
     wait_until("the metric tells it", || draining(&tcplb) == 3.0);
+    let not_overdue = "tcplb_connections_draining_overdue{load_balancer_namespace=\"default\",load_balancer=\"shop\",\
+                       reason=\"endpoint_removed\"} 0";
+    let metrics = tcplb.metrics();
+    assert!(metrics.lines().any(|line| line == not_overdue), "{metrics}");
     let snapshot = tcplb.snapshot();
     let draining = &snapshot["draining"][0];
     assert_eq!(

@@ -92,6 +92,7 @@ fn the_served_names_types_and_labels_are_the_documented_ones() {
         "tcplb_api_writes_total",
         "tcplb_backend_tls_handshakes_total",
         "tcplb_connections_draining",
+        "tcplb_connections_draining_overdue",
         "tcplb_leader",
         "tcplb_load_balancer_condition",
         "tcplb_proxy_ports",

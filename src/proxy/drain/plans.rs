@@ -10,7 +10,7 @@ use tracing::info;
 
 use crate::{
     drain::{Pace, Schedule, parts_of},
-    model::{Close, ObjectKey, UpstreamKey},
+    model::{Close, DRAIN_TOLERANCE, ObjectKey, UpstreamKey},
     proxy::{
         accounting::CloseReason,
         listener::ListenerState,
@@ -68,6 +68,13 @@ pub struct Draining {
     pub resource: DrainingResource,
     /// The time at which the last connection is due to be closed. A limit of the rate may delay it.
     pub until: Instant,
+}
+
+impl Draining {
+    /// True if all connections should have been closed more than [`DRAIN_TOLERANCE`] ago.
+    pub fn is_overdue(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.until) > DRAIN_TOLERANCE
+    }
 }
 
 type DrainKey = (DrainTarget, CloseReason);

@@ -1,6 +1,6 @@
 //! Drains that are not complete when they are due.
 
-use jiff::SignedDuration;
+use std::time::Duration;
 
 use crate::{
     kubectl::{
@@ -10,11 +10,8 @@ use crate::{
         },
         replica::ReplicaPod,
     },
-    model::DrainView,
+    model::{DRAIN_TOLERANCE, DrainView},
 };
-
-/// The time after which a drain is late. Drains close connections in steps.
-const LATE: SignedDuration = SignedDuration::from_secs(60);
 
 /// Compares the due times of drains with the clocks of the replicas. Terminating replicas are checked too.
 pub fn drains(facts: &InstallationFacts, all: &DoctorFacts) -> Vec<CheckResult> {
@@ -24,8 +21,9 @@ pub fn drains(facts: &InstallationFacts, all: &DoctorFacts) -> Vec<CheckResult> 
         let clock = pages.date.unwrap_or_else(|| all.server_time());
         let of_namespace = pages.picture.draining.iter().filter(|drain| is_of_namespace(drain, facts));
         results.extend(of_namespace.filter_map(|drain| {
-            let delay = clock.duration_since(drain.until?);
-            (drain.active > 0 && delay > LATE).then(|| late(drain, delay, pod))
+            // Negative before the deadline.
+            let delay = Duration::try_from(clock.duration_since(drain.until?)).ok()?;
+            (drain.active > 0 && delay > DRAIN_TOLERANCE).then(|| late(drain, delay, pod))
         }));
     }
     let ok = || format!("no drain is late in {}", count(known, "replica"));
@@ -37,7 +35,7 @@ fn is_of_namespace(drain: &DrainView, facts: &InstallationFacts) -> bool {
     facts.namespace.is_none() || namespace == facts.namespace.as_deref()
 }
 
-fn late(drain: &DrainView, delay: SignedDuration, pod: &ReplicaPod) -> CheckResult {
+fn late(drain: &DrainView, delay: Duration, pod: &ReplicaPod) -> CheckResult {
     let DrainView { load_balancer, what, reason, active, .. } = drain;
     // Listeners are named NAMESPACE/NAME:PORT.
     let resource = if what.contains('/') { "listener" } else { "endpoint" };

@@ -75,6 +75,19 @@ fn each_close_reason_has_its_own_rate() {
 }
 
 #[test]
+fn a_drain_is_overdue_a_minute_after_its_deadline() {
+    let (slow, now) = (resource(1, 100), Instant::now());
+    let close =
+        Some(Close { after: Duration::from_secs(30), spread: Duration::ZERO, max_per_second: NonZeroU32::new(1) });
+    let mut plans = DrainPlans::default();
+    plans.follow(input(&[(&slow, CloseReason::EndpointRemoved, close)]), now);
+    let draining = plans.take_changed().unwrap();
+    for (seconds, is_overdue) in [(0, false), (30, false), (90, false), (91, true)] {
+        assert_eq!(draining[0].is_overdue(now + Duration::from_secs(seconds)), is_overdue, "after {seconds} s");
+    }
+}
+
+#[test]
 fn a_target_with_two_causes_is_drained_at_both_rates() {
     use CloseReason::{EndpointRemoved, EndpointTerminating};
     let now = Instant::now();

@@ -11,7 +11,7 @@ use crate::{
     clients::{Connection, Failure},
     cluster::{self, WAIT_LIMIT, eventually, image},
     harness,
-    load::Load,
+    load::{Guests, Load},
     program::locate,
     scenario::{Scenario, scenario},
     scenarios::{certificates::Certificate, traffic::served},
@@ -65,7 +65,7 @@ async fn faults_of_load_balancers_are_reported_everywhere_in_the_same_words() {
         let reported = async |fault: ConditionFault| surfaces.report_condition(&fault, labels(fault.name)).await;
         join_all(CONDITIONS.map(reported)).await;
         a_reached_limit_is_reported(scenario, &surfaces).await;
-        a_drain_without_an_end_is_reported(scenario, &surfaces).await;
+        an_overdue_drain_is_reported(scenario, &surfaces).await;
     })
     .await;
 }
@@ -140,19 +140,18 @@ async fn a_reached_limit_is_reported(scenario: &Scenario, surfaces: &Surfaces<'_
     load.end().await;
 }
 
-async fn a_drain_without_an_end_is_reported(scenario: &Scenario, surfaces: &Surfaces<'_>) {
-    let drain = "drain: {endpointDrained: {after: 1h}}";
+async fn an_overdue_drain_is_reported(scenario: &Scenario, surfaces: &Surfaces<'_>) {
+    // The replicas close one connection in a second each.
+    let drain = "drain: {endpointDrained: {after: 0s, maxPerSecond: 1}}";
     scenario.apply(&load_balancer_with("draining", LISTENER, "echo", drain)).await;
     let address = scenario.programmed("draining").await;
     served(address).await;
-    let mut open = Connection::open(address).await.unwrap();
-    let (code, told) = scenario.kubectl_tcplb(&["drain", "draining", &open.backend]).await;
+    let guests = Guests::arrive(address, 400).await;
+    let drained = guests.at.keys().next().unwrap();
+    let (code, told) = scenario.kubectl_tcplb(&["drain", "draining", drained]).await;
     assert_eq!(code, Some(0), "{told}");
-    scenario
-        .status("a connection is draining", "draining", |status| {
-            status.backends.iter().any(|backend| backend.draining == Some(1))
-        })
-        .await;
+    let overdue = "tcplb_connections_draining_overdue{load_balancer=\"draining\"} > 0";
+    eventually("the drain is overdue", 2 * WAIT_LIMIT, async || !surfaces.query(overdue).is_empty()).await;
     let reason = "endpoint_drained";
     let fault = Fault {
         command: ["status", "draining"].map(str::to_owned).into(),
@@ -163,5 +162,7 @@ async fn a_drain_without_an_end_is_reported(scenario: &Scenario, surfaces: &Surf
     };
     let alert = surfaces.report(&fault).await;
     assert!(alert.summary.contains(reason), "{alert:?}");
-    open.echo("it is still open").await.unwrap();
+    let (_, told) = scenario.kubectl_tcplb(&["doctor", "--skip-connections"]).await;
+    assert!(told.contains(&format!("({reason}) should have ended")), "{told}");
+    guests.leave().await;
 }
