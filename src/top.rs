@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use self::{
     draw::draw,
-    print::{TopDocument, text},
+    print::{TextRows, TopDocument, text},
     screen::Screen,
     state::{Reaction, TopState},
 };
@@ -76,7 +76,7 @@ where
     stdout::print(&(options.introduction.join("\n") + "\n"))?;
     loop {
         state.observe(std::time::Instant::now(), &read().await?);
-        if !stdout::print(&text(&TopDocument::new(&state)))? {
+        if !stdout::print(&text(&TopDocument::new(&state), TextRows::Usual))? {
             return Ok(());
         }
         tokio::select! {
@@ -110,8 +110,10 @@ where
     }
     let document = TopDocument::new(state);
     stdout::print(&match format {
+        TopFormat::Live | TopFormat::Text => text(&document, TextRows::Usual),
+        TopFormat::Wide => text(&document, TextRows::All),
         TopFormat::Json => document.json(),
-        TopFormat::Live | TopFormat::Text => text(&document),
+        TopFormat::Yaml => document.yaml()?,
     })?;
     Ok(())
 }

@@ -44,8 +44,12 @@ pub enum TopSort {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum TopOutput {
+    /// A line for each load balancer and endpoint.
     Text,
+    /// Also a line for each endpoint in each replica.
+    Wide,
     Json,
+    Yaml,
 }
 
 /// The shortest interval. Rates over less are noise.

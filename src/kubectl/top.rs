@@ -87,7 +87,9 @@ impl From<TopOutput> for TopFormat {
     fn from(output: TopOutput) -> Self {
         match output {
             TopOutput::Text => Self::Text,
+            TopOutput::Wide => Self::Wide,
             TopOutput::Json => Self::Json,
+            TopOutput::Yaml => Self::Yaml,
         }
     }
 }

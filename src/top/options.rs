@@ -45,5 +45,8 @@ pub enum TopFormat {
     /// On a terminal it is updated until a key ends it. Otherwise it is printed once.
     Live,
     Text,
+    /// The text with the rows of replicas.
+    Wide,
     Json,
+    Yaml,
 }

@@ -202,6 +202,11 @@ impl TopState {
         with_endpoints.collect()
     }
 
+    /// The rows of an endpoint in each replica.
+    pub fn replica_rows(&self, endpoint: &RowKey) -> Vec<TopRow> {
+        self.children(endpoint, 2)
+    }
+
     fn push(&self, row: TopRow, visible: &mut Vec<TopRow>) {
         let (key, is_expanded) = (row.key.clone(), row.is_expanded);
         visible.push(row);
@@ -216,12 +221,11 @@ impl TopState {
     fn children(&self, parent: &RowKey, depth: usize) -> Vec<TopRow> {
         let filter = self.filter.to_lowercase();
         let from_parent = self.rows.range(parent.clone()..);
-        let of_parent = from_parent.take_while(|(key, _)| depth == 0 || key.load_balancer == parent.load_balancer);
-        let is_child = |key: &RowKey| {
-            key.depth() == depth
-                && (depth < 2 || key.endpoint == parent.endpoint)
-                && (depth > 0 || self.matches(key, &filter))
-        };
+        let of_parent = from_parent.take_while(|(key, _)| {
+            let of_load_balancer = depth == 0 || key.load_balancer == parent.load_balancer;
+            of_load_balancer && (depth < 2 || key.endpoint == parent.endpoint)
+        });
+        let is_child = |key: &RowKey| key.depth() == depth && (depth > 0 || self.matches(key, &filter));
         let row = |(key, counts): (&RowKey, &RowCounts)| TopRow {
             key: key.clone(),
             counts: *counts,

@@ -187,8 +187,10 @@ fn screens_are_drawn_as_before() {
 #[test]
 fn documents_are_written_as_before() {
     let document = TopDocument::new(&state(3));
-    assert_golden("top.text", &text(&document));
+    assert_golden("top.text", &text(&document, TextRows::Usual));
+    assert_golden("top.replicas", &text(&document, TextRows::All));
     assert_golden("top.json", &document.json());
+    assert_golden("top.yaml", &document.yaml().unwrap());
 }
 
 #[test]

@@ -28,6 +28,10 @@ fn the_table_is_printed_once_without_a_terminal() {
     let (code, text, errors) = run(&["top", &url, "--interval", "1s"]);
     assert_eq!((code, errors.as_str()), (0, ""));
     assert!(text.starts_with("NAME ") && text.contains(&backend.to_string()), "{text}");
+    let (code, wide, _) = run(&["top", &url, "--interval", "1s", "-o", "wide"]);
+    assert!(code == 0 && wide.contains(&format!("\n    {url}")), "{wide}");
+    let (code, yaml, _) = run(&["top", &url, "--interval", "1s", "-o", "yaml"]);
+    assert!(code == 0 && yaml.starts_with("replicas: 1\nrows:\n"), "{yaml}");
     let (code, json, _) = run(&["top", &url, "--interval", "1s", "-o", "json", "--filter", "nothing"]);
     let document: Value = serde_json::from_str(&json).unwrap();
     assert_eq!((code, document["replicas"].as_u64()), (0, Some(1)));
