@@ -8,6 +8,8 @@ COPY bench/Cargo.toml bench/
 COPY fuzz/Cargo.toml fuzz/
 COPY models/Cargo.toml models/
 COPY src src
+# `kubectl tcplb explain` prints these pages.
+COPY docs/*.md docs/
 # Caches outlive a build: what has not changed is not fetched or compiled again, dependencies above all.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \

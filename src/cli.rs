@@ -17,8 +17,8 @@ pub use clap_complete::Shell;
 pub use cluster::{Controller, PlacementName, Sidecar};
 pub use completion::kubectl_completion;
 pub use kubectl::{
-    BundleFlags, ClusterFlags, ClusterTop, ConnectionsFlags, DoctorFlags, DoctorOutput, DrainFlags, FailbackFlags,
-    Kubectl, KubectlCli, KubectlCommand, StatusFlags, StatusOutput, UndrainFlags,
+    BundleFlags, ClusterFlags, ClusterTop, ConnectionsFlags, DoctorFlags, DoctorOutput, DrainFlags, ExplainFlags,
+    FailbackFlags, Kubectl, KubectlCli, KubectlCommand, StatusFlags, StatusOutput, UndrainFlags,
 };
 pub use run::{LogFormat, RunArgs};
 pub use simple::Simple;

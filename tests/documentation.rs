@@ -13,7 +13,7 @@ const MENTIONING: &[&str] = &["src", "charts", "crds", "manifests", "examples", 
 
 /// Files in which sections are mentioned: alerts, and output of `kubectl tcplb`.
 const LINKING: &[&str] =
-    &["charts/tcplb/files/alerts.yaml", "tests/golden-kubectl/doctor.text", "tests/golden-kubectl/status.text"];
+    &["charts/tcplb/files/alerts.yaml", "tests/golden-kubectl/doctor.json", "tests/golden-kubectl/status.json"];
 
 #[test]
 fn every_link_of_the_documentation_leads_to_a_page_and_a_section() {

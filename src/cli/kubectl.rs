@@ -56,6 +56,10 @@ pub enum KubectlCommand {
     ///
     /// Exit code 0: it was shown. 1: no replica can be read.
     Top(ClusterTop),
+    /// Print the section of the documentation about an alert, a reason, a check of doctor or a symptom. Needs no cluster.
+    ///
+    /// Exit code 0: it is printed. 1: there is no such section.
+    Explain(ExplainFlags),
     /// Stop new connections to endpoints of a load balancer, for example before maintenance.
     ///
     /// Adds them to spec.drainedEndpoints. spec.drain.endpointDrained determines when their open connections are closed.
@@ -229,6 +233,12 @@ pub struct BundleFlags {
     /// The number of lines at the end of each log.
     #[arg(long, value_name = "NUMBER", default_value_t = 10_000, value_parser = clap::value_parser!(i64).range(0..))]
     pub log_lines: i64,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct ExplainFlags {
+    /// The alert, reason of a condition, close reason, check of doctor, or symptom. Default: a list of all names.
+    pub name: Option<String>,
 }
 
 #[derive(Args, Clone, Debug)]

@@ -1,13 +1,15 @@
 //! `kubectl tcplb`: inspects the load balancers of a cluster, drains endpoints, and fails
 //! back.
 //!
-//! Each command gathers facts, derives a document, and renders it. Documents and renderings are pure.
+//! Each command gathers facts, derives a document, and renders it. Documents and renderings are pure. `explain` only
+//! prints documentation.
 
 mod admin_pages;
 mod bundle;
 mod connection;
 mod connections;
 mod doctor;
+mod explain;
 #[cfg(test)]
 pub mod golden;
 mod maintenance;
@@ -30,22 +32,23 @@ pub use top::{of_address as top_of_address, sample_of_address};
 /// A sentence for the user.
 pub async fn run(arguments: Kubectl) -> anyhow::Result<ExitCode> {
     let Kubectl { cluster, command } = arguments;
-    let connection = match ClusterConnection::open(&cluster).await {
-        Ok(connection) => connection,
-        Err(error) if matches!(command, KubectlCommand::Doctor(_)) => return doctor::not_run(&error),
-        Err(error) => return Err(error),
-    };
+    let connect = || ClusterConnection::open(&cluster);
     match command {
-        KubectlCommand::Status(flags) => status::run(&connection, &flags).await,
-        KubectlCommand::Connections(flags) => connections::run(&connection, &flags).await,
-        KubectlCommand::Bundle(flags) => bundle::run(&connection, &flags).await,
-        KubectlCommand::Doctor(flags) => doctor::run(&connection, &flags).await,
-        KubectlCommand::Drain(flags) => maintenance::drain(&connection, &flags).await,
+        KubectlCommand::Status(flags) => status::run(&connect().await?, &flags).await,
+        KubectlCommand::Connections(flags) => connections::run(&connect().await?, &flags).await,
+        KubectlCommand::Bundle(flags) => bundle::run(&connect().await?, &flags).await,
+        KubectlCommand::Doctor(flags) => match connect().await {
+            Ok(connection) => doctor::run(&connection, &flags).await,
+            Err(error) => doctor::not_run(&error),
+        },
+        KubectlCommand::Drain(flags) => maintenance::drain(&connect().await?, &flags).await,
+        KubectlCommand::Explain(flags) => explain::run(&flags),
         KubectlCommand::Top(flags) => {
+            let connection = connect().await?;
             let namespace = (!flags.all_namespaces).then_some(connection.namespace.as_str());
             top::of_cluster(&connection, namespace, &flags.top).await
         }
-        KubectlCommand::Undrain(flags) => maintenance::undrain(&connection, &flags).await,
-        KubectlCommand::Failback(flags) => maintenance::failback(&connection, &flags).await,
+        KubectlCommand::Undrain(flags) => maintenance::undrain(&connect().await?, &flags).await,
+        KubectlCommand::Failback(flags) => maintenance::failback(&connect().await?, &flags).await,
     }
 }

@@ -11,6 +11,7 @@ mod connections;
 mod delayed_link;
 mod drain;
 mod examples;
+mod explain;
 mod faults;
 mod foreign_text;
 mod load;

@@ -166,8 +166,9 @@ impl DoctorDocument {
             let object = result.object.as_ref().map(|object| format!("{object}: ")).unwrap_or_default();
             let sentence = Cell::plain(format!("{object}{}", result.message));
             text += &format!("  {} {sentence}\n", Cell::toned(tone.sign(), tone));
-            if let Some(runbook) = &result.runbook {
-                text += &format!("    {}\n", Cell::toned(format!("see {runbook}"), Tone::Faint));
+            if let Some(address) = &result.runbook {
+                let reference = runbook::reference(address, result.check.as_str());
+                text += &format!("    {}\n", Cell::toned(reference, Tone::Faint));
             }
         }
         let (tone, summary) = match (self.errors, self.warnings) {

@@ -6,7 +6,10 @@ use super::document::{
 };
 use crate::{
     api::Placement,
-    kubectl::output::{Cell, TextTable, Tone},
+    kubectl::{
+        output::{Cell, TextTable, Tone},
+        runbook,
+    },
 };
 
 /// Certificates with fewer days are marked.
@@ -157,14 +160,15 @@ fn conditions(object: &LoadBalancerDetails) -> String {
 
 /// The sections about the conditions that are not as desired. Several conditions can have the same reason.
 fn runbooks(object: &LoadBalancerDetails) -> String {
-    let mut addresses: Vec<&str> = Vec::new();
-    for address in object.conditions.iter().filter_map(|details| details.runbook.as_deref()) {
-        if !addresses.contains(&address) {
-            addresses.push(address);
+    let mut references: Vec<String> = Vec::new();
+    for ConditionDetails { condition, runbook } in &object.conditions {
+        let Some(address) = runbook else { continue };
+        let reference = runbook::reference(address, &condition.reason);
+        if !references.contains(&reference) {
+            references.push(reference);
         }
     }
-    let line = |address: &str| format!("{}\n", Cell::toned(format!("see {address}"), Tone::Faint));
-    addresses.into_iter().map(line).collect()
+    references.iter().map(|reference| format!("{}\n", Cell::toned(reference, Tone::Faint))).collect()
 }
 
 /// The replicas with problems, or those whose state is not current.

@@ -27,15 +27,20 @@ pub fn addresses(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+/// The names of sections in a text: see `kubectl tcplb explain NAME`.
+pub fn explained(text: &str) -> impl Iterator<Item = &str> {
+    text.split("see `kubectl tcplb explain ").skip(1).filter_map(|rest| rest.split('`').next())
+}
+
 /// True if a row of the table of faults has the words of a report and its alert.
 pub fn lists(words: &str, alert: &str) -> bool {
     let table = section(TROUBLESHOOTING).expect("the table of faults");
     table.lines().any(|row| row.starts_with('|') && row.contains(words) && row.contains(&format!("[{alert}]")))
 }
 
-/// The section about a reason: that of a condition, or that of a close reason.
+/// The section about a reason of a condition, a close reason, or a check of `kubectl tcplb doctor`.
 pub fn about(reason: &str) -> Option<String> {
-    let pages = ["docs/conditions.md", "docs/close-reasons.md"];
+    let pages = ["docs/conditions.md", "docs/close-reasons.md", "docs/kubectl.md"];
     pages.into_iter().find_map(|page| section(&format!("{page}#{}", reason.to_lowercase())))
 }
 
@@ -46,4 +51,6 @@ fn sections_and_their_addresses_are_found() {
     assert_eq!(section("docs/conditions.md#nothing"), None);
     let text = "Ready: see the log\n    see docs/a.md#b\nsee https://example.com/blob/v1/docs/c.md#d\n";
     assert_eq!(addresses(text).collect::<Vec<_>>(), ["docs/a.md#b", "docs/c.md#d"]);
+    let text = "Ready: see the log\n    see `kubectl tcplb explain drains`\nsee `kubectl tcplb explain Unhealthy`\n";
+    assert_eq!(explained(text).collect::<Vec<_>>(), ["drains", "Unhealthy"]);
 }

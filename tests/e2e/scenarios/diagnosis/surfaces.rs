@@ -9,7 +9,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::documentation::{about, addresses, lists, section};
+use super::documentation::{about, addresses, explained, lists, section};
 use crate::{
     admin_pages::{admin_address, get},
     cluster::{WAIT_LIMIT, eventually, root},
@@ -172,6 +172,9 @@ fn assert_documented(fault: &Fault, told: &str, alert: &FiringAlert) {
     assert!(runbook.contains("**Remedy.**"), "{}: {runbook}", alert.runbook_url);
     for address in addresses(told) {
         assert!(section(address).is_some(), "{address} has no section");
+    }
+    for name in explained(told) {
+        assert!(about(name).is_some(), "{name} has no section");
     }
     assert!(runbook.contains(reason) || about(reason).is_some(), "{reason} has no section, and {runbook} lacks it");
     assert!(lists(reason, fault.alert), "the table of faults has no row with {reason} and {}", fault.alert);
