@@ -48,7 +48,7 @@ pub fn run_command_line() -> Result<ExitCode, String> {
         Some(PLUGIN) => run(Command::Kubectl(Box::new(KubectlCli::parse().kubectl))),
         Some(PLUGIN_COMPLETION) => {
             let words: Vec<String> = std::env::args().skip(1).collect();
-            commands::print(&kubectl_completion(&words)).map_err(|error| error.to_string())
+            commands::print(&kubectl_completion(&words, kubectl::names)).map_err(|error| error.to_string())
         }
         _ => run(Cli::parse().command),
     }

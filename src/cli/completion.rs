@@ -3,17 +3,20 @@
 //! kubectl runs the program `kubectl_complete-tcplb` with the words, the last of which is incomplete, and reads one
 //! candidate from each line. The last line is a number of cobra's shell completion directives.
 
-use clap::{Arg, Command, CommandFactory};
+use clap::{Arg, Command, CommandFactory, Parser};
 
-use super::KubectlCli;
+use super::{Kubectl, KubectlCli};
 
 /// Cobra's directive for candidates that are not files.
 const NO_FILES: &str = ":4";
 /// Cobra's directive for no candidates: the shell completes files.
 const FILES: &str = ":0";
 
-/// The answer to kubectl.
-pub fn kubectl_completion(words: &[String]) -> String {
+/// Takes the place of a name that is being completed.
+const PLACEHOLDER: &str = "word-to-complete";
+
+/// The answer to kubectl. `names` returns the possible names in a command line.
+pub fn kubectl_completion(words: &[String], names: impl FnOnce(Kubectl) -> Vec<String>) -> String {
     let mut root = KubectlCli::command();
     root.build();
     let (last, before) = words.split_last().map_or(("", words), |(last, before)| (last.as_str(), before));
@@ -28,11 +31,25 @@ pub fn kubectl_completion(words: &[String]) -> String {
     let candidates = match value_of {
         Some(flag) => values(flag),
         None if last.starts_with('-') => flags(command),
-        None => command.get_subcommands().filter_map(|command| candidate(command.get_name(), command)).collect(),
+        None if command.has_subcommands() => {
+            command.get_subcommands().filter_map(|command| candidate(command.get_name(), command)).collect()
+        }
+        None => with_placeholder(before).map(names).unwrap_or_default(),
     };
     let mut lines: Vec<String> = candidates.into_iter().filter(|candidate| candidate.starts_with(last)).collect();
     lines.push(if value_of.is_some() && lines.is_empty() { FILES } else { NO_FILES }.to_owned());
     lines.join("\n") + "\n"
+}
+
+/// The command line with a placeholder for its next word. `None`: the next word is not a name.
+fn with_placeholder(before: &[String]) -> Option<Kubectl> {
+    let typed = || ["kubectl-tcplb"].into_iter().chain(before.iter().map(String::as_str));
+    // Some commands need endpoints after the name.
+    [1, 2].into_iter().find_map(|missing| {
+        let words = typed().chain(std::iter::repeat_n(PLACEHOLDER, missing));
+        let parsed = KubectlCli::try_parse_from(words).ok()?.kubectl;
+        (parsed.command.name() == Some(PLACEHOLDER)).then_some(parsed)
+    })
 }
 
 /// The flag that a word names.
@@ -69,7 +86,11 @@ mod tests {
 
     fn completed(words: &str) -> Vec<String> {
         let words: Vec<String> = words.split(' ').map(str::to_owned).collect();
-        let answer = kubectl_completion(&words);
+        let names = |arguments: Kubectl| {
+            let namespace = arguments.cluster.namespace.unwrap_or_default();
+            vec![format!("pg{namespace}"), "redis".into()]
+        };
+        let answer = kubectl_completion(&words, names);
         answer.lines().map(|line| line.split('\t').next().unwrap().to_owned()).collect()
     }
 
@@ -82,6 +103,17 @@ mod tests {
         assert_eq!(completed("status -o "), ["text", "wide", "json", "yaml", ":4"]);
         assert_eq!(completed("-n shop doctor --output j"), ["json", ":4"]);
         assert_eq!(completed("bundle --output "), [":0"]);
-        assert_eq!(completed("status p"), [":4"]);
+    }
+
+    #[test]
+    fn names_are_completed_where_commands_take_them() {
+        for words in ["status ", "connections --sort idle ", "drain ", "undrain ", "failback ", "explain "] {
+            assert_eq!(completed(words), ["pg", "redis", ":4"], "{words}");
+        }
+        assert_eq!(completed("drain r"), ["redis", ":4"]);
+        assert_eq!(completed("-n shop status p"), ["pgshop", ":4"]);
+        for words in ["status pg ", "status -A ", "drain pg ", "doctor ", "top ", "bundle ", "status --wrong "] {
+            assert_eq!(completed(words), [":4"], "{words}");
+        }
     }
 }

@@ -77,6 +77,21 @@ pub enum KubectlCommand {
     Failback(FailbackFlags),
 }
 
+impl KubectlCommand {
+    /// The name of a load balancer or a section.
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Self::Status(flags) => flags.name.as_deref(),
+            Self::Connections(flags) => flags.name.as_deref(),
+            Self::Explain(flags) => flags.name.as_deref(),
+            Self::Drain(flags) => Some(&flags.name),
+            Self::Undrain(flags) => Some(&flags.name),
+            Self::Failback(flags) => Some(&flags.name),
+            Self::Doctor(_) | Self::Bundle(_) | Self::Top(_) => None,
+        }
+    }
+}
+
 /// The flags of kubectl that select a cluster.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Cluster")]

@@ -26,6 +26,11 @@ pub fn run(flags: &ExplainFlags) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The names of all sections.
+pub fn names() -> Vec<String> {
+    Topic::all().into_iter().map(|topic| topic.name).collect()
+}
+
 /// A line for each topic, by kind.
 fn list(topics: &[Topic]) -> String {
     let table = |kind: &TopicKind| {

@@ -13,6 +13,7 @@ mod explain;
 #[cfg(test)]
 pub mod golden;
 mod maintenance;
+mod names;
 mod output;
 mod permission;
 mod replica;
@@ -24,6 +25,7 @@ use std::process::ExitCode;
 
 use crate::cli::{Kubectl, KubectlCommand};
 use connection::ClusterConnection;
+pub use names::names;
 pub use top::{of_address as top_of_address, sample_of_address};
 
 /// Runs a command.

@@ -1,6 +1,6 @@
 //! `kubectl tcplb` with an API server, without pods.
 
-use std::{fs, path::Path, process::Command, time::Instant};
+use std::{fs, os::unix::fs::symlink, path::Path, process::Command, time::Instant};
 
 use k8s_openapi::{
     api::{
@@ -52,6 +52,7 @@ async fn commands_read_the_cluster_name_missing_permissions_and_show_no_secrets(
     assert_eq!((code, &results["errors"]), (1, &json!(1)), "{told}");
     assert!(told.contains("no replica was found: install the chart"), "{told}");
 
+    names_are_completed(&kubeconfig);
     endpoints_are_drained_and_used_again(&kubeconfig);
     without_permissions(&kubeconfig);
     with_permissions_on_load_balancers(&client, &kubeconfig).await;
@@ -91,6 +92,22 @@ async fn declare(client: &Client) {
     let resource = kube::api::ApiResource::erase::<tcplb::api::TcpLoadBalancer>(&());
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), "shop", &resource);
     api.patch("pg", &PatchParams::apply("test"), &Patch::Apply(&object)).await.unwrap();
+}
+
+/// The program answers kubectl under another name.
+fn names_are_completed(kubeconfig: &Path) {
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("kubectl_complete-tcplb");
+    symlink(env!("CARGO_BIN_EXE_tcplb"), &program).unwrap();
+    let completed = |words: &[&str]| {
+        let output = Command::new(&program).args(words).env("KUBECONFIG", kubeconfig).output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(completed(&["status", "-n", "shop", ""]), "pg\n:4\n");
+    assert_eq!(completed(&["--namespace=shop", "drain", "p"]), "pg\n:4\n");
+    assert_eq!(completed(&["status", "-n", "default", ""]), ":4\n");
+    assert_eq!(completed(&["status", "-n", "shop", "--as", RESTRICTED_USER, ""]), ":4\n");
 }
 
 fn endpoints_are_drained_and_used_again(kubeconfig: &Path) {

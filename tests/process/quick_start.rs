@@ -267,6 +267,9 @@ fn as_a_plugin_of_kubectl_the_program_has_its_commands_only() {
     assert_eq!(code, Some(0));
     assert!(help.contains("kubectl tcplb") && help.contains("status") && !help.contains("standalone"), "{help}");
     assert_eq!(run("kubectl_complete-tcplb", &["status", "-o", "w"]).1, "wide\n:4\n");
+    assert_eq!(run("kubectl_complete-tcplb", &["explain", "TcplbDrain"]).1, "TcplbDrainStuck\n:4\n");
+    let unreadable = ["status", "--kubeconfig", "/nonexistent", ""];
+    assert_eq!(run("kubectl_complete-tcplb", &unreadable), (Some(0), ":4\n".into(), String::new()));
     let (code, _, error) = run("kubectl-tcplb", &["status", "--kubeconfig", "/does/not/exist"]);
     assert!(code == Some(1) && error.contains("--kubeconfig /does/not/exist"), "{code:?} {error}");
     assert_eq!(error.matches("No such file or directory").count(), 1, "{error}");
