@@ -120,7 +120,7 @@ pub struct ClusterFlags {
     /// The time limit of each request; 0: none.
     #[arg(long, global = true, value_name = "DURATION", default_value = "30s", value_parser = request_timeout)]
     pub request_timeout: api::Duration,
-    /// The namespace of the replicas. Default: all namespaces are searched.
+    /// The namespace of the replicas. Default: the namespaces of all installations.
     #[arg(long, global = true, value_name = "NAME")]
     pub install_namespace: Option<String>,
     /// The label selector of the replica pods. They have a container port named `admin`.

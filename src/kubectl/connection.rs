@@ -82,6 +82,15 @@ impl ClusterConnection {
         all(&api, labels).await.map_err(|error| permission::<K>("list", namespace).error(&error))
     }
 
+    /// All objects of a kind without namespaces.
+    pub async fn list_cluster_wide<K>(&self, labels: &str) -> Result<Vec<K>, AccessError>
+    where
+        K: Resource<DynamicType = (), Scope = ClusterResourceScope> + Clone + DeserializeOwned + Debug,
+    {
+        let api: Api<K> = Api::all(self.client.clone());
+        all(&api, labels).await.map_err(|error| permission::<K>("list", None).error(&error))
+    }
+
     /// All objects of a kind as JSON, with the fields that this version does not know.
     pub async fn list_raw(
         &self,

@@ -1,9 +1,15 @@
 //! The replicas of installations: pods with an admin port.
 
-use std::{collections::BTreeMap, ops::RangeInclusive};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
+};
 
 use anyhow::bail;
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::{
+    core::v1::{Container, Pod},
+    rbac::v1::ClusterRoleBinding,
+};
 
 use super::{connection::ClusterConnection, permission::AccessError};
 use crate::{
@@ -114,12 +120,55 @@ impl ReplicaSettings {
     }
 }
 
+/// The pods that look like replicas.
+#[derive(Debug, Default)]
+pub struct ReplicaSearch {
+    /// The replicas of all installations that the flags select, by name.
+    pub replicas: Vec<ReplicaPod>,
+    /// Other pods with the labels and the admin port of replicas, such as those of tenants.
+    pub others: Vec<ObjectKey>,
+}
+
+impl ReplicaSearch {
+    pub async fn run(connection: &ClusterConnection) -> Result<Self, AccessError> {
+        let pods: Vec<Pod> = connection.list(connection.install_namespace.as_deref(), &connection.selector).await?;
+        let namespaces = install_namespaces(connection).await?;
+        Ok(Self::new(pods.iter().filter_map(ReplicaPod::read).collect(), namespaces.as_ref()))
+    }
+
+    /// `namespaces` are those of installations. `None`: unknown.
+    fn new(mut pods: Vec<ReplicaPod>, namespaces: Option<&BTreeSet<String>>) -> Self {
+        pods.sort_by(|a, b| a.key.cmp(&b.key));
+        let is_replica = |pod: &ReplicaPod| namespaces.is_none_or(|known| known.contains(&*pod.key.namespace));
+        let (replicas, others): (_, Vec<_>) = pods.into_iter().partition(is_replica);
+        Self { replicas, others: others.into_iter().map(|pod| pod.key).collect() }
+    }
+}
+
+/// The namespaces of installations. `None`: unknown, because the user may not list ClusterRoleBindings, or there are
+/// none.
+pub async fn install_namespaces(connection: &ClusterConnection) -> Result<Option<BTreeSet<String>>, AccessError> {
+    if let Some(namespace) = &connection.install_namespace {
+        return Ok(Some([namespace.clone()].into()));
+    }
+    let bindings: Vec<ClusterRoleBinding> = match connection.list_cluster_wide(&connection.selector).await {
+        Err(AccessError::Denied(_)) => return Ok(None),
+        listed => listed?,
+    };
+    Ok(Some(bound_namespaces(&bindings)).filter(|namespaces| !namespaces.is_empty()))
+}
+
+/// The namespaces of the service accounts in bindings of the chart. Only administrators of the cluster can create
+/// ClusterRoleBindings, whereas tenants can create pods with any labels.
+fn bound_namespaces(bindings: &[ClusterRoleBinding]) -> BTreeSet<String> {
+    let subjects = bindings.iter().flat_map(|binding| binding.subjects.iter().flatten());
+    let accounts = subjects.filter(|subject| subject.kind == "ServiceAccount");
+    accounts.filter_map(|account| account.namespace.clone()).collect()
+}
+
 /// The replicas of all installations that the flags select, by name.
 pub async fn replicas(connection: &ClusterConnection) -> Result<Vec<ReplicaPod>, AccessError> {
-    let pods: Vec<Pod> = connection.list(connection.install_namespace.as_deref(), &connection.selector).await?;
-    let mut replicas: Vec<ReplicaPod> = pods.iter().filter_map(ReplicaPod::read).collect();
-    replicas.sort_by(|a, b| a.key.cmp(&b.key));
-    Ok(replicas)
+    Ok(ReplicaSearch::run(connection).await?.replicas)
 }
 
 /// The same, at least one.
@@ -136,9 +185,12 @@ pub async fn some_replicas(connection: &ClusterConnection) -> anyhow::Result<Vec
 
 /// The sentence about missing replicas.
 pub fn no_replica(connection: &ClusterConnection) -> String {
-    let place = connection.install_namespace.as_deref().unwrap_or("any namespace");
+    let place = match &connection.install_namespace {
+        Some(namespace) => format!("in namespace {namespace}"),
+        None => "of an installation".into(),
+    };
     format!(
-        "no replica was found: no pod in {place} has the labels {} and a port named admin: set --selector and \
+        "no replica was found: no pod {place} has the labels {} and a port named admin: set --selector and \
          --install-namespace",
         connection.selector
     )
@@ -197,6 +249,33 @@ pub mod tests {
         let mut ended = pod("c", &[]);
         ended.status.as_mut().unwrap().phase = Some("Succeeded".into());
         assert_eq!(ReplicaPod::read(&ended), None);
+    }
+
+    #[test]
+    fn pods_of_tenants_are_no_replicas() {
+        let binding = |subjects: Value| -> ClusterRoleBinding {
+            let role = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "tcplb"});
+            serde_json::from_value(json!({"metadata": {"name": "a"}, "roleRef": role, "subjects": subjects})).unwrap()
+        };
+        let account = |namespace: &str| json!({"kind": "ServiceAccount", "name": "tcplb", "namespace": namespace});
+        let bindings = [
+            binding(json!([account("tcplb-system"), account("edge")])),
+            binding(json!([account("tcplb-system"), {"kind": "Group", "name": "operators"}])),
+            binding(Value::Null),
+        ];
+        let namespaces = bound_namespaces(&bindings);
+        assert_eq!(namespaces, ["edge", "tcplb-system"].map(str::to_owned).into());
+
+        let mut forged = pod("a", &[]);
+        forged.metadata.namespace = Some("shop".into());
+        let pods = [forged, pod("tcplb-2", &[]), pod("tcplb-1", &[])];
+        let pods: Vec<ReplicaPod> = pods.iter().filter_map(ReplicaPod::read).collect();
+        let search = ReplicaSearch::new(pods.clone(), Some(&namespaces));
+        let replicas: Vec<String> = search.replicas.iter().map(|replica| replica.key.to_string()).collect();
+        assert_eq!(replicas, ["tcplb-system/tcplb-1", "tcplb-system/tcplb-2"]);
+        assert_eq!(search.others, [ObjectKey::new("shop", "a")]);
+        let search = ReplicaSearch::new(pods, None);
+        assert_eq!((search.replicas.len(), search.others.len()), (3, 0), "without knowledge, every pod counts");
     }
 
     #[test]

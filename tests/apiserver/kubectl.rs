@@ -4,7 +4,7 @@ use std::{fs, os::unix::fs::symlink, path::Path, process::Command, time::Instant
 
 use k8s_openapi::{
     api::{
-        core::v1::{Namespace, Secret},
+        core::v1::{Namespace, Pod, Secret},
         rbac::v1::{ClusterRole, ClusterRoleBinding},
     },
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
@@ -57,6 +57,7 @@ async fn commands_read_the_cluster_name_missing_permissions_and_show_no_secrets(
     without_permissions(&kubeconfig);
     with_permissions_on_load_balancers(&client, &kubeconfig).await;
     bundles_contain_no_secrets(&kubeconfig);
+    pods_of_tenants_are_no_replicas(&client, &kubeconfig).await;
 }
 
 async fn declare(client: &Client) {
@@ -186,6 +187,33 @@ fn bundles_contain_no_secrets(kubeconfig: &Path) {
         }
         fs::remove_dir_all(unpacked).unwrap();
     }
+}
+
+/// A pod with the labels of a replica counts until the ClusterRoleBinding of an installation names other namespaces.
+async fn pods_of_tenants_are_no_replicas(client: &Client, kubeconfig: &Path) {
+    let labels = json!({"app.kubernetes.io/name": "tcplb"});
+    let container = json!({"name": "tcplb", "image": "fake", "ports": [{"name": "admin", "containerPort": 9900, "protocol": "TCP"}]});
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "fake", "labels": labels},
+        "spec": {"containers": [container]},
+    });
+    apply(&Api::<Pod>::namespaced(client.clone(), "shop"), pod).await;
+    let shown = || kubectl(kubeconfig, &["status", "pg", "-n", "shop"]).1.contains("fake");
+    until(shown);
+
+    let group = "rbac.authorization.k8s.io";
+    let binding = json!({
+        "apiVersion": format!("{group}/v1"), "kind": "ClusterRoleBinding",
+        "metadata": {"name": "tcplb-system-tcplb", "labels": labels},
+        "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "view"},
+        "subjects": [{"kind": "ServiceAccount", "name": "tcplb", "namespace": "tcplb-system"}],
+    });
+    apply(&Api::<ClusterRoleBinding>::all(client.clone()), binding).await;
+    until(|| !shown());
+    let (_, told, _) = kubectl(kubeconfig, &["doctor", "--skip-connections"]);
+    assert!(told.contains("shop/fake: the pod has the labels of a replica, but is ignored"), "{told}");
+    let (_, told, _) = kubectl(kubeconfig, &["status", "pg", "-n", "shop", "--install-namespace", "shop"]);
+    assert!(told.contains("fake"), "the flag selects any namespace: {told}");
 }
 
 /// The paths and contents of all files.

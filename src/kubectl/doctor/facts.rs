@@ -46,6 +46,8 @@ pub struct InstallationFacts {
     /// The Deployments and DaemonSets of the replicas, as far as they can be listed.
     pub workloads: Vec<WorkloadFacts>,
     pub replicas: Result<Vec<ReplicaFacts>, AccessError>,
+    /// Pods that look like replicas, in namespaces without an installation.
+    pub other_pods: Vec<ObjectKey>,
     pub leases: Vec<(ObjectKey, Result<Option<Lease>, AccessError>)>,
     /// The allocated ports of the gateways, by their ConfigMap.
     pub allocations: Vec<(ObjectKey, Result<Option<Allocations>, AccessError>)>,

@@ -31,7 +31,7 @@ use crate::{
         admin_pages::{page, read_all, time},
         connection::ClusterConnection,
         permission::{AccessError, Permission},
-        replica::{ReplicaPod, replicas},
+        replica::{ReplicaPod, ReplicaSearch, install_namespaces},
     },
     model::ObjectKey,
     printable::printable,
@@ -58,12 +58,13 @@ pub async fn facts(connection: &ClusterConnection, flags: &DoctorFlags) -> Docto
         };
     }
     let crd = connection.get_cluster_wide::<CustomResourceDefinition>(CRD).await;
-    let found = if flags.pre { Ok(Vec::new()) } else { replicas(connection).await };
+    let found = if flags.pre { Ok(ReplicaSearch::default()) } else { ReplicaSearch::run(connection).await };
     let wanted = match flags.pre {
         true => needed_permissions::for_installation(connection.install_namespace.as_deref().unwrap_or("tcplb-system")),
         false => {
             let (search, objects) = (connection.install_namespace.as_deref(), connection.namespace_flag.as_deref());
-            needed_permissions::of_commands(search, found.as_deref().unwrap_or_default(), objects)
+            let replicas = found.as_ref().map(|found| &*found.replicas).unwrap_or_default();
+            needed_permissions::of_commands(search, replicas, objects)
         }
     };
     let permissions = reviewed(connection, wanted).await;
@@ -149,8 +150,12 @@ async fn review(connection: &ClusterConnection, permission: &Permission) -> Resu
 async fn installation(
     connection: &ClusterConnection,
     flags: &DoctorFlags,
-    found: Result<Vec<ReplicaPod>, AccessError>,
+    found: Result<ReplicaSearch, AccessError>,
 ) -> InstallationFacts {
+    let (found, others) = match found {
+        Ok(found) => (Ok(found.replicas), found.others),
+        Err(error) => (Err(error), Vec::new()),
+    };
     let pods = found.as_deref().unwrap_or_default();
     let leases = distinct(pods, |pod| Some(&pod.settings.lease));
     let of_gateways = |pod: &ReplicaPod| pod.settings.placement == Placement::Gateway;
@@ -177,6 +182,7 @@ async fn installation(
             Ok(pods) => Ok(replica_facts(connection, pods).await),
             Err(error) => Err(error),
         },
+        other_pods: others,
         load_balancers,
         attempts: Vec::new(),
     };
@@ -197,7 +203,10 @@ async fn workloads(connection: &ClusterConnection) -> Vec<WorkloadFacts> {
     let deployments: Vec<Deployment> = connection.list(namespace, selector).await.unwrap_or_default();
     let daemon_sets: Vec<DaemonSet> = connection.list(namespace, selector).await.unwrap_or_default();
     let deployments = deployments.iter().map(WorkloadFacts::of_deployment);
-    deployments.chain(daemon_sets.iter().map(WorkloadFacts::of_daemon_set)).collect()
+    let workloads = deployments.chain(daemon_sets.iter().map(WorkloadFacts::of_daemon_set));
+    let known = install_namespaces(connection).await.unwrap_or_default();
+    let is_installed = |namespace: &str| known.as_ref().is_none_or(|known| known.contains(namespace));
+    workloads.filter(|workload| is_installed(&workload.key.namespace)).collect()
 }
 
 async fn services(connection: &ClusterConnection, namespaces: &BTreeSet<&str>) -> Result<Vec<Service>, AccessError> {

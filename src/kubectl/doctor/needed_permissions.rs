@@ -57,6 +57,9 @@ pub fn of_commands(search: Option<&str>, replicas: &[ReplicaPod], objects: Optio
         Permission::new("list", "", "pods").in_namespace(search),
         Permission::new("get", "apiextensions.k8s.io", "customresourcedefinitions").named("tcploadbalancers.tcplb.io"),
     ];
+    if search.is_none() {
+        permissions.push(Permission::new("list", "rbac.authorization.k8s.io", "clusterrolebindings"));
+    }
     let of_objects = |(verb, group, resource)| Permission::new(verb, group, resource).in_namespace(objects);
     permissions.extend(FOR_LOAD_BALANCERS.map(of_objects));
     let namespaces: BTreeSet<&str> = replicas.iter().map(|replica| &*replica.key.namespace).collect();
@@ -89,6 +92,7 @@ pub fn purpose(permission: &Permission) -> Option<&'static str> {
         ("patch", "tcploadbalancers") => Some("drain, undrain and failback"),
         ("list", "services" | "deployments" | "daemonsets")
         | ("get", "leases" | "configmaps" | "customresourcedefinitions") => Some("doctor and bundle"),
+        ("list", "clusterrolebindings") => Some("finding the namespaces of replicas, without --install-namespace"),
         ("list", "endpointslices" | "events") | ("get", "pods/log") => Some("bundle"),
         _ => None,
     }
@@ -124,6 +128,14 @@ mod tests {
                 assert_eq!(super::purpose(&permission), Some(purpose), "{permission}");
             }
         }
+    }
+
+    #[test]
+    fn the_namespaces_of_replicas_are_searched_unless_one_is_given() {
+        let binding = Permission::new("list", "rbac.authorization.k8s.io", "clusterrolebindings");
+        assert!(of_commands(None, &[], None).contains(&binding));
+        assert!(!of_commands(Some("tcplb-system"), &[], None).contains(&binding));
+        assert!(super::purpose(&binding).unwrap().contains("--install-namespace"));
     }
 
     #[test]

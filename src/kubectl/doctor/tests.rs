@@ -93,6 +93,7 @@ pub fn installation() -> InstallationFacts {
         namespace: None,
         workloads: vec![WorkloadFacts { kind: "Deployment", key: home("tcplb"), desired: 2, existing: 2 }],
         replicas: Ok(vec![replica("tcplb-1"), replica("tcplb-2")]),
+        other_pods: Vec::new(),
         leases: vec![(home("tcplb"), Ok(Some(serde_json::from_value(lease).unwrap())))],
         allocations: vec![(home("tcplb-ports"), Ok(Some(allocations)))],
         load_balancers: Ok(vec![object()]),
@@ -445,6 +446,17 @@ fn listeners_that_refuse_connections_are_found_in_replicas_with_open_listeners()
         refuse(facts);
         first(facts).pod.is_terminating = true;
     });
+}
+
+#[test]
+fn pods_that_only_look_like_replicas_are_named() {
+    let other = |facts: &mut DoctorFacts| home(facts).other_pods = vec![ObjectKey::new("shop", "fake")];
+    let message = one_problem((CheckName::Replicas, CheckState::Warning), other);
+    assert!(message.starts_with("the pod has the labels of a replica, but is ignored: "), "{message}");
+    let mut facts = facts();
+    other(&mut facts);
+    home(&mut facts).replicas = Ok(Vec::new());
+    assert!(problems(&facts).contains(&(CheckName::Replicas, CheckState::Error)));
 }
 
 #[test]

@@ -27,17 +27,28 @@ pub fn replicas(facts: &InstallationFacts, _: &DoctorFacts) -> Vec<CheckResult> 
         Ok(found) => found,
     };
     let incomplete = facts.workloads.iter().filter_map(missing_replicas);
-    let problems: Vec<_> = incomplete.chain(found.iter().flat_map(problems)).collect();
-    if !problems.is_empty() {
-        return problems;
+    let mut results: Vec<_> = incomplete.chain(found.iter().flat_map(problems)).collect();
+    if results.is_empty() {
+        results.push(all_ready(found));
     }
+    results.extend(facts.other_pods.iter().take(MAX_PROBLEMS).map(not_a_replica));
+    results
+}
+
+fn all_ready(found: &[ReplicaFacts]) -> CheckResult {
     if found.is_empty() {
         let text = "no replica was found: install the chart, or set --selector and --install-namespace";
-        return vec![CheckResult::error(CheckName::Replicas, text)];
+        return CheckResult::error(CheckName::Replicas, text);
     }
     let nodes: BTreeSet<_> = found.iter().filter_map(|replica| replica.pod.node.as_deref()).collect();
     let text = format!("ready: {} on {}", count(found.len(), "replica"), count(nodes.len(), "node"));
-    vec![CheckResult::ok(CheckName::Replicas, text)]
+    CheckResult::ok(CheckName::Replicas, text)
+}
+
+fn not_a_replica(pod: &ObjectKey) -> CheckResult {
+    let text = "the pod has the labels of a replica, but is ignored: no ClusterRoleBinding with these labels names a \
+                service account of its namespace; if it is a replica, set --install-namespace";
+    CheckResult::warning(CheckName::Replicas, text).about(pod)
 }
 
 fn missing_replicas(workload: &WorkloadFacts) -> Option<CheckResult> {
