@@ -8,7 +8,8 @@ use arc_swap::ArcSwap;
 
 use self::routes::Routes;
 use super::{
-    access_log::ListenerLabel, accounting::ListenerCounters, admission::Admission, postgres::Cancels, tls::ServerTls,
+    access_log::ListenerLabel, accounting::ListenerCounters, admission::Admission, postgres::Cancels,
+    stream::handshake_memory::HandshakeShare, tls::ServerTls,
 };
 use crate::{
     capacity::Share,
@@ -26,6 +27,8 @@ pub struct ListenerState {
     pub admission: Arc<Admission>,
     /// The share of its load balancer in the process's connections.
     pub share: Arc<Share>,
+    /// The handshake memory of its load balancer.
+    pub handshakes: Arc<HandshakeShare>,
     /// The requests to cancel queries that are in progress, of all listeners.
     pub cancels: Arc<Cancels>,
 }

@@ -57,7 +57,6 @@ use admission::{CONNECTIONS, SWEEP, Sources};
 use drain::Drainer;
 use postgres::Cancels;
 use socket::Sharing;
-use stream::handshake_memory::HANDSHAKE_MEMORY;
 use topology::Topology;
 use worker::{
     handle::{Shared, WorkerCommand, WorkerHandle, ask},
@@ -113,6 +112,7 @@ impl Proxy {
         let shared = Arc::new(Shared {
             workers,
             capacity: Arc::new(Places::new(options.descriptors / 2, CONNECTIONS)),
+            handshake_memory: Arc::default(),
             spare_from: options.spare_from,
             pipes: options.pipes,
             access_log: Arc::new(options.access_log),
@@ -264,7 +264,7 @@ impl Monitor {
 
     /// Bytes that unfinished handshakes hold beyond their free allowance.
     pub fn handshake_memory(&self) -> usize {
-        HANDSHAKE_MEMORY.in_use()
+        self.shared.handshake_memory.in_use()
     }
 
     /// The reports on applied snapshots. The view is updated before each report.

@@ -35,6 +35,7 @@ use super::{
     },
     postgres::Cancels,
     socket::{self, Sharing},
+    stream::handshake_memory::HandshakeShare,
     tls::ServerTls,
     view::{DrainingListener, View},
     worker::{
@@ -88,7 +89,7 @@ pub struct TopologyState {
     open: BTreeMap<SocketAddr, OpenAddress>,
     failed: BTreeMap<SocketAddr, BindFailure>,
     listeners: BTreeMap<ListenerKey, ListenerEntry>,
-    shares: BTreeMap<ObjectKey, Arc<Share>>,
+    shares: BTreeMap<ObjectKey, LoadBalancerShares>,
     /// Removed listeners that still had connections at the last check.
     draining_listeners: Vec<DrainingListener>,
     next_id: u64,
@@ -117,6 +118,12 @@ struct BindFailure {
     sentence: Arc<str>,
     pause: Duration,
     retry_at: Instant,
+}
+
+/// The shares of a load balancer in limited resources of the process.
+struct LoadBalancerShares {
+    connections: Arc<Share>,
+    handshakes: Arc<HandshakeShare>,
 }
 
 struct ListenerEntry {
@@ -284,17 +291,23 @@ impl Topology {
         self.state.open.values().map(|open| open.sockets.len()).sum()
     }
 
-    /// Divides the connections that the remaining descriptors allow among the load balancers.
+    /// Divides the connections that the remaining descriptors allow, and the handshake memory, among the load
+    /// balancers.
     fn divide(&self) {
         let TopologyState { listeners, shares, .. } = &self.state;
         let (listening, capacity) = (self.listening(), &self.shared.capacity);
         let (before, total) = (capacity.total(), self.descriptors.saturating_sub(listening) / 2);
         let served = |object: &ObjectKey| listeners.range(object.listeners()).next().is_some();
         let (holders, former): (Vec<_>, Vec<_>) = shares.iter().partition(|(object, _)| served(object));
-        let share = |(_, share): &(&ObjectKey, &'_ Arc<Share>)| -> Arc<Share> { Arc::clone(share) };
-        let (holders, former): (Vec<_>, Vec<_>) =
-            (holders.iter().map(share).collect(), former.iter().map(share).collect());
-        capacity.divide(total, holders.iter().map(|share| &**share), former.iter().map(|share| &**share));
+        capacity.divide(
+            total,
+            holders.iter().map(|(_, shares)| &*shares.connections),
+            former.iter().map(|(_, shares)| &*shares.connections),
+        );
+        self.shared.handshake_memory.divide(
+            holders.iter().map(|(_, shares)| &*shares.handshakes),
+            former.iter().map(|(_, shares)| &*shares.handshakes),
+        );
         if total != before {
             info!(connections = total, listening_sockets = listening, "connection limit by file descriptors");
         }
@@ -416,13 +429,17 @@ impl Topology {
                 return ListenerEntry { listener, tls: None, drain };
             }
             *next_id += 1;
-            let share = || Arc::new(Share::new(self.shared.capacity.clone()));
+            let own = shares.entry(key.object.clone()).or_insert_with(|| LoadBalancerShares {
+                connections: Arc::new(Share::new(self.shared.capacity.clone())),
+                handshakes: Arc::new(HandshakeShare::new(key.object.clone(), self.shared.handshake_memory.clone())),
+            });
             let listener = ListenerState {
                 key: key.clone(),
                 id: *next_id,
                 counters: ListenerCounters::new(self.shared.workers.len()),
                 admission: Arc::new(Admission::new(key.clone(), self.sources.clone())),
-                share: shares.entry(key.object.clone()).or_insert_with(share).clone(),
+                share: own.connections.clone(),
+                handshakes: own.handshakes.clone(),
                 cancels: self.cancels.clone(),
             };
             ListenerEntry { listener: Arc::new(listener), tls: None, drain: ListenerDrain::default() }

@@ -17,11 +17,7 @@ use crate::{
         accounting::CloseReason,
         listener::routes::{RouteTarget, Routes},
         postgres::{self, PostgresStartup, StartupError},
-        stream::{
-            Stream,
-            handshake_memory::{HANDSHAKE_MEMORY, MemoryFull},
-            prefixed_io::PrefixedIo,
-        },
+        stream::{Stream, handshake_memory::MemoryFull, prefixed_io::PrefixedIo},
         tls::{HandshakeFault, HelloError, ServerTls, UNRECOGNIZED_NAME, read_client_hello_with},
     },
     upstream::Subset,
@@ -91,7 +87,8 @@ async fn server_name(
     record: &mut ConnectionRecord,
 ) -> Result<Option<Box<str>>, CloseReason> {
     let (mut read, mut charge) = (Vec::new(), None);
-    let grow = |room| HANDSHAKE_MEMORY.cover(&mut charge, room);
+    let handshakes = &record.config.state.handshakes;
+    let grow = |room| handshakes.cover(&mut charge, room);
     let hello = match read_client_hello_with(client, &mut read, grow).await {
         Ok(hello) => hello,
         Err(HelloError::MemoryFull(_)) => return Err(CloseReason::HandshakeMemory),
@@ -111,7 +108,8 @@ pub async fn terminate(
 ) -> Result<ClientConnection, CloseReason> {
     let Termination { tls, deadline } = termination;
     let mut charge = None;
-    let accepting = tls.accept(client, |received| Ok(HANDSHAKE_MEMORY.cover(&mut charge, received)?));
+    let handshakes = &record.config.state.handshakes;
+    let accepting = tls.accept(client, |received| Ok(handshakes.cover(&mut charge, received)?));
     match timeout_at(deadline, limiter.run(accepting)).await {
         Ok(Ok((client, server_name))) => {
             record.handshake_done(client.state(), server_name);

@@ -30,6 +30,7 @@ use crate::{
         connection::AcceptedConnection,
         connections::{ConnectionQuery, FirstConnections},
         listener::ListenerSlot,
+        stream::handshake_memory::HandshakeMemory,
     },
 };
 
@@ -38,6 +39,7 @@ use crate::{
 pub struct Shared {
     pub workers: Vec<WorkerHandle>,
     pub capacity: Arc<Places>,
+    pub handshake_memory: Arc<HandshakeMemory>,
     /// Client connections only use descriptors below this one.
     pub spare_from: RawFd,
     /// The maximum number of pipes of each worker.

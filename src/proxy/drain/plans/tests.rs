@@ -7,6 +7,7 @@ use crate::{
     proxy::{
         accounting::ListenerCounters,
         admission::{Admission, CONNECTIONS, Sources},
+        stream::handshake_memory::HandshakeShare,
     },
 };
 
@@ -19,6 +20,7 @@ fn resource(id: u64, connections: u64) -> Arc<ListenerState> {
         counters: ListenerCounters::new(1),
         admission: Arc::new(Admission::new(ListenerKey { object: object(), port: 1 }, sources)),
         share: Arc::new(Share::new(Arc::new(Places::new(1, CONNECTIONS)))),
+        handshakes: Arc::new(HandshakeShare::new(object(), Arc::default())),
         cancels: Arc::new(crate::proxy::postgres::Cancels::new(1)),
     };
     (0..connections).for_each(|_| listener.counters.shard(0).accept());
