@@ -181,6 +181,9 @@ pub struct ListenerCounters {
     shards: Box<[Shard]>,
 }
 
+/// The number of refusals of a listener that each worker logs in a second; the others are only counted.
+const LOGGED_REFUSALS_PER_SECOND: u64 = 10;
+
 /// The counters of one worker. Only that worker's thread writes them.
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -193,6 +196,8 @@ pub struct Shard {
     pub tls_resumed_handshakes: Counter,
     pub backend_tls_full_handshakes: Counter,
     pub backend_tls_resumed_handshakes: Counter,
+    /// The second of the last refusal, and the refusals in it.
+    refusals: (AtomicU64, AtomicU64),
     connect: Histogram,
     duration: Histogram,
 }
@@ -256,6 +261,15 @@ impl Shard {
 
     pub fn close(&self, reason: CloseReason) {
         self.closed.0[reason as usize].add(1);
+    }
+
+    /// Counts a refusal in this second. Returns false if the access log has as many refusals of the second as it may.
+    pub fn may_log_refusal(&self, second: u64) -> bool {
+        let (last, count) = &self.refusals;
+        let before = if last.load(Relaxed) == second { count.load(Relaxed) } else { 0 };
+        last.store(second, Relaxed);
+        count.store(before + 1, Relaxed);
+        before < LOGGED_REFUSALS_PER_SECOND
     }
 
     /// Adds the time from the choice of the first endpoint to an established connection.
@@ -414,6 +428,18 @@ mod tests {
         let sections: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("### ")).collect();
         let failures = CloseReason::ALL.into_iter().filter(|reason| reason.is_failure());
         assert_eq!(sections, failures.map(CloseReason::label).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn refusals_of_one_listener_leave_the_log_open_for_those_of_another() {
+        let [flooded, other] = [(); 2].map(|()| ListenerCounters::new(1));
+        let logged = |counters: &ListenerCounters, second: u64, refusals: usize| {
+            (0..refusals).filter(|_| counters.shard(0).may_log_refusal(second)).count()
+        };
+        assert_eq!(logged(&flooded, 0, 1000), 10);
+        assert_eq!(logged(&other, 0, 3), 3);
+        assert_eq!(logged(&flooded, 0, 1), 0);
+        assert_eq!(logged(&flooded, 1, 1000), 10);
     }
 
     #[test]

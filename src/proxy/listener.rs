@@ -14,7 +14,7 @@ use super::{
 use crate::{
     capacity::Share,
     model::{self, ListenerKey},
-    upstream::{Subset, Upstream},
+    upstream::{LogLimiter, Subset, Upstream},
 };
 
 /// The part of a listener that outlives changes of its configuration.
@@ -29,6 +29,8 @@ pub struct ListenerState {
     pub share: Arc<Share>,
     /// The handshake memory of its load balancer.
     pub handshakes: Arc<HandshakeShare>,
+    /// Limits the warning about refusals because the process is full.
+    pub process_full_log: LogLimiter,
     /// The requests to cancel queries that are in progress, of all listeners.
     pub cancels: Arc<Cancels>,
 }

@@ -46,7 +46,7 @@ use super::{
 use crate::{
     capacity::Share,
     model::{self, BindState, Listener, ListenerDrain, ListenerKey, ObjectKey, Report, Snapshot, overlap},
-    upstream::{Backends, Upstream, Upstreams, in_place},
+    upstream::{Backends, LogLimiter, Upstream, Upstreams, in_place},
 };
 
 /// The pause before the first retry of a bind; it doubles with each failure up to the longest one.
@@ -440,6 +440,7 @@ impl Topology {
                 admission: Arc::new(Admission::new(key.clone(), self.sources.clone())),
                 share: own.connections.clone(),
                 handshakes: own.handshakes.clone(),
+                process_full_log: LogLimiter::new(),
                 cancels: self.cancels.clone(),
             };
             ListenerEntry { listener: Arc::new(listener), tls: None, drain: ListenerDrain::default() }

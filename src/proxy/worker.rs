@@ -42,14 +42,13 @@ use super::{
         record::ConnectionRecorder,
     },
     connections::{ConnectionQuery, FirstConnections, first_connections},
-    listener::{ListenerConfig, ListenerSlot},
+    listener::{ListenerConfig, ListenerSlot, ListenerState},
     socket,
     stream::pipe,
 };
 use crate::{
     capacity::Share,
     tcp::{self, TcpSocket},
-    upstream::LogLimiter,
 };
 
 /// The interval between heartbeats of a worker.
@@ -265,11 +264,10 @@ impl Worker {
 
     #[cold]
     fn process_full(&self, config: &ListenerConfig) -> CloseReason {
-        static LOG: LogLimiter = LogLimiter::new();
-        if LOG.allow() {
-            let share = &config.state.share;
+        let ListenerState { key, share, process_full_log, .. } = &*config.state;
+        if process_full_log.allow() {
             warn!(
-                load_balancer = %config.state.key.object, connections = share.in_use(), guaranteed = share.guaranteed(),
+                listener = %key, connections = share.in_use(), guaranteed = share.guaranteed(),
                 process_limit = self.shared.capacity.total(),
                 "connections are refused, because all unreserved file descriptors are in use: raise the limit of open \
                  files"

@@ -3,7 +3,7 @@ use std::sync::{Arc, atomic::AtomicU64};
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
-use super::{endpoint::Endpoint, rebalance::RebalancePolicy};
+use super::{endpoint::Endpoint, log_limit::LogLimiter, rebalance::RebalancePolicy};
 use crate::model::{self, Unready, UpstreamKey};
 
 /// The part of an upstream that its connections, its subsets and its control task share.
@@ -14,6 +14,8 @@ pub struct Published {
     pub attention: Arc<Notify>,
     /// The number of changes of the active priority level.
     pub priority_changes: AtomicU64,
+    /// Limits the warning about failed dials for want of a local resource.
+    pub local_fault_log: LogLimiter,
 }
 
 /// The state that connections see; replaced as a whole.
@@ -52,6 +54,7 @@ impl Published {
             current: ArcSwap::from_pointee(nothing_yet),
             attention: Arc::default(),
             priority_changes: AtomicU64::new(0),
+            local_fault_log: LogLimiter::new(),
         }
     }
 

@@ -17,6 +17,7 @@ use super::{
     backends::Backends,
     balance::{Balancer, Candidate},
     endpoint::{ActiveConnection, Endpoint, TriedEndpoints},
+    log_limit::LogLimiter,
     priority::{ActivePriority, PriorityChange, PriorityLevels},
     published::Published,
 };
@@ -106,6 +107,11 @@ impl Subset {
     /// The settings for connecting to its endpoints.
     pub fn connect(&self) -> model::Connect {
         self.upstream.connect()
+    }
+
+    /// Limits the warning about failed dials for want of a local resource.
+    pub fn local_fault_log(&self) -> &LogLimiter {
+        &self.upstream.local_fault_log
     }
 
     /// Picks a usable endpoint that was not tried, and counts the connection until the result is dropped. `None`: there

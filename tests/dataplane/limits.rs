@@ -255,6 +255,27 @@ fn an_ipv4_client_of_a_socket_for_both_families_is_known_by_its_ipv4_address() {
     assert!(rig.logged().iter().any(|line| line.contains("client=127.0.4.9:")), "{:?}", rig.logged());
 }
 
+#[test]
+fn a_flood_of_refusals_does_not_hide_those_of_another_load_balancer_in_the_access_log() {
+    let keys = ["flooded", "other"].map(|name| ListenerKey { object: ObjectKey::new("shop", name), port: 1 });
+    let mut snapshot = Snapshot::default();
+    snapshot.upstreams.insert(upstream_key(), upstream(&[greeter()]).into());
+    for (key, last) in keys.iter().zip(1..) {
+        let bind = SocketAddr::from(([127, 0, 0, last], 0));
+        let access = tcplb::model::Access { allow: Networks::default(), deny: networks(&["127.0.0.0/8"]) };
+        snapshot.listeners.insert(key.clone(), Listener { bind, access, ..listener() }.into());
+    }
+    let rig = Rig::start(Size { workers: 1, ..Size::default() }, snapshot);
+    let refused = |key: &ListenerKey, count: usize| {
+        let address = rig.address_of(key);
+        (0..count).for_each(|_| assert!(!greeted_or_reset(&connect(address))));
+    };
+    refused(&keys[0], 100);
+    refused(&keys[1], 5);
+    let logged = || rig.logged().iter().filter(|line| line.contains("listener=shop/other:1 ")).count();
+    wait_until("all of the other one are logged", || logged() == 5);
+}
+
 pub fn networks(texts: &[&str]) -> Networks {
     texts.iter().map(|text| text.parse::<IpNet>().unwrap()).collect()
 }

@@ -135,7 +135,7 @@ pub async fn first_reachable(
             return Err(CloseReason::ConnectTimeout);
         }
         endpoint.connect_failed(&error.cause);
-        failure = if error.of_tls { CloseReason::BackendTls } else { reason_for(&error.cause, endpoint.address()) };
+        failure = reason_for(&error, endpoint.address(), subset.local_fault_log());
         if Instant::now() >= deadline {
             return Err(CloseReason::ConnectTimeout);
         }
@@ -263,14 +263,17 @@ async fn encrypt(stream: Stream, preamble: Preamble, address: SocketAddr) -> io:
     }
 }
 
-/// The close reason of a failed dial. Shortages of this host are logged at a bounded rate.
-fn reason_for(error: &io::Error, endpoint: SocketAddr) -> CloseReason {
+/// The close reason of a failed attempt. Shortages of this host are logged at a bounded rate.
+fn reason_for(error: &AttemptError, endpoint: SocketAddr, log: &LogLimiter) -> CloseReason {
+    if error.of_tls {
+        return CloseReason::BackendTls;
+    }
+    let error = &error.cause;
     if !is_local(error) {
         return CloseReason::ConnectFailed;
     }
     let no_port = error.kind() == io::ErrorKind::AddrNotAvailable;
-    static LOG: LogLimiter = LogLimiter::new();
-    if LOG.allow() {
+    if log.allow() {
         let what_to_do = if no_port {
             "no free local port for this endpoint: widen net.ipv4.ip_local_port_range, or add endpoints"
         } else {

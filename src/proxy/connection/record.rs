@@ -26,9 +26,6 @@ use crate::{
     },
 };
 
-/// The number of refusals that each worker logs in a second; the others are only counted.
-const LOGGED_REFUSALS_PER_SECOND: u32 = 10;
-
 /// Records the connections of one worker.
 #[derive(Debug)]
 pub struct ConnectionRecorder {
@@ -37,13 +34,11 @@ pub struct ConnectionRecorder {
     /// The number of the next connection.
     next: Cell<u64>,
     started: StdInstant,
-    /// The current second, and the refusals logged in it.
-    refusals: Cell<(u64, u32)>,
 }
 
 impl ConnectionRecorder {
     pub fn new(worker: usize, log: Arc<AccessLog>) -> Self {
-        Self { worker, log, next: Cell::default(), started: StdInstant::now(), refusals: Cell::default() }
+        Self { worker, log, next: Cell::default(), started: StdInstant::now() }
     }
 
     /// Records a connection that was never served.
@@ -81,14 +76,6 @@ impl ConnectionRecorder {
         let number = self.next.get();
         self.next.set(number + 1);
         ConnectionId { worker: self.worker as u16, number }
-    }
-
-    fn may_log_refusal(&self) -> bool {
-        let second = self.started.elapsed().as_secs();
-        let (counted_in, logged) = self.refusals.get();
-        let logged = if counted_in == second { logged } else { 0 };
-        self.refusals.set((second, logged + 1));
-        logged < LOGGED_REFUSALS_PER_SECOND
     }
 }
 
@@ -317,7 +304,8 @@ impl ConnectionRecord {
         }
     }
 
-    /// True if the end is to be logged. Otherwise it is counted; refusals above the rate limit are only counted.
+    /// True if the end is to be logged. Otherwise it is counted; refusals of a listener above the rate limit are only
+    /// counted.
     fn logs_end(&self, reason: CloseReason) -> bool {
         let log = &self.recorder.log;
         if !log.wants_ends() {
@@ -328,7 +316,7 @@ impl ConnectionRecord {
             log.suppress();
             return false;
         }
-        if reason.is_refusal() && !self.recorder.may_log_refusal() {
+        if reason.is_refusal() && !self.shard().may_log_refusal(self.recorder.started.elapsed().as_secs()) {
             log.leave_out();
             return false;
         }

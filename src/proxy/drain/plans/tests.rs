@@ -9,6 +9,7 @@ use crate::{
         admission::{Admission, CONNECTIONS, Sources},
         stream::handshake_memory::HandshakeShare,
     },
+    upstream::LogLimiter,
 };
 
 /// A draining resource with this many connections. Its kind makes no difference here.
@@ -21,6 +22,7 @@ fn resource(id: u64, connections: u64) -> Arc<ListenerState> {
         admission: Arc::new(Admission::new(ListenerKey { object: object(), port: 1 }, sources)),
         share: Arc::new(Share::new(Arc::new(Places::new(1, CONNECTIONS)))),
         handshakes: Arc::new(HandshakeShare::new(object(), Arc::default())),
+        process_full_log: LogLimiter::new(),
         cancels: Arc::new(crate::proxy::postgres::Cancels::new(1)),
     };
     (0..connections).for_each(|_| listener.counters.shard(0).accept());
