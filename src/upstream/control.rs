@@ -16,10 +16,9 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{info, warn};
 
 use self::{
-    log::{log, record_priority_change},
+    log::{log, log_omitted, log_service, record_priority_change},
     preconnect::Refill,
     task::spawn,
 };
@@ -279,7 +278,8 @@ impl UpstreamControl {
         if mem::take(&mut self.standby_outdated) {
             self.update_standby();
         }
-        let next = self.endpoint_set.next_return().into_iter().chain(self.due).min();
+        let omitted_due = log_omitted(&self.upstream, now);
+        let next = self.endpoint_set.next_return().into_iter().chain(self.due).chain(omitted_due).min();
         Review { next, published: publishes || is_due }
     }
 
@@ -311,16 +311,14 @@ impl UpstreamControl {
         };
         let were_any = !before.endpoints.is_empty();
         match (before.refuses, current.refuses) {
-            (false, true) if were_any || !current.endpoints.is_empty() => {
-                warn!(upstream = %self.upstream.key, "no endpoint is usable: connections are refused");
-            }
-            (true, false) if were_any => info!(upstream = %self.upstream.key, usable, "connections are served again"),
+            (false, true) if were_any || !current.endpoints.is_empty() => log_service(&self.upstream, true, usable),
+            (true, false) if were_any => log_service(&self.upstream, false, usable),
             _ => {}
         }
         self.upstream.current.store(Arc::new(current));
         self.balance();
         let changes = mem::take(&mut self.unlogged);
-        log(&self.upstream.key, &changes);
+        log(&self.upstream, &changes);
         self.fill_pools(&settings);
         self.notify_of_change();
     }

@@ -1,9 +1,15 @@
-//! A rate limit for log lines that clients can trigger.
+//! Rate limits for log lines that clients or endpoints can trigger.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-    time::{SystemTime, UNIX_EPOCH},
+    mem,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
+
+use tokio::time::Instant;
 
 /// The seconds between two lines.
 const PERIOD: u64 = 10;
@@ -30,5 +36,82 @@ impl LogLimiter {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let next = self.next.load(Relaxed);
         now >= next && self.next.compare_exchange(next, now + PERIOD, Relaxed, Relaxed).is_ok()
+    }
+}
+
+/// Allows a number of lines in each period, and counts the others. Not for the connection path: it has a lock.
+#[derive(Debug, Default)]
+pub struct LineLimit {
+    period: Mutex<LinePeriod>,
+}
+
+/// A period begins with its first line.
+#[derive(Debug, Default)]
+struct LinePeriod {
+    ends: Option<Instant>,
+    lines: u32,
+    omitted: u64,
+}
+
+impl LineLimit {
+    /// The maximum number of lines in a period.
+    const LINES: u32 = 32;
+    const PERIOD: Duration = Duration::from_secs(10);
+
+    /// True if a line may be written. Otherwise it is counted.
+    pub fn allow(&self, now: Instant) -> bool {
+        let mut period = self.lock();
+        // A period with omitted lines lasts until they are reported.
+        if period.omitted == 0 && period.ends.is_none_or(|ends| ends <= now) {
+            *period = LinePeriod { ends: Some(now + Self::PERIOD), lines: 0, omitted: 0 };
+        }
+        let is_allowed = period.lines < Self::LINES;
+        period.lines += u32::from(is_allowed);
+        period.omitted += u64::from(!is_allowed);
+        is_allowed
+    }
+
+    /// The number of omitted lines, once after the end of their period.
+    pub fn take_omitted(&self, now: Instant) -> Option<u64> {
+        let mut period = self.lock();
+        let has_ended = period.omitted > 0 && period.ends.is_some_and(|ends| ends <= now);
+        has_ended.then(|| mem::take(&mut *period).omitted)
+    }
+
+    /// The end of a period with omitted lines.
+    pub fn due(&self) -> Option<Instant> {
+        let period = self.lock();
+        period.ends.filter(|_| period.omitted > 0)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LinePeriod> {
+        self.period.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_beyond_the_limit_are_counted_and_reported_after_their_period() {
+        let (limit, start) = (LineLimit::default(), Instant::now());
+        let allowed = |now: Instant, lines: u32| (0..lines).filter(|_| limit.allow(now)).count();
+        assert_eq!(allowed(start, 32), 32);
+        assert_eq!(limit.due(), None);
+        assert_eq!(allowed(start, 100), 0);
+        let end = start + LineLimit::PERIOD;
+        assert_eq!((limit.due(), limit.take_omitted(start)), (Some(end), None));
+        assert_eq!(allowed(end, 1), 0, "those before are reported first");
+        assert_eq!((limit.take_omitted(end), limit.take_omitted(end)), (Some(101), None));
+        assert_eq!(allowed(end, 100), 32);
+    }
+
+    #[test]
+    fn few_lines_in_each_period_are_all_allowed() {
+        let (limit, start) = (LineLimit::default(), Instant::now());
+        for period in 0..5 {
+            assert!((0..32).all(|_| limit.allow(start + LineLimit::PERIOD * period)));
+        }
     }
 }

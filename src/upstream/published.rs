@@ -3,7 +3,11 @@ use std::sync::{Arc, atomic::AtomicU64};
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
-use super::{endpoint::Endpoint, log_limit::LogLimiter, rebalance::RebalancePolicy};
+use super::{
+    endpoint::Endpoint,
+    log_limit::{LineLimit, LogLimiter},
+    rebalance::RebalancePolicy,
+};
 use crate::model::{self, Unready, UpstreamKey};
 
 /// The part of an upstream that its connections, its subsets and its control task share.
@@ -14,6 +18,10 @@ pub struct Published {
     pub attention: Arc<Notify>,
     /// The number of changes of the active priority level.
     pub priority_changes: AtomicU64,
+    /// Limits the lines about the health of endpoints.
+    pub endpoint_lines: LineLimit,
+    /// Limits the lines about refused connections and active priorities.
+    pub service_lines: LineLimit,
     /// Limits the warning about failed dials for want of a local resource.
     pub local_fault_log: LogLimiter,
 }
@@ -54,6 +62,8 @@ impl Published {
             current: ArcSwap::from_pointee(nothing_yet),
             attention: Arc::default(),
             priority_changes: AtomicU64::new(0),
+            endpoint_lines: LineLimit::default(),
+            service_lines: LineLimit::default(),
             local_fault_log: LogLimiter::new(),
         }
     }

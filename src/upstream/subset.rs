@@ -213,14 +213,15 @@ impl Subset {
     ) -> Option<PriorityChange> {
         let before = self.current.load_full();
         let (current, change) = SubsetState::of(&self.backends, settings, candidates, Some(&before), serving);
-        if let Backends::Of(backends) = &self.backends {
+        if let Backends::Of(backends) = &self.backends
+            && before.refuses != current.refuses
+            && self.upstream.service_lines.allow(Instant::now())
+        {
             let (upstream, usable) = (&self.upstream.key, current.usable);
-            match (before.refuses, current.refuses) {
-                (false, true) => {
-                    warn!(%upstream, ?backends, "no endpoint of a route is usable: its connections are refused");
-                }
-                (true, false) => info!(%upstream, ?backends, usable, "connections of a route are served again"),
-                _ => {}
+            if current.refuses {
+                warn!(%upstream, ?backends, "no endpoint of a route is usable: its connections are refused");
+            } else {
+                info!(%upstream, ?backends, usable, "connections of a route are served again");
             }
         }
         let pending = current.pending;

@@ -1,6 +1,9 @@
 use std::task::Poll;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time,
+};
 
 use super::*;
 use crate::model::{Close, Exchange, Failback, Hidden, Priority};
@@ -56,6 +59,44 @@ async fn start_unknown() -> (Upstreams, Arc<Upstream>, [TcpListener; 2]) {
     probe_with(&mut settings, ActiveCheck { probe: Probe::Exchange(exchange), timeout: for_ever, ..fast_check() });
     let (upstreams, upstream) = start(settings, 0);
     (upstreams, upstream, silent)
+}
+
+/// A log in memory.
+#[derive(Clone, Default)]
+struct HealthLogBuffer(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for HealthLogBuffer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn log_lines_about_endpoints_that_alternate_are_limited_and_counted() {
+    let (log, (_upstreams, upstream, _silent)) = (HealthLogBuffer::default(), start_unknown().await);
+    let sink = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || sink.clone()).finish();
+    let _log = tracing::subscriber::set_default(subscriber);
+    let count = |text: &str| String::from_utf8_lossy(&log.0.lock().unwrap()).matches(text).count();
+    let id = upstream.endpoints()[0].id();
+    for _ in 0..50 {
+        (0..3).for_each(|_| probed(&upstream, id, Some(Err("refused".into()))));
+        (0..2).for_each(|_| probed(&upstream, id, Some(Ok(()))));
+    }
+    assert_eq!((count("endpoint unhealthy"), count("endpoint healthy")), (16, 16));
+    assert_eq!(count("were not logged"), 0);
+    assert!(upstream.endpoints()[0].state().healthy, "the state is that of the last change");
+
+    time::advance(Duration::from_secs(10)).await;
+    upstream.control().review();
+    assert_eq!((count("were not logged"), count("omitted=68")), (1, 1));
+    (0..3).for_each(|_| probed(&upstream, id, Some(Err("refused".into()))));
+    assert_eq!(count("endpoint unhealthy"), 17);
 }
 
 #[tokio::test]
