@@ -31,7 +31,7 @@ use crate::{
 /// The wanted DNS names, each with a lookup task and its known answers.
 ///
 /// An address that is new in an answer is used at once. An address is dropped after several answers without it. An
-/// empty answer or a failing resolver changes only [`Lookup::problem`].
+/// empty answer or a failing resolver changes only [`Lookup::problem`]. A name has at most [`Lookup::MAX_ADDRESSES`].
 pub struct Names {
     resolver: Arc<ResolveFn>,
     limits: Arc<LookupLimits>,
@@ -228,6 +228,7 @@ struct NameState {
     answered: bool,
     /// The addresses in use, each with the number of answers without it since the last answer with it.
     addresses: BTreeMap<IpAddr, u8>,
+    is_truncated: bool,
     problem: Option<Arc<str>>,
 }
 
@@ -237,7 +238,11 @@ impl NameState {
     const ANSWERS_WITHOUT: u8 = 3;
 
     fn lookup(&self) -> Lookup {
-        Lookup { addresses: self.addresses.keys().copied().collect(), problem: self.problem.clone() }
+        Lookup {
+            addresses: self.addresses.keys().copied().collect(),
+            is_truncated: self.is_truncated,
+            problem: self.problem.clone(),
+        }
     }
 
     fn is_answered(&self) -> bool {
@@ -253,6 +258,7 @@ impl NameState {
             Ok(answer) if answer.is_empty() => self.problem = Some("has no address".into()),
             Ok(answer) => {
                 self.problem = None;
+                self.is_truncated = answer.len() > Lookup::MAX_ADDRESSES;
                 self.addresses.retain(|address, without| {
                     *without = if answer.contains(address) { 0 } else { *without + 1 };
                     *without < Self::ANSWERS_WITHOUT
@@ -260,10 +266,20 @@ impl NameState {
                 for address in answer {
                     self.addresses.entry(address).or_default();
                 }
+                self.limit_addresses();
             }
         }
         let after = self.lookup();
         (before != after).then_some(LookupChange { before, after })
+    }
+
+    /// Drops the addresses beyond the maximum: first those that the last answer did not have, then the highest ones.
+    fn limit_addresses(&mut self) {
+        let mut by_age: Vec<_> = self.addresses.iter().map(|(address, without)| (*without, *address)).collect();
+        by_age.sort_unstable();
+        for (_, address) in by_age.iter().skip(Lookup::MAX_ADDRESSES) {
+            self.addresses.remove(address);
+        }
     }
 }
 

@@ -22,6 +22,13 @@ impl WantedName {
 pub struct Lookup {
     /// The last good answer. Empty: no answer yet.
     pub addresses: BTreeSet<IpAddr>,
+    /// True if the last good answer had more than [`Self::MAX_ADDRESSES`].
+    pub is_truncated: bool,
     /// The reason why the latest lookup failed, as a predicate of the name: `cannot be resolved: …`.
     pub problem: Option<Arc<str>>,
+}
+
+impl Lookup {
+    /// The maximum number of addresses of a name that are used.
+    pub const MAX_ADDRESSES: usize = 256;
 }

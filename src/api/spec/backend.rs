@@ -34,7 +34,7 @@ pub struct Backend {
     /// A Service in the same namespace. Its EndpointSlices are watched.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<BackendService>,
-    /// host:port pairs. A host is an IP address or a DNS name, and all addresses of a name are used. 1 to 64.
+    /// host:port pairs. A host is an IP address or a DNS name, of which up to 256 addresses are used. 1 to 64.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
     #[x_kube(merge_strategy = ListMerge::Set)]

@@ -54,6 +54,24 @@ fn a_name_that_was_never_answered_has_no_addresses_and_a_problem() {
     assert_eq!(state.lookup().addresses, addresses(&[]));
 }
 
+#[test]
+fn a_name_has_a_maximum_number_of_addresses_and_the_choice_is_stable() {
+    let numbered = |range: std::ops::Range<u16>| -> BTreeSet<IpAddr> {
+        range.map(u16::to_be_bytes).map(|[high, low]| IpAddr::from([10, 0, high, low])).collect()
+    };
+    let mut state = NameState::default();
+    for end in [3500, 3400, 3500] {
+        state.observe(Ok(numbered(0..end)));
+        assert_eq!((state.lookup().addresses, state.lookup().is_truncated), (numbered(0..256), true));
+    }
+    assert!(state.observe(Ok(numbered(0..3500))).is_none(), "the same answer is no change");
+
+    // Addresses of the last answer come before those that it does not have any more.
+    state.observe(Ok(numbered(1000..1200)));
+    let mixed = numbered(0..56).into_iter().chain(numbered(1000..1200)).collect();
+    assert_eq!((state.lookup().addresses, state.lookup().is_truncated), (mixed, false));
+}
+
 /// A resolver with scripted answers and the times of its lookups.
 #[derive(Clone, Default)]
 struct ScriptedResolver(Arc<Mutex<ResolverScript>>);
@@ -127,7 +145,7 @@ async fn first_answers_are_waited_for_but_not_for_ever() {
     names.first_answers(Duration::from_secs(10)).await;
     assert_eq!(start.elapsed().as_secs(), 2);
     let answers = names.known();
-    assert_eq!(answers["good"], Lookup { addresses: addresses(&[9]), problem: None });
+    assert_eq!(answers["good"], Lookup { addresses: addresses(&[9]), ..Lookup::default() });
     assert_eq!(answers["bad"].problem.as_deref(), Some("cannot be resolved: Name or service not known"));
 }
 
@@ -194,7 +212,7 @@ async fn a_hanging_resolver_is_reported_and_not_asked_again_until_it_answers() {
     assert_eq!(names.known()["db"].problem.as_deref(), Some("cannot be resolved: no answer within 5 s"));
     names.changed().await;
     assert_eq!(start.elapsed().as_secs(), 20);
-    assert_eq!(names.known()["db"], Lookup { addresses: addresses(&[1]), problem: None });
+    assert_eq!(names.known()["db"], Lookup { addresses: addresses(&[1]), ..Lookup::default() });
     assert_eq!(resolver.asked("db").len(), 1);
     advance(Duration::from_secs(2)).await;
     sleep(Duration::from_millis(1)).await;
@@ -260,7 +278,7 @@ async fn names_of_one_object_that_hang_do_not_hold_up_those_of_another() {
     wanted.extend([of_object("good", "db", 30)]);
     names.want(wanted);
     sleep(Duration::from_millis(1)).await;
-    assert_eq!(names.known()["db"], Lookup { addresses: addresses(&[9]), problem: None });
+    assert_eq!(names.known()["db"], Lookup { addresses: addresses(&[9]), ..Lookup::default() });
 }
 
 #[tokio::test(start_paused = true)]
@@ -273,7 +291,7 @@ async fn names_of_many_objects_that_hang_do_not_hold_up_those_that_were_answered
     names.want(wanted);
     sleep(Duration::from_secs(60)).await;
     assert!(under_way.lock().unwrap().len() <= 64);
-    assert_eq!(names.known()["db"], Lookup { addresses: addresses(&[9]), problem: None }, "it is still answered");
+    assert_eq!(names.known()["db"], Lookup { addresses: addresses(&[9]), ..Lookup::default() }, "it is still answered");
 }
 
 /// The hanging names of a number of load balancers of a namespace. Each has more names than its lookup limit.
@@ -298,7 +316,11 @@ async fn names_of_other_namespaces_that_hang_do_not_hold_up_new_names() {
             wanted.insert(name.clone(), victim);
             names.want(wanted.clone());
             sleep(Duration::from_millis(1)).await;
-            assert_eq!(names.known()[&name], Lookup { addresses: addresses(&[9]), problem: None }, "{namespaces}");
+            assert_eq!(
+                names.known()[&name],
+                Lookup { addresses: addresses(&[9]), ..Lookup::default() },
+                "{namespaces}"
+            );
         }
         assert!(under_way.lock().unwrap().len() < limits::MAX_UNANSWERED, "{namespaces}");
     }

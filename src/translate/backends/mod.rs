@@ -8,7 +8,12 @@ pub(super) mod sticky;
 mod tls;
 mod weights;
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use slices::{BackendEndpoint, Retention, ServiceEndpoints};
@@ -34,6 +39,9 @@ use crate::{
     },
     world::Lookup,
 };
+
+/// The maximum number of addresses that the DNS names of a load balancer have in all: as many as it can declare.
+const MAX_RESOLVED: usize = 64 * 64;
 
 /// One translated backend and its errors.
 struct TranslatedBackend {
@@ -71,7 +79,9 @@ pub(super) fn translate(
     problems: &mut Vec<Problem>,
 ) -> TranslatedBackends {
     let backends = &declaration.spec.backends;
-    let parts: Vec<_> = (0..backends.len()).map(|index| part(index, declaration, active_check, certificates)).collect();
+    let mut left = MAX_RESOLVED;
+    let mut translated = |index| part(index, declaration, active_check, certificates, &mut left);
+    let parts: Vec<_> = (0..backends.len()).map(&mut translated).collect();
     let fell_back = parts.iter().all(|part| (part.errors.refuse() || part.is_pending) && part.endpoints.is_empty());
     // Connections that must be encrypted are refused rather than sent to a previous plaintext backend.
     let in_the_clear = |before: &UpstreamConfig| before.backends.values().any(|backend| backend.tls.is_none());
@@ -115,11 +125,13 @@ pub(super) fn translate(
     }
 }
 
+/// Translates a backend. `left` is the number of further addresses that DNS names may have.
 fn part(
     index: usize,
     declaration: &Declaration,
     active_check: Option<&Arc<ActiveCheck>>,
     certificates: &mut CertificateLoader,
+    left: &mut usize,
 ) -> TranslatedBackend {
     let backends = &declaration.spec.backends;
     let backend = &backends[index];
@@ -130,7 +142,7 @@ fn part(
     let service = backend.service.as_ref().map(|service| service.name.0.as_str());
     let previous_endpoints = previous_endpoints(index, before, service, declaration);
     let Endpoints { mut serving, mut unready, absent, last_resort, mut retention } =
-        endpoints(backend, &previous_endpoints, declaration, path);
+        endpoints(backend, &previous_endpoints, declaration, left, path);
     let own_check = backend.health_check.as_ref().and_then(|check| check.active.as_ref());
     let settings = Backend {
         active_check: match own_check {
@@ -284,6 +296,7 @@ fn endpoints(
     backend: &api::Backend,
     before: &[&EndpointConfig],
     declaration: &Declaration,
+    left: &mut usize,
     path: &mut FieldPath,
 ) -> Endpoints {
     path.at("weight").number(backend.weight, 1..=1000);
@@ -294,7 +307,7 @@ fn endpoints(
     let ServiceEndpoints { members, is_pending, report_due } = match (&backend.service, &backend.addresses) {
         (Some(service), None) => slices::members(service, before, declaration, &mut path.at("service")),
         (None, Some(addresses)) => ServiceEndpoints {
-            members: resolved(addresses, context, &mut path.at("addresses")),
+            members: resolved(addresses, context, left, &mut path.at("addresses")),
             ..ServiceEndpoints::default()
         },
         (Some(_), Some(_)) => {
@@ -331,8 +344,14 @@ fn endpoints(
     Endpoints { serving, unready, absent, last_resort, retention }
 }
 
-/// Declared addresses, and all known addresses of each DNS name.
-fn resolved(addresses: &[AddressPort], context: &TranslateContext, path: &mut FieldPath) -> Vec<BackendEndpoint> {
+/// Declared addresses, and the known addresses of each DNS name. `left` is the number of further addresses that DNS
+/// names may have.
+fn resolved(
+    addresses: &[AddressPort],
+    context: &TranslateContext,
+    left: &mut usize,
+    path: &mut FieldPath,
+) -> Vec<BackendEndpoint> {
     if addresses.is_empty() {
         path.refuse("must not be empty: write at least one host:port");
     }
@@ -350,8 +369,7 @@ fn resolved(addresses: &[AddressPort], context: &TranslateContext, path: &mut Fi
             Host::Name(name) => {
                 let lookup = context.world.names.get(name.as_str());
                 warn_of_lookup(name, lookup, path);
-                let resolved = lookup.into_iter().flat_map(|lookup| lookup.addresses.iter().copied());
-                (Some(name.as_str()), resolved.collect())
+                (Some(name.as_str()), lookup.map_or_else(Vec::new, |lookup| within_limits(name, lookup, left, path)))
             }
         };
         let all = ips.into_iter().map(|ip| SocketAddr::new(ip.to_canonical(), address.port));
@@ -378,6 +396,28 @@ fn resolved(addresses: &[AddressPort], context: &TranslateContext, path: &mut Fi
             }
         })
         .collect()
+}
+
+/// The addresses of a name, at most as many as are left for the load balancer.
+fn within_limits(host: &str, lookup: &Lookup, left: &mut usize, path: &mut FieldPath) -> Vec<IpAddr> {
+    const MAX_ADDRESSES: usize = Lookup::MAX_ADDRESSES;
+    let used: Vec<_> = lookup.addresses.iter().copied().take(*left).collect();
+    *left -= used.len();
+    if used.len() < lookup.addresses.len() {
+        let message = format!(
+            "only {} addresses of `{host}` are used, because the DNS names of a load balancer may have {MAX_RESOLVED} \
+             addresses in all: remove names, or divide them among several load balancers",
+            used.len()
+        );
+        path.warn(Reason::NameNotResolved, message);
+    } else if lookup.is_truncated {
+        let message = format!(
+            "`{host}` has more than {MAX_ADDRESSES} addresses, of which only {MAX_ADDRESSES} are used: use names with \
+             fewer addresses, or a Service"
+        );
+        path.warn(Reason::NameNotResolved, message);
+    }
+    used
 }
 
 fn warn_of_lookup(host: &str, lookup: Option<&Lookup>, path: &mut FieldPath) {

@@ -147,6 +147,37 @@ fn a_text_that_cannot_be_read_leaves_its_last_good_version_serving() {
 }
 
 #[test]
+fn names_of_a_load_balancer_have_a_maximum_number_of_addresses() {
+    let names: Vec<_> = (0..18).map(|number| format!("n{number}.example")).collect();
+    let addresses: Vec<_> = names.iter().map(|name| format!("'{name}:1'")).collect();
+    let backend = |name: &str, part: &[String]| format!("{{name: {name}, addresses: [{}]}}", part.join(", "));
+    let backends = [backend("a", &addresses[..9]), backend("b", &addresses[9..])].join(", ");
+    let mut world = load_balancer("pg", &format!("{{listeners: [{{port: 1}}], backends: [{backends}]}}"));
+    for (number, name) in (0..).zip(&names) {
+        let addresses = (0..=255).map(|last| IpAddr::from([10, number, 0, last])).collect();
+        let lookup = Lookup { addresses, is_truncated: number == 0, problem: None };
+        world.names.insert(name.as_str().into(), lookup);
+    }
+    let (snapshot, verdicts) = first(&world);
+    let endpoints = &snapshot.upstreams[&upstream("pg")].endpoints;
+    assert_eq!(endpoints.len(), 4096);
+    assert!(endpoints.iter().all(|endpoint| endpoint.key.address < SocketAddr::from(([10, 16, 0, 0], 0))));
+    assert!(!verdicts[&object("pg")].refuses());
+    let reason = "are used, because the DNS names of a load balancer may have 4096 addresses in all: remove names, or \
+                  divide them among several load balancers";
+    assert_eq!(
+        sentences(&verdicts, "pg"),
+        [
+            "spec.backends[0].addresses[0]: `n0.example` has more than 256 addresses, of which only 256 are used: use \
+             names with fewer addresses, or a Service"
+                .to_owned(),
+            format!("spec.backends[1].addresses[7]: only 0 addresses of `n16.example` {reason}"),
+            format!("spec.backends[1].addresses[8]: only 0 addresses of `n17.example` {reason}"),
+        ]
+    );
+}
+
+#[test]
 fn names_resolve_to_all_their_addresses_and_keep_the_last_good_answer() {
     let mut world = load_balancer(
         "pg",
@@ -167,7 +198,7 @@ fn names_resolve_to_all_their_addresses_and_keep_the_last_good_answer() {
     );
 
     let ips: BTreeSet<IpAddr> = ["10.0.0.1", "2001:db8::1"].map(|ip| ip.parse().unwrap()).into();
-    let mut lookup = Lookup { addresses: ips, problem: None };
+    let mut lookup = Lookup { addresses: ips, ..Lookup::default() };
     world.names.insert("db.example.com".into(), lookup.clone());
     let all = ["10.0.0.1:1", "10.0.0.1:2", "[2001:db8::1]:1", "[2001:db8::1]:2"];
     assert_eq!(found(&world), (all.map(str::to_owned).into(), vec![]));

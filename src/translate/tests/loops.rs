@@ -56,7 +56,7 @@ fn a_dns_name_may_lead_to_the_listener_too() {
     let spec = "{listeners: [{port: 5432}], backends: [{addresses: ['db.test:5432']}]}";
     let mut world = load_balancer("pg", spec);
     let addresses = ["127.0.0.1", "10.0.0.9"].map(|ip| ip.parse().unwrap()).into();
-    world.names.insert(Arc::from("db.test"), Lookup { addresses, problem: None });
+    world.names.insert(Arc::from("db.test"), Lookup { addresses, ..Lookup::default() });
     let (snapshot, verdicts) = first(&world);
     assert_eq!(self::addresses(&snapshot, "pg"), ["10.0.0.9:5432"]);
     assert!(sentences(&verdicts, "pg")[0].contains("127.0.0.1:5432 is this load balancer's own listener"));

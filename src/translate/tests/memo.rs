@@ -240,7 +240,7 @@ impl MemoFixture {
     fn set_name(&mut self, variant: usize) {
         let addresses: BTreeSet<_> = (0..variant).map(|number| [10, 0, 0, 10 + number as u8].into()).collect();
         let problem = (variant == 3).then(|| "cannot be resolved: the server failed".into());
-        self.world.names.insert("db.example".into(), Lookup { addresses, problem });
+        self.world.names.insert("db.example".into(), Lookup { addresses, is_truncated: variant == 2, problem });
     }
 
     /// Gives the ports to the load balancer itself, to it in another order, to one of the same name, or to none.

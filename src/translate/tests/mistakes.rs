@@ -406,7 +406,7 @@ fn unconnectable_declared_addresses_are_dropped_with_their_field() {
 fn unconnectable_addresses_of_names_and_slices_are_dropped_with_a_warning() {
     let mut by_name = load_balancer("pg", "{listeners: [{port: 1}], backends: [{addresses: ['db.example:2']}]}");
     let addresses = ["10.0.0.1", "0.0.0.0", "::ffff:0.0.0.0", "ff02::1"].map(|address| address.parse().unwrap());
-    let lookup = crate::world::Lookup { addresses: addresses.into(), problem: None };
+    let lookup = crate::world::Lookup { addresses: addresses.into(), ..Default::default() };
     by_name.names.insert("db.example".into(), lookup);
     let by_slice = world(
         "{kind: TcpLoadBalancer, apiVersion: tcplb.io/v1alpha1, metadata: {name: pg}, spec: {listeners: [{port: 1}], \

@@ -418,7 +418,7 @@ fn addresses_are_reached_within_the_allowed_networks_also_those_of_names() {
     let mut world = all(&[&gateway(tenancy), &load_balancer("a", 0, spec)]);
     let lookup = |ips: &[&str]| crate::world::Lookup {
         addresses: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
-        problem: None,
+        ..Default::default()
     };
     world.names.insert("db".into(), lookup(&["10.1.0.2", "169.254.169.254", "2001:db8::1", "fd00:ec2::254"]));
     let (snapshot, verdicts) = first(&world);
