@@ -87,6 +87,8 @@ pub struct Topology {
 pub struct TopologyState {
     applied: Arc<Snapshot>,
     open: BTreeMap<SocketAddr, OpenAddress>,
+    /// The number of sockets of the open addresses.
+    listening: usize,
     failed: BTreeMap<SocketAddr, BindFailure>,
     listeners: BTreeMap<ListenerKey, ListenerEntry>,
     shares: BTreeMap<ObjectKey, LoadBalancerShares>,
@@ -251,6 +253,7 @@ impl Topology {
                 Err(error) => failure = Some(error),
             }
         }
+        self.state.listening += open.sockets.len();
         self.state.open.insert(address, open);
         if let Some(error) = failure {
             // Connections to a socket that no worker accepts from would wait forever.
@@ -271,7 +274,7 @@ impl Topology {
                 }
                 inherited
             }
-            _ if self.listening() + count > self.descriptors / 2 => {
+            _ if self.state.listening + count > self.descriptors / 2 => {
                 let most = self.descriptors / 2;
                 return Err(io::Error::other(format!(
                     "listening sockets use all of their {most} file descriptors, and each listener needs {count}: \
@@ -286,16 +289,11 @@ impl Topology {
         Ok(sockets)
     }
 
-    /// The number of open listening sockets.
-    fn listening(&self) -> usize {
-        self.state.open.values().map(|open| open.sockets.len()).sum()
-    }
-
     /// Divides the connections that the remaining descriptors allow, and the handshake memory, among the load
     /// balancers.
     fn divide(&self) {
         let TopologyState { listeners, shares, .. } = &self.state;
-        let (listening, capacity) = (self.listening(), &self.shared.capacity);
+        let (listening, capacity) = (self.state.listening, &self.shared.capacity);
         let (before, total) = (capacity.total(), self.descriptors.saturating_sub(listening) / 2);
         let served = |object: &ObjectKey| listeners.range(object.listeners()).next().is_some();
         let (holders, former): (Vec<_>, Vec<_>) = shares.iter().partition(|(object, _)| served(object));
@@ -380,6 +378,7 @@ impl Topology {
     /// Closes an address after accepting the connections that wait. The future is ready when the address is free.
     fn close(&mut self, address: SocketAddr) -> Option<impl Future<Output = ()> + use<>> {
         let open = self.state.open.remove(&address)?;
+        self.state.listening -= open.sockets.len();
         info!(listener = %open.listener, %address, "no longer listening");
         let mut closed = Vec::new();
         for OpenSocket { id, worker, listening } in open.sockets {

@@ -188,6 +188,8 @@ fn listening_sockets_have_no_more_than_half_of_the_descriptors() {
     assert!(failed[0].1.contains("raise the limit of open files"), "{failed:?}");
     assert_eq!(rig.monitor.capacity().total(), (40 - 20) / 2);
     assert!(greeted_or_reset(&connect(rig.address_of(&key(1)))));
+    rig.publish(|snapshot| (3..=6).for_each(|port| drop(snapshot.listeners.remove(&key(port)))));
+    assert_eq!(rig.monitor.capacity().total(), (40 - 8) / 2, "the sockets of removed listeners are free");
 }
 
 #[test]
