@@ -18,7 +18,7 @@
 //! - `capacity`: limited numbers of places that load balancers and namespaces share;
 //! - `descriptors`: the budget of file descriptors;
 //! - `memory`: settings of the C library for free memory;
-//! - `tcp`: a TCP connection on the event loop of its task;
+//! - [`tcp`]: a TCP connection on the event loop of its task;
 //! - [`takeover`]: passes listening sockets to the process that replaces this one;
 //! - [`state`]: the readiness of the process, and the result of its manifests;
 //! - [`instruments`]: metrics of the control plane, which its parts update;
@@ -57,7 +57,7 @@ pub mod source;
 pub mod state;
 mod stdout;
 pub mod takeover;
-mod tcp;
+pub mod tcp;
 pub mod tools;
 mod top;
 mod traffic;

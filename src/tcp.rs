@@ -4,6 +4,8 @@
 //! mark, even if more data is queued behind it. This socket also registers for urgent data. It therefore knows without
 //! a system call if a short read, or a splice(2) that moves nothing, may be caused by a mark.
 
+pub mod accept;
+
 use std::{
     io::{self, IoSlice, Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},

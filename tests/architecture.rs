@@ -49,6 +49,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "proxy",
             "shared",
             "state",
+            "tcp",
             "traffic",
             "translate",
             "upstream",

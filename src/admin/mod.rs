@@ -13,7 +13,11 @@ mod snapshot;
 mod thread;
 mod visitors;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
 
 pub use access::AdminAccess;
 use axum::{
@@ -25,7 +29,6 @@ use axum::{
     middleware::from_fn_with_state,
     response::{Html, IntoResponse, Response},
     routing::{MethodRouter, get},
-    serve::Listener,
 };
 pub use guard::AllowedHosts;
 use hyper::{
@@ -40,7 +43,11 @@ use hyper_util::{
 };
 pub use instance::Instance;
 use socket2::SockRef;
-use tokio::{net::TcpListener, time::sleep};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    net::TcpStream,
+    time::sleep,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -49,6 +56,7 @@ use crate::{
     printable::visible_json,
     proxy::Monitor,
     state::ReadinessState,
+    tcp::accept::{Backoff, accept},
     upstream::in_place,
 };
 use access::{ConnectionEnds, TenantPage};
@@ -90,7 +98,7 @@ pub struct Server {
 
 impl Server {
     /// Serves until `stop`. Then it closes the listening socket, answers the accepted connections, and returns.
-    pub async fn serve(self, mut listener: TcpListener, stop: CancellationToken) {
+    pub async fn serve(self, listener: AsyncFd<TcpListener>, stop: CancellationToken) {
         let Self { monitor, state, instance, hosts, access, connections, endpoint_series } = self;
         let metrics = Metrics::new(monitor.clone(), state.clone(), endpoint_series);
         let rendering = Rendering::default();
@@ -101,8 +109,8 @@ impl Server {
         let service = TowerToHyperService::new(router(pages, hosts, access));
         let http = http();
         let (visitors, visits) = (Visitors::new(connections), GracefulShutdown::new());
-        // Accepting pauses and continues while no descriptor is free.
-        while let Some((stream, address)) = stop.run_until_cancelled(Listener::accept(&mut listener)).await {
+        let mut backoff = Backoff::new("admin pages".into());
+        while let Some((stream, address)) = stop.run_until_cancelled(next(&listener, &mut backoff)).await {
             // Without the timeout, a client that reads nothing would be disconnected only to make room for another one.
             let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(WRITE_TIMEOUT));
             let (service, ends) = (service.clone(), ConnectionEnds::of(&stream, address));
@@ -124,6 +132,24 @@ impl Server {
         // A graceful shutdown closes connections that have not sent a request yet.
         sleep(LAST_QUESTIONS).await;
         visits.shutdown().await;
+    }
+}
+
+/// Accepts a connection. Pauses and continues while this is not possible.
+async fn next(listener: &AsyncFd<TcpListener>, backoff: &mut Backoff) -> (TcpStream, SocketAddr) {
+    loop {
+        let accepted = listener.async_io(Interest::READABLE, accept).await;
+        match accepted.and_then(|(tcp, peer)| Ok((TcpStream::from_std(tcp)?, peer))) {
+            Ok(accepted) => {
+                backoff.succeeded();
+                return accepted;
+            }
+            Err(error) => {
+                if let Some(pause) = backoff.failed(&error) {
+                    sleep(pause).await;
+                }
+            }
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use anyhow::Context;
 use hyper::Uri;
 use imbl::OrdMap;
 use jiff::Timestamp;
-use tokio::{net::TcpListener, runtime::Handle};
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -33,6 +33,7 @@ use crate::{
         access_log::{self, AccessLog, Events, Format, LineEncoder, ProcessIdentity},
     },
     state::{Configuration, ReadinessState},
+    tcp,
     tools::backend::{self, EchoServer},
     top::{TerminationSignals, TopOptions, follow},
     traffic::bytes,
@@ -59,8 +60,7 @@ async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
     let budget = descriptors::raise_limit(workers, descriptors::Manifests::Files);
     let (proxy, writer) = start_proxy(workers, budget)?;
     let state = configure(&proxy, address, &backends).await?;
-    let listener = TcpListener::from_std(admin)?;
-    let page = admin_url(listener.local_addr()?);
+    let page = admin_url(admin.local_addr()?);
     let pages = admin::Server {
         monitor: proxy.monitor(),
         state: state.clone(),
@@ -70,7 +70,7 @@ async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
         connections: budget.admin,
         endpoint_series: EndpointSeries::All,
     };
-    tokio::spawn(pages.serve(listener, stop.clone()));
+    tokio::spawn(pages.serve(tcp::listening(admin)?, stop.clone()));
 
     let options = TopOptions { introduction: introduction(address, &page), is_expanded: true, ..TopOptions::default() };
     let page: Uri = page.parse()?;

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{SocketAddr, TcpListener as StdTcpListener},
+    net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -12,7 +12,6 @@ use std::{
 use anyhow::{Context, bail};
 use jiff::Timestamp;
 use tokio::{
-    net::TcpListener,
     runtime,
     sync::{oneshot, watch},
     task::{JoinHandle, spawn_blocking},
@@ -43,6 +42,7 @@ use crate::{
     },
     state::{Configuration, ReadinessState},
     takeover::{self, Inheritance, Offer, Successor},
+    tcp,
     translate::Verdict,
     world::ProcessLocality,
 };
@@ -169,7 +169,7 @@ fn start_proxy(
     identity: ProcessIdentity,
     budget: Budget,
     sharing: Sharing,
-    inherited: BTreeMap<SocketAddr, Vec<StdTcpListener>>,
+    inherited: BTreeMap<SocketAddr, Vec<TcpListener>>,
 ) -> anyhow::Result<(Arc<Proxy>, access_log::Writer)> {
     let workers = run.worker_count();
     let encoder = LineEncoder { format: run.access_log_format(), process: identity };
@@ -244,7 +244,7 @@ async fn write_last_lines(access_log: access_log::Writer, proxy: &Proxy, signals
 
 /// The admin pages, if enabled.
 struct AdminPages {
-    listener: Option<StdTcpListener>,
+    listener: Option<TcpListener>,
     instance: Instance,
     hosts: AllowedHosts,
     access: AdminAccess,
@@ -259,7 +259,7 @@ struct AdminPages {
 impl AdminPages {
     /// The pages at a bound address. They are not open yet.
     fn new(
-        listener: Option<StdTcpListener>,
+        listener: Option<TcpListener>,
         access: AdminAccess,
         connections: usize,
         instance: Instance,
@@ -284,7 +284,7 @@ impl AdminPages {
         let thread = AdminThread::start().context("cannot start the admin thread")?;
         let serving = {
             let _on_it = thread.handle().enter();
-            let listener = TcpListener::from_std(listener)?;
+            let listener = tcp::listening(listener)?;
             let server = admin::Server {
                 monitor: proxy.monitor(),
                 state: state.clone(),
@@ -300,8 +300,8 @@ impl AdminPages {
         Ok(())
     }
 
-    fn listener(&self) -> anyhow::Result<Option<StdTcpListener>> {
-        Ok(self.listener.as_ref().map(StdTcpListener::try_clone).transpose()?)
+    fn listener(&self) -> anyhow::Result<Option<TcpListener>> {
+        Ok(self.listener.as_ref().map(TcpListener::try_clone).transpose()?)
     }
 
     /// Stops accepting requests. The future completes when all responses have been sent.
@@ -373,14 +373,14 @@ pub fn proxy_options(workers: usize, budget: &Budget, access_log: AccessLog) -> 
     }
 }
 
-pub fn bind_admin(address: AdminAddress, inherited: Option<StdTcpListener>) -> anyhow::Result<Option<StdTcpListener>> {
+pub fn bind_admin(address: AdminAddress, inherited: Option<TcpListener>) -> anyhow::Result<Option<TcpListener>> {
     let AdminAddress::At(address) = address else { return Ok(None) };
     if let Some(inherited) = inherited
         && inherited.local_addr().is_ok_and(|inherited| inherited == address)
     {
         return Ok(Some(inherited));
     }
-    let bound = StdTcpListener::bind(address)
+    let bound = TcpListener::bind(address)
         .map_err(|error| anyhow::anyhow!("admin pages: {} (--admin)", cannot_listen(address, &error)))?;
     bound.set_nonblocking(true)?;
     Ok(Some(bound))
@@ -457,7 +457,7 @@ fn worth_running(first: &Snapshot, report: &Report, state: &ReadinessState) -> a
 fn offer(
     path: Option<&Path>,
     proxy: &Arc<Proxy>,
-    admin: Option<StdTcpListener>,
+    admin: Option<TcpListener>,
 ) -> anyhow::Result<impl Future<Output = ()> + use<>> {
     let (taken, taken_over) = oneshot::channel();
     if let Some(path) = path {

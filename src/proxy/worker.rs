@@ -1,7 +1,6 @@
 //! Workers: threads with their own event loop and listening sockets. A connection never leaves its worker.
 
 pub mod abort_on_panic;
-mod accept;
 pub mod handle;
 pub mod sessions;
 pub mod shutdown;
@@ -30,7 +29,6 @@ use tracing::warn;
 
 use self::{
     abort_on_panic::AbortOnPanic,
-    accept::{Backoff, accept, is_exhausted},
     handle::{DrainOutcome, Shared, SocketId, WorkerCommand, WorkerHandle},
     sessions::{CloseQuota, Sessions},
     shutdown::Drains,
@@ -48,7 +46,10 @@ use super::{
 };
 use crate::{
     capacity::Share,
-    tcp::{self, TcpSocket},
+    tcp::{
+        self, TcpSocket,
+        accept::{Backoff, accept, is_exhausted},
+    },
 };
 
 /// The interval between heartbeats of a worker.
@@ -173,10 +174,9 @@ impl Worker {
         // takes over may replace the address by a wider or narrower one.
         for _ in 0..LAST_ACCEPTS {
             match accept(listening.get_ref()).and_then(|(tcp, peer)| self.accepted(tcp, peer, &slot)) {
-                Ok(()) => {}
-                // This connection was reset while it waited; others may wait behind it.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                Err(_) => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock || is_exhausted(&error) => break,
+                // This connection failed while it waited; others may wait behind it.
+                Ok(()) | Err(_) => {}
             }
         }
         drop(listening);
@@ -190,14 +190,16 @@ impl Worker {
     /// Accepts forever; the runtime polls open connections after a bounded number of accepts.
     async fn accept_all(self: Rc<Self>, slot: Arc<ListenerSlot>, socket: Arc<AsyncFd<TcpListener>>) {
         let _abort = AbortOnPanic;
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new(slot.load().state.key.to_string());
         loop {
             let accepted = socket.async_io(Interest::READABLE, accept).await;
             match accepted.and_then(|(tcp, peer)| self.accepted(tcp, peer, &slot)) {
                 Ok(()) => backoff.succeeded(),
-                Err(error) if is_exhausted(&error) => sleep(backoff.failed(&error)).await,
-                // This connection was reset while it waited; others may wait behind it.
-                Err(_) => {}
+                Err(error) => {
+                    if let Some(pause) = backoff.failed(&error) {
+                        sleep(pause).await;
+                    }
+                }
             }
         }
     }

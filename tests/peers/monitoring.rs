@@ -32,6 +32,7 @@ use tcplb::{
         socket::Sharing,
     },
     state::ReadinessState,
+    tcp,
 };
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
@@ -92,7 +93,12 @@ impl FaultyLeader {
             connections: 10,
             endpoint_series: EndpointSeries::All,
         };
-        let listener = runtime.block_on(tokio::net::TcpListener::bind(admin)).unwrap();
+        let listener = TcpListener::bind(admin).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let listener = {
+            let _inside = runtime.enter();
+            tcp::listening(listener).unwrap()
+        };
         runtime.spawn(server.serve(listener, CancellationToken::new()));
         Self { admin, instruments, _parts: (runtime, proxy, leader, watch) }
     }

@@ -17,7 +17,7 @@ fn refusing(injection: &str, listen: SocketAddr, backend: SocketAddr) -> Option<
     let strace = |arguments: &[&str]| {
         let mut command = Command::new("strace");
         command
-            .args(["-D", "-f", "-qq", "-o", "/dev/null", "--seccomp-bpf", "-e", "trace=splice,pipe2"])
+            .args(["-D", "-f", "-qq", "-o", "/dev/null", "--seccomp-bpf", "-e", "trace=splice,pipe2,accept,accept4"])
             .args(arguments);
         command
     };
@@ -85,4 +85,25 @@ fn large_transfers_are_copied_where_splice_is_refused() {
         assert_eq!(tcplb.seen.iter().filter(is_logged).count(), 1, "{injection}: {:#?}", tcplb.seen);
         assert_eq!(output.matches("reason=complete").count(), 3, "{injection}: {output}");
     }
+}
+
+#[test]
+fn connections_are_accepted_where_accept4_is_refused() {
+    for error in ["ENOSYS", "EPERM", "EACCES"] {
+        let (listen, backend) = (free_address(), exchanging());
+        let Some(tcplb) = refusing(&format!("accept4:error={error}"), listen, backend) else { return };
+        exchange(TcpStream::connect(listen).unwrap());
+        assert!(!tcplb.seen.iter().any(|line| line.contains("cannot accept")), "{error}: {:#?}", tcplb.seen);
+    }
+}
+
+#[test]
+fn a_refused_accept_is_reported_and_tried_again() {
+    let (listen, backend) = (free_address(), exchanging());
+    // The admin thread has its own count, and also recovers.
+    let Some(mut tcplb) = refusing("accept,accept4:error=EPERM:when=1..3000", listen, backend) else { return };
+    exchange(TcpStream::connect(listen).unwrap());
+    let line = tcplb.logged("cannot accept connections for now");
+    assert!(line.contains("listener=") && line.contains("allow the system calls accept4 and accept"), "{line}");
+    tcplb.logged("accepting connections again");
 }

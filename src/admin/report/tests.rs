@@ -18,6 +18,7 @@ use crate::{
     admin::{AdminAccess, AllowedHosts, page::StatusPage},
     controller::{AdminToken, follow},
     metrics::EndpointSeries,
+    tcp,
     tools::cert,
     translate::translate,
     world::ProcessLocality,
@@ -286,8 +287,9 @@ async fn the_aggregating_leader_gets_a_report() {
     rig.declare("a", Some(("uid", 1)), spec(free_port()));
     rig.declare("b", Some(("other", 1)), spec(free_port()));
     rig.apply().await;
-    let pages = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let pages = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = pages.local_addr().unwrap();
+    pages.set_nonblocking(true).unwrap();
     let server = crate::admin::Server {
         monitor: rig.proxy.monitor(),
         state: rig.state.clone(),
@@ -297,7 +299,7 @@ async fn the_aggregating_leader_gets_a_report() {
         connections: 10,
         endpoint_series: EndpointSeries::All,
     };
-    let serving = AbortOnDropHandle::new(tokio::spawn(server.serve(pages, rig.stop.clone())));
+    let serving = AbortOnDropHandle::new(tokio::spawn(server.serve(tcp::listening(pages).unwrap(), rig.stop.clone())));
     let (sender, mut updates) = unbounded_channel();
     let following =
         AbortOnDropHandle::new(tokio::spawn(follow("pod-0".into(), address, AdminToken::default(), sender)));
