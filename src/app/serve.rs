@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{SocketAddr, TcpListener},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -37,8 +37,7 @@ use crate::{
     proxy::{
         Options, Proxy,
         access_log::{self, AccessLog, LineEncoder, ProcessIdentity},
-        cannot_listen,
-        socket::Sharing,
+        socket::{self, Sharing},
     },
     state::{Configuration, ReadinessState},
     takeover::{self, Inheritance, Offer, Successor},
@@ -280,7 +279,7 @@ impl AdminPages {
     /// Starts to answer requests, unless already started.
     fn open(&mut self, proxy: &Proxy, state: &Arc<ReadinessState>) -> anyhow::Result<()> {
         let (Some(listener), None) = (self.listener()?, &self.serving) else { return Ok(()) };
-        info!(address = %listener.local_addr()?, "admin pages");
+        info!(address = %listener.local_addr().context("getsockname")?, "admin pages");
         let thread = AdminThread::start().context("cannot start the admin thread")?;
         let serving = {
             let _on_it = thread.handle().enter();
@@ -376,14 +375,19 @@ pub fn proxy_options(workers: usize, budget: &Budget, access_log: AccessLog) -> 
 pub fn bind_admin(address: AdminAddress, inherited: Option<TcpListener>) -> anyhow::Result<Option<TcpListener>> {
     let AdminAddress::At(address) = address else { return Ok(None) };
     if let Some(inherited) = inherited
-        && inherited.local_addr().is_ok_and(|inherited| inherited == address)
+        && inherited.local_addr().is_ok_and(|inherited| serves(inherited, address))
     {
         return Ok(Some(inherited));
     }
-    let bound = TcpListener::bind(address)
-        .map_err(|error| anyhow::anyhow!("admin pages: {} (--admin)", cannot_listen(address, &error)))?;
-    bound.set_nonblocking(true)?;
+    let bound = socket::open_one(address, Sharing::Exclusive)
+        .map_err(|error| anyhow::anyhow!("admin pages: {} (--admin)", socket::cannot_listen(address, &error)))?;
     Ok(Some(bound))
+}
+
+/// True if a socket that is bound to `bound` was opened for `address`, possibly without IPv6.
+fn serves(bound: SocketAddr, address: SocketAddr) -> bool {
+    let is_ipv4_of_any = address.ip() == Ipv6Addr::UNSPECIFIED && bound.ip() == Ipv4Addr::UNSPECIFIED;
+    bound == address || (is_ipv4_of_any && bound.port() == address.port())
 }
 
 /// The access to the admin pages of a process without an API server.

@@ -42,7 +42,7 @@ use tokio::{
 pub use connections::{AddressFilter, ConnectionQuery, EndpointFilter, FirstConnections, ListedConnection};
 pub use drain::{Draining, DrainingResource};
 pub use listener::ListenerState;
-pub use topology::{Sockets, cannot_listen};
+pub use topology::Sockets;
 pub use view::View;
 pub use worker::handle::DrainOutcome;
 

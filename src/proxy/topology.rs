@@ -312,7 +312,7 @@ impl Topology {
     }
 
     fn failed(&mut self, address: SocketAddr, listener: ListenerKey, error: &io::Error) {
-        let sentence: Arc<str> = cannot_listen(address, error).into();
+        let sentence: Arc<str> = socket::cannot_listen(address, error).into();
         let before = self.state.failed.get(&address);
         let pause = before.map_or(FIRST_RETRY, |before| (before.pause * 2).min(LONGEST_RETRY));
         let retry_at = Instant::now() + pause;
@@ -559,26 +559,3 @@ fn tls_handling(listener: &Listener, upstream: &Arc<Upstream>, entry: Option<Arc
 
 /// The name of the route without server names.
 const DEFAULT_ROUTE: &str = "*";
-
-/// The reason why an address cannot be listened on, and the remedy.
-pub fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
-    let (ip, port) = (address.ip(), address.port());
-    match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            format!("port {port} is in use on {ip} by another process: stop it, or choose another port")
-        }
-        io::ErrorKind::PermissionDenied => {
-            format!(
-                "no permission for port {port}: choose a port of 1024 or higher, or grant the capability \
-                 NET_BIND_SERVICE"
-            )
-        }
-        io::ErrorKind::AddrNotAvailable => {
-            format!(
-                "{ip} is not an address of this host: write an address of this host, or remove `address` to listen on \
-                 all"
-            )
-        }
-        _ => format!("{address}: {error}"),
-    }
-}

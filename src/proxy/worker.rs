@@ -160,7 +160,7 @@ impl Worker {
         slot: Arc<ListenerSlot>,
         socket: TcpListener,
     ) -> io::Result<Arc<AsyncFd<TcpListener>>> {
-        let listening = Arc::new(tcp::listening(socket)?);
+        let listening = Arc::new(tcp::listening(socket).map_err(socket::in_call("epoll_ctl"))?);
         let accepting = spawn_local(self.clone().accept_all(slot.clone(), listening.clone()));
         self.sockets.borrow_mut().insert(id, Socket { slot, listening: listening.clone(), accepting });
         Ok(listening)

@@ -168,16 +168,16 @@ fn greeting(name: Option<&str>, greeting: Option<&str>) -> String {
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     match listen_on(address) {
         // On a machine without IPv6, all addresses are all IPv4 addresses.
-        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && is_family_missing(&error) => {
+        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && is_ipv6_missing(&error) => {
             listen_on((Ipv4Addr::UNSPECIFIED, address.port()).into())
         }
         result => result,
     }
 }
 
-fn is_family_missing(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::AddrNotAvailable
-        || error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
+fn is_ipv6_missing(error: &io::Error) -> bool {
+    let is_refused = || Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP)).is_err();
+    error.kind() == io::ErrorKind::AddrNotAvailable || is_refused()
 }
 
 fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {

@@ -18,7 +18,8 @@ pub async fn dial(address: SocketAddr) -> io::Result<TcpSocket> {
 }
 
 async fn try_dial(address: SocketAddr) -> io::Result<TcpSocket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))
+        .map_err(without_socket)?;
     socket_options::set_nodelay(&socket)?;
     match socket.connect(&address.into()) {
         Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => return Err(error),
@@ -43,10 +44,20 @@ pub fn is_local(error: &io::Error) -> bool {
 fn explained(error: io::Error, address: SocketAddr) -> io::Error {
     let explanation = match error.raw_os_error().map(Errno::from_raw_os_error) {
         Some(Errno::ADDRNOTAVAIL) if !has_source_for(address.ip()) => "this host has no source address for it",
-        Some(Errno::AFNOSUPPORT) => "this host does not support its address family",
         Some(Errno::PERM | Errno::ACCESS) => "a firewall, route or policy of this host blocks it",
         _ => return error,
     };
+    io::Error::new(error.kind(), format!("{explanation}: {error}"))
+}
+
+/// Explains why there is no socket for the family of an address, unless something is exhausted. Endpoints of the other
+/// family may still be reachable.
+#[cold]
+fn without_socket(error: io::Error) -> io::Error {
+    if is_local(&error) {
+        return error;
+    }
+    let explanation = "this host does not support its address family, or a sandbox (seccomp) refuses it";
     io::Error::new(error.kind(), format!("{explanation}: {error}"))
 }
 
@@ -94,6 +105,15 @@ mod tests {
             assert_eq!(is_local(&io::Error::from(errno)), local, "{errno:?}");
         }
         assert!(!is_local(&io::ErrorKind::TimedOut.into()));
+    }
+
+    #[test]
+    fn a_refused_socket_concerns_one_address_family() {
+        for errno in [Errno::AFNOSUPPORT, Errno::PERM, Errno::ACCESS, Errno::INVAL, Errno::PROTONOSUPPORT] {
+            let error = without_socket(errno.into());
+            assert!(!is_local(&error) && error.to_string().contains("its address family"), "{error}");
+        }
+        assert!(is_local(&without_socket(Errno::MFILE.into())));
     }
 
     #[test]

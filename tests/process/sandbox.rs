@@ -7,7 +7,30 @@ use std::{
     thread,
 };
 
+use rustix::io::Errno;
+
 use crate::harness::{Tcplb, WAIT_LIMIT, free_address, lacks};
+
+/// Runs a command that gets the error of the first argument for each IPv6 socket.
+const WITHOUT_IPV6: &str = r#"
+import ctypes, os, platform, struct, sys
+socket = {"x86_64": 41, "aarch64": 198}[platform.machine()]
+program = [
+    (0x20, 0, 0, 0),                            # the system call
+    (0x15, 0, 3, socket),
+    (0x20, 0, 0, 16),                           # its first argument, the address family
+    (0x15, 0, 1, 10),
+    (0x06, 0, 0, 0x50000 | int(sys.argv[1])),   # SECCOMP_RET_ERRNO
+    (0x06, 0, 0, 0x7fff0000),                   # SECCOMP_RET_ALLOW
+]
+code = b"".join(struct.pack("HBBI", *instruction) for instruction in program)
+class Filter(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_char_p)]
+libc = ctypes.CDLL(None)
+assert libc.prctl(38, 1, 0, 0, 0) == 0          # PR_SET_NO_NEW_PRIVS
+assert libc.prctl(22, 2, ctypes.byref(Filter(len(program), code)), 0, 0) == 0
+os.execvp(sys.argv[2], sys.argv[2:])
+"#;
 
 /// Enough bytes for the use of pipes where they are available.
 const LENGTH: usize = 4 << 20;
@@ -106,4 +129,22 @@ fn a_refused_accept_is_reported_and_tried_again() {
     let line = tcplb.logged("cannot accept connections for now");
     assert!(line.contains("listener=") && line.contains("allow the system calls accept4 and accept"), "{line}");
     tcplb.logged("accepting connections again");
+}
+
+#[test]
+fn all_addresses_are_those_of_ipv4_where_ipv6_sockets_are_refused() {
+    let python = || Command::new("/usr/bin/python3");
+    if !python().arg("-V").status().is_ok_and(|status| status.success()) {
+        return lacks("python3");
+    }
+    for errno in [Errno::PERM, Errno::ACCESS, Errno::INVAL, Errno::PROTONOSUPPORT] {
+        let (listen, admin, backend) = (free_address(), free_address(), exchanging());
+        let mut command = python();
+        command.args(["-c", WITHOUT_IPV6, &errno.raw_os_error().to_string(), env!("CARGO_BIN_EXE_tcplb")]);
+        command.args(["standalone", "--workers", "2", "--admin", &format!("[::]:{}", admin.port())]);
+        command.args(["--listen", &format!("[::]:{}", listen.port()), "--backend", &backend.to_string()]);
+        let mut tcplb = Tcplb::spawn(command, admin).ready();
+        tcplb.logged("IPv6 sockets are refused");
+        exchange(TcpStream::connect(listen).unwrap());
+    }
 }
