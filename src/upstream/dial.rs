@@ -44,7 +44,8 @@ pub fn is_local(error: &io::Error) -> bool {
 fn explained(error: io::Error, address: SocketAddr) -> io::Error {
     let explanation = match error.raw_os_error().map(Errno::from_raw_os_error) {
         Some(Errno::ADDRNOTAVAIL) if !has_source_for(address.ip()) => "this host has no source address for it",
-        Some(Errno::PERM | Errno::ACCESS) => "a firewall, route or policy of this host blocks it",
+        // EINVAL: a blackhole route.
+        Some(Errno::PERM | Errno::ACCESS | Errno::INVAL) => "a firewall, route or policy of this host blocks it",
         _ => return error,
     };
     io::Error::new(error.kind(), format!("{explanation}: {error}"))
@@ -127,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_firewall_refusal_concerns_one_address() {
-        for errno in [Errno::PERM, Errno::ACCESS] {
+        for errno in [Errno::PERM, Errno::ACCESS, Errno::INVAL] {
             let error = explained(errno.into(), "192.0.2.1:1".parse().unwrap());
             assert!(!is_local(&error) && error.to_string().contains("blocks it"), "{error}");
         }

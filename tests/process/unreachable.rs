@@ -10,7 +10,7 @@ const PREPARATION: &str = "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6; ip
 const UNREACHABLE: [(&str, &str); 5] = [
     ("[fd00::11]:5001", "no source address for it"),
     ("10.0.0.1:5001", "a firewall, route or policy of this host blocks it"),
-    ("10.0.0.2:5001", "Invalid argument"),
+    ("10.0.0.2:5001", "a firewall, route or policy of this host blocks it: Invalid argument"),
     ("10.0.0.3:5001", "No route to host"),
     ("10.0.0.4:5001", "Network is unreachable"),
 ];
