@@ -32,7 +32,7 @@ const LEAST: usize = 256 * 1024;
 /// The pause after the kernel refused a pipe: all pipes of a user share a limit (`pipe-user-pages-soft`).
 const AFTER_REFUSAL: Duration = Duration::from_secs(10);
 
-/// True if splice(2) has been tried.
+/// True if splice(2) has been tried with success.
 static TRIED: AtomicBool = AtomicBool::new(false);
 /// True if this process does not use pipes because a required system call is refused.
 static REFUSED: AtomicBool = AtomicBool::new(false);
@@ -182,7 +182,7 @@ fn open() -> Option<PipeEnds> {
         Ok(ends) => ends,
         Err(errno) => {
             let error = io::Error::from(errno);
-            if is_refusal(&error) || errno == Errno::ACCESS {
+            if is_refusal(&error) {
                 copy_from_now_on("pipe2", &error);
             }
             return None;
@@ -194,11 +194,12 @@ fn open() -> Option<PipeEnds> {
         // Without descriptors for the test, it is repeated with the next pipe.
         let (mut near, far) = UnixStream::pair().ok()?;
         near.write_all(b"?").ok()?;
-        TRIED.store(true, Relaxed);
         if let Err(error) = try_splice(&ends, &far) {
             copy_from_now_on("splice", &error);
             return None;
         }
+        // Not earlier: other workers would use pipes during the test.
+        TRIED.store(true, Relaxed);
     }
     Some(ends)
 }
@@ -213,7 +214,7 @@ fn try_splice(ends: &PipeEnds, socket: &UnixStream) -> io::Result<()> {
 
 /// True if the system call itself is refused. No connection breaks with any of these errors.
 fn is_refusal(error: &io::Error) -> bool {
-    const REFUSALS: [Errno; 3] = [Errno::NOSYS, Errno::PERM, Errno::INVAL];
+    const REFUSALS: [Errno; 4] = [Errno::NOSYS, Errno::PERM, Errno::ACCESS, Errno::INVAL];
     error.raw_os_error().is_some_and(|code| REFUSALS.iter().any(|errno| errno.raw_os_error() == code))
 }
 
