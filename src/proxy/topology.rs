@@ -3,6 +3,7 @@
 mod local_addresses;
 mod loops;
 mod plan;
+mod routing_table;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

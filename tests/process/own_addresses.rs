@@ -50,6 +50,23 @@ fn endpoints_that_are_listeners_by_another_address_of_the_host_are_left_out() {
 }
 
 #[test]
+fn endpoints_that_are_listeners_by_an_address_of_a_local_prefix_are_left_out() {
+    let endpoints = ["10.0.9.5:4000", "[fd12::5]:4000"];
+    let manifests = load_balancer("shop", 4000, &[SERVER, endpoints[0], endpoints[1]]);
+    for settings in ["", "echo 1 > /proc/sys/net/ipv6/ip_nonlocal_bind; echo 1 > /proc/sys/net/ipv4/ip_nonlocal_bind"] {
+        let preparation =
+            format!("ip route add local 10.0.9.0/24 dev lo; ip route add local fd12::/64 dev lo; {settings}");
+        let Some(mut network) = OwnNetwork::start(&preparation, &manifests) else { return };
+        for endpoint in endpoints {
+            let line = network.tcplb.logged(&format!("endpoint={endpoint}"));
+            assert!(line.contains(LEFT_OUT), "{line}");
+        }
+        network.tcplb.logged("admin pages");
+        assert_eq!(network.clients(LISTEN, 20), ["hello from here"; 20]);
+    }
+}
+
+#[test]
 fn addresses_that_come_and_go_while_the_program_runs_are_noticed() {
     let manifests = load_balancer("shop", 4000, &[SERVER, "10.0.0.9:4000"]);
     let Some(mut network) = OwnNetwork::start("", &manifests) else { return };

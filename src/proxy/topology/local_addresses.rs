@@ -1,10 +1,12 @@
-//! The addresses of this host.
+//! The addresses of this host, and those of local prefixes (`ip route add local`).
 
 use std::{
     collections::HashMap,
     io, mem,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
 };
+
+use super::routing_table::has_local_route;
 
 /// Cached answers for the addresses of endpoints: there may be many endpoints, and every change of one queries all of
 /// them.
@@ -39,7 +41,8 @@ impl LocalAddresses {
 
 /// `None`: unknown for lack of a descriptor or port.
 fn is_local(ip: IpAddr) -> Option<bool> {
-    Some(can_bind(ip)? && (!can_bind_anywhere(ip) || is_source_of_itself(ip)))
+    // A sandbox may refuse to read routes. Sockets show the same, except IPv6 addresses of local prefixes.
+    has_local_route(ip).or_else(|| Some(can_bind(ip)? && (!can_bind_anywhere(ip) || is_source_of_itself(ip))))
 }
 
 /// `None`: unknown for lack of a descriptor or port.
