@@ -210,7 +210,7 @@ fn unreadable_authorities_are_dropped_and_reported() {
         ),
         (
             &[("ca.crt", &pem), ("ca.crl", &Ca::new().list())],
-            "ca.crl of ConfigMap shop/wrong has a revocation list of CN=rcgen self signed cert that is not signed by \
+            "ca.crl of ConfigMap shop/wrong has a revocation list of \"CN=rcgen self signed cert\" that is not signed by \
              the authority of this name in ca.crt of ConfigMap shop/wrong: write the list as",
         ),
         (
@@ -259,7 +259,7 @@ fn revocation_lists_of_another_authority_are_refused() {
     let forged = outcome(&[("ca.crt", &old), ("ca.crl", &Ca::named("other").list())], &[("ca.crt", &other.pem())]);
     assert!(
         forged[0].starts_with(
-            "spec.listeners[0].tls.clientValidation.caRefs: ConfigMap shop/old has a revocation list of CN=other that \
+            "spec.listeners[0].tls.clientValidation.caRefs: ConfigMap shop/old has a revocation list of \"CN=other\" that \
              is not signed by the authority of this name"
         ),
         "{forged:?}"
@@ -267,7 +267,7 @@ fn revocation_lists_of_another_authority_are_refused() {
     let refused = outcome(&[("ca.crt", &old), ("ca.crl", &of_old)], &[("ca.crt", &new)]);
     assert!(
         refused[0].starts_with(
-            "spec.listeners[0].tls.clientValidation.caRefs: several authorities have the name CN=rcgen self signed cert \
+            "spec.listeners[0].tls.clientValidation.caRefs: several authorities have the name \"CN=rcgen self signed cert\" \
              and different keys"
         ),
         "{refused:?}"
@@ -291,11 +291,11 @@ fn outdated_revocation_lists_get_a_warning_and_still_apply() {
     };
     let field = "spec.listeners[0].tls.clientValidation.caRefs[0]";
     let expired = format!(
-        "{field}: the authority CN=rcgen self signed cert in ca.crt of ConfigMap shop/a expired on \
+        "{field}: the authority \"CN=rcgen self signed cert\" in ca.crt of ConfigMap shop/a expired on \
          2025-01-01T00:00:00Z: replace it; certificates that it issued are still accepted"
     );
     let stale = format!(
-        "{field}: the revocation list of CN=rcgen self signed cert in ca.crl of ConfigMap shop/a was due for renewal \
+        "{field}: the revocation list of \"CN=rcgen self signed cert\" in ca.crl of ConfigMap shop/a was due for renewal \
          by 2025-01-01T00:00:00Z: replace it; the old one stays in effect"
     );
     let warned = |sentence: &str| vec![(Reason::AuthorityExpired, sentence.to_owned())];

@@ -83,7 +83,7 @@ fn too_many_lists_are_refused_before_any_signature_is_verified() {
 fn several_authorities_of_one_name_in_one_object_cannot_have_lists() {
     let messages = sentences(&first(&of_one_name(2, true)).1, "pg");
     assert!(
-        messages[0].contains("caRefs[0]: several authorities have the name CN=N and different keys"),
+        messages[0].contains("caRefs[0]: several authorities have the name \"CN=N\" and different keys"),
         "{messages:?}"
     );
 }
@@ -165,8 +165,9 @@ fn a_list_with_its_authority_s_name_written_in_another_way_is_refused() {
         let (snapshot, verdicts) = first(&of_sources(&[(&ca.pem(), &lists)]));
         let messages = sentences(&verdicts, "pg");
         assert!(
-            messages[0]
-                .contains("a revocation list of the authority CN=Some  authority with its name encoded differently"),
+            messages[0].contains(
+                "a revocation list of the authority \"CN=Some  authority\" with its name encoded differently"
+            ),
             "{messages:?}"
         );
         assert!(messages[0].contains("ca.crl of ConfigMap shop/s0, at line 1,"), "{messages:?}");
@@ -176,7 +177,7 @@ fn a_list_with_its_authority_s_name_written_in_another_way_is_refused() {
     let other = Ca::named("other");
     let messages = sentences(&first(&of_sources(&[(&ca.pem(), ""), (&other.pem(), &lists)])).1, "pg");
     assert!(
-        messages[0].contains("caRefs: ConfigMap shop/s1 has a revocation list of the authority CN=Some  authority"),
+        messages[0].contains("caRefs: ConfigMap shop/s1 has a revocation list of the authority \"CN=Some  authority\""),
         "{messages:?}"
     );
 
@@ -195,7 +196,7 @@ fn a_list_of_an_unconfigured_authority_gets_a_warning() {
     assert!(
         messages.len() == 1
             && messages[0]
-                .contains("ConfigMap shop/s0 has a revocation list of CN=intermediate, which is not among the"),
+                .contains("ConfigMap shop/s0 has a revocation list of \"CN=intermediate\", which is not among the"),
         "{messages:?}"
     );
     assert!(!verdicts[&object("pg")].refuses() && lets_in(&snapshot, &ca.issue(7), 2026));
@@ -217,7 +218,8 @@ fn of_lists_of_one_time_the_number_decides_and_a_tie_is_refused() {
         assert!(!lets_in(&snapshot, &ca.issue(7), 2026) && lets_in(&snapshot, &ca.issue(8), 2026));
     }
     let other = list(256, &[]);
-    let tie = "several revocation lists of CN=root, issued at 2026-01-01T00:00:00Z, with the same number and different";
+    let tie =
+        "several revocation lists of \"CN=root\", issued at 2026-01-01T00:00:00Z, with the same number and different";
     let messages = sentences(&first(&of_sources(&[(&ca.pem(), &(new.clone() + &other))])).1, "pg");
     assert!(messages[0].contains(tie), "{messages:?}");
     let messages = sentences(&first(&of_sources(&[(&ca.pem(), &new), (&ca.pem(), &other)])).1, "pg");
@@ -255,7 +257,7 @@ fn a_revoked_authority_is_dropped() {
         let messages = sentences(&verdicts, "pg");
         assert!(
             messages.iter().any(|message| message
-                .contains("the authority CN=revoked in ConfigMap shop/s0 is revoked by a list of CN=root")),
+                .contains("the authority \"CN=revoked\" in ConfigMap shop/s0 is revoked by a list of \"CN=root\"")),
             "{messages:?}"
         );
         assert!(!verdicts[&object("pg")].refuses());
@@ -277,7 +279,7 @@ fn partial_lists_without_a_complete_one_get_a_warning() {
     let parts = part("http://crl.example/1") + &part("http://crl.example/2");
     let messages = sentences(&first(&of_sources(&[(&ca.pem(), &parts)])).1, "pg");
     assert!(
-        messages.len() == 1 && messages[0].contains("there is no complete revocation list of CN=root"),
+        messages.len() == 1 && messages[0].contains("there is no complete revocation list of \"CN=root\""),
         "{messages:?}"
     );
     let messages = sentences(&first(&of_sources(&[(&ca.pem(), &(parts + &ca.list_of(2025)))])).1, "pg");
@@ -298,7 +300,7 @@ fn lists_that_are_not_supported_are_refused_with_their_issuer_line_and_reason() 
         let text = format!("# A comment\n{list}");
         let messages = sentences(&first(&of_sources(&[(&ca.pem(), &text)])).1, "pg");
         let expected = format!(
-            "ca.crl of ConfigMap shop/s0 has a revocation list of CN=root at line 2 that is not supported: {reason}"
+            "ca.crl of ConfigMap shop/s0 has a revocation list of \"CN=root\" at line 2 that is not supported: {reason}"
         );
         assert!(messages[0].contains(&expected), "{expected}: {messages:?}");
     }

@@ -12,7 +12,9 @@ use rustls::{
 use x509_parser::{certificate::X509Certificate, prelude::FromDer, revocation_list::CertificateRevocationList};
 
 use super::{
-    certificates::{CertificateLoader, WRITE_CERTIFICATE, cached, fingerprint, timestamp, whole_certificate},
+    certificates::{
+        CertificateLoader, WRITE_CERTIFICATE, cached, fingerprint, quoted_name, timestamp, whole_certificate,
+    },
     pem::{Block, PemLabel},
     revocation::{self, Anchors, Lists},
 };
@@ -292,7 +294,7 @@ impl Texts<'_> {
             let until = timestamp(certificate.validity().not_after);
             let sentence = format!(
                 "the authority {} in {} expired on {until}: replace it; certificates that it issued are still accepted",
-                certificate.subject(),
+                quoted_name(certificate.subject()),
                 self.certificates.title
             );
             Some((until, sentence.into()))
@@ -303,7 +305,7 @@ impl Texts<'_> {
             let sentence = format!(
                 "the revocation list of {} in {} was due for renewal by {until}: replace it; the old one stays in \
                  effect",
-                list.issuer(),
+                quoted_name(list.issuer()),
                 self.revoked.as_ref()?.title
             );
             Some((until, sentence.into()))
@@ -323,7 +325,7 @@ impl Texts<'_> {
             let sentence = format!(
                 "the revocation list of {} in {} is issued at {from}, which is in the future: correct the clock, or \
                  install the list at that time; until then its revocations apply in addition to the lists before it",
-                list.issuer(),
+                quoted_name(list.issuer()),
                 self.revoked.as_ref()?.title
             );
             (from > now).then(|| (from, sentence.into()))

@@ -12,13 +12,18 @@ use rustls::{
     sign::CertifiedKey,
 };
 use x509_parser::{
-    certificate::X509Certificate, extensions::GeneralName, prelude::FromDer, time::ASN1Time, x509::X509Version,
+    certificate::X509Certificate,
+    extensions::GeneralName,
+    prelude::FromDer,
+    time::ASN1Time,
+    x509::{X509Name, X509Version},
 };
 
 use super::pem::{Block, PemLabel};
 use crate::{
     api,
     model::{Certificate, CertificateCache, ClientValidation, Fingerprint, Listener, server_name},
+    printable::quoted,
     translate::{
         context::TranslateContext,
         declaration::Declaration,
@@ -382,6 +387,11 @@ fn dns_name(name: &str) -> Option<Arc<str>> {
     let name = server_name::normalized(name)?;
     let below = name.strip_prefix("*.").unwrap_or(&name);
     DnsName::try_from(below).ok().map(|_| name.as_ref().into())
+}
+
+/// A distinguished name for a sentence. Without quotes, it could pass for other parts of a log line.
+pub fn quoted_name(name: &X509Name<'_>) -> String {
+    quoted(&name.to_string())
 }
 
 /// Converts a time. RFC 5280 writes "never" as the last second of the year 9999, which is past the last timestamp.

@@ -21,7 +21,7 @@ use x509_parser::{
     x509::{SubjectPublicKeyInfo, X509Name},
 };
 
-use super::certificates::fingerprint;
+use super::certificates::{fingerprint, quoted_name};
 use crate::model::{Authority, Fingerprint};
 
 /// Maximum number of lists in one source. Each costs a signature verification, which delays other tenants.
@@ -71,8 +71,9 @@ pub fn read(
         let Some(key) = key else { return Err(ambiguous(issuer)) };
         if !has_signed(key, &list.crl) {
             return Err(format!(
-                "{title} has a revocation list of {issuer} that is not signed by the authority of this name in \
+                "{title} has a revocation list of {} that is not signed by the authority of this name in \
                  {authorities_title}: write the list as issued",
+                quoted_name(issuer)
             ));
         }
     }
@@ -104,8 +105,9 @@ fn check(title: &str, line: usize, list: &Der) -> Result<(), String> {
 
 fn unusable(title: &str, line: usize, issuer: &X509Name<'_>, reason: &str) -> String {
     format!(
-        "{title} has a revocation list of {issuer} at line {line} that is not supported: {reason}; have a complete \
-         list issued, or one with the full name of a distribution point"
+        "{title} has a revocation list of {} at line {line} that is not supported: {reason}; have a complete list \
+         issued, or one with the full name of a distribution point",
+        quoted_name(issuer)
     )
 }
 
@@ -224,7 +226,7 @@ pub fn forgery(
                     "{} has a revocation list of {} that is not signed by the authority of this name: write the list \
                      as issued, or remove it",
                     authority.source,
-                    list.issuer()
+                    quoted_name(list.issuer())
                 ));
             }
         }
@@ -246,7 +248,8 @@ pub fn ambiguity(authorities: &[Arc<Authority>]) -> Option<String> {
 
 fn ambiguous(issuer: &X509Name<'_>) -> String {
     format!(
-        "several authorities have the name {issuer} and different keys, so a revocation list would apply to each of \
-         them: keep one of them, remove the lists (`ca.crl`), or give the new one another name"
+        "several authorities have the name {} and different keys, so a revocation list would apply to each of them: \
+         keep one of them, remove the lists (`ca.crl`), or give the new one another name",
+        quoted_name(issuer)
     )
 }

@@ -10,7 +10,10 @@ use jiff::Timestamp;
 use rustls::pki_types::CertificateRevocationListDer;
 use x509_parser::{extensions::ParsedExtension, prelude::FromDer, revocation_list::CertificateRevocationList};
 
-use crate::{model::Authority, translate::tls::certificates::timestamp};
+use crate::{
+    model::Authority,
+    translate::tls::certificates::{quoted_name, timestamp},
+};
 
 pub type Der = CertificateRevocationListDer<'static>;
 
@@ -82,7 +85,7 @@ pub fn tie(lists: &[RevocationList<'_>]) -> Option<String> {
             return Some(format!(
                 "several revocation lists of {}, issued at {}, with the same number and different content: keep only \
                  the newest",
-                list.crl.issuer(),
+                quoted_name(list.crl.issuer()),
                 timestamp(list.crl.last_update())
             ));
         }

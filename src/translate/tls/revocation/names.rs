@@ -2,6 +2,8 @@
 
 use x509_parser::{asn1_rs::Tag, x509::X509Name};
 
+use crate::{printable::quoted, translate::tls::certificates::quoted_name};
+
 /// Normalizes a name for comparison, regardless of case, white space and string types. Verifiers compare the bytes
 /// instead.
 pub fn canonical(name: &X509Name<'_>) -> Vec<Vec<(String, String)>> {
@@ -21,6 +23,7 @@ pub fn canonical(name: &X509Name<'_>) -> Vec<Vec<(String, String)>> {
 
 /// Problem of a list whose issuer is written differently from the `subject` of its authority.
 pub fn misnamed(place: &str, issuer: &X509Name<'_>, subject: &str) -> String {
+    let (issuer, subject) = (quoted_name(issuer), quoted(subject));
     format!(
         "{place} has a revocation list of the authority {subject} with its name encoded differently, as {issuer}, so \
          it would revoke nothing: have the list issued with the name exactly as in the CA certificate, with the same \

@@ -12,7 +12,10 @@ use super::{
     lists::{RevocationList, tie},
     names,
 };
-use crate::model::{Authority, AuthorityReview, is_self_signed_authority};
+use crate::{
+    model::{Authority, AuthorityReview, is_self_signed_authority},
+    translate::tls::certificates::quoted_name,
+};
 
 /// Certificates of authorities, divided by whether a list revokes them.
 pub struct Anchors<'a> {
@@ -84,9 +87,10 @@ pub fn review(authorities: &[Arc<Authority>]) -> AuthorityReview {
                 return AuthorityReview { refused, warnings };
             }
             strange.push(format!(
-                "{} has a revocation list of {issuer}, which is not among the authorities, so the list only applies if \
-                 it is an intermediate of theirs: write the certificate of its authority in ca.crt, or remove the list",
-                authority.source
+                "{} has a revocation list of {}, which is not among the authorities, so the list only applies if it is \
+                 an intermediate of theirs: write the certificate of its authority in ca.crt, or remove the list",
+                authority.source,
+                quoted_name(issuer)
             ));
         }
         if list.part().is_none() {
@@ -98,8 +102,9 @@ pub fn review(authorities: &[Arc<Authority>]) -> AuthorityReview {
     warnings.extend(in_one(strange));
     let incomplete = in_parts.iter().filter(|(name, _)| !with_complete.contains(*name)).map(|(_, issuer)| {
         format!(
-            "there is no complete revocation list of {issuer}, only lists with a distribution point, which apply to \
-             certificates that name it: add the complete list if any of its certificates names none"
+            "there is no complete revocation list of {}, only lists with a distribution point, which apply to \
+             certificates that name it: add the complete list if any of its certificates names none",
+            quoted_name(issuer)
         )
     });
     warnings.extend(in_one(incomplete.collect()));
@@ -114,9 +119,9 @@ fn revoked(authorities: &[Arc<Authority>]) -> Vec<String> {
         let (_, certificate) = X509Certificate::from_der(&authority.certificates[*index]).ok()?;
         Some(format!(
             "the authority {} in {} is revoked by a list of {}: remove it; certificates that it issued are refused",
-            certificate.subject(),
+            quoted_name(certificate.subject()),
             authority.source,
-            certificate.issuer()
+            quoted_name(certificate.issuer())
         ))
     };
     anchors.revoked.iter().filter_map(sentence).collect()
