@@ -1,7 +1,9 @@
 //! Reads the text of a manifest file into objects.
 
+mod aliases;
 mod kind;
 mod lists;
+mod node_problem;
 mod object;
 mod octal;
 mod parts;
@@ -37,6 +39,20 @@ pub struct Documents {
     pub remarks: Vec<FileProblem>,
     /// The number of objects of other kinds.
     pub passed_over: usize,
+}
+
+/// The value of a YAML text with at most one document.
+///
+/// # Errors
+/// A sentence without the name of the file.
+pub fn yaml_value(text: &str) -> Result<Value, String> {
+    let mut documents = yaml(text).into_iter();
+    let first = documents.next().transpose().map_err(|problem| problem.message)?;
+    match documents.next() {
+        None => Ok(first.map_or(Value::Null, |(_, value)| value)),
+        Some(Err(problem)) => Err(problem.message),
+        Some(Ok(_)) => Err("has several YAML documents: write only one".into()),
+    }
 }
 
 impl Documents {

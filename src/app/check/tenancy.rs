@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use crate::{
     api::{Network, ServiceType},
     cli::port_range,
-    source::{decoded, schema::near},
+    source::{decoded, documents::yaml_value, schema::near},
     world::Tenancy,
 };
 
@@ -128,7 +128,7 @@ const HOST_VALUES: [&str; 16] = [
 fn read_values(file: &Path) -> anyhow::Result<Value> {
     let of_file = || file.display().to_string();
     let text = decoded(fs::read(file).with_context(of_file)?).map_err(Error::msg).with_context(of_file)?;
-    serde_saphyr::from_str(&text).map_err(|error| anyhow!("{}: {error}", file.display()))
+    yaml_value(&text).map_err(|problem| anyhow!("{}: {problem}", file.display()))
 }
 
 /// The name of this chart in the values of a chart that depends on it. `None`: the values are the chart's own.
@@ -357,6 +357,9 @@ mod tests {
             let error = read(text).unwrap_err();
             assert!(error.contains("values.yaml: ") && error.contains(sentence), "{error}");
         }
+        let levels = (1..7).map(|n| format!("a{n}: &a{n} [{}]\n", vec![format!("*a{}", n - 1); 9].join(",")));
+        let error = read(&format!("a0: &a0 [lol]\n{}", levels.collect::<String>())).unwrap_err();
+        assert!(error.contains("values.yaml: line 5, ") && error.contains("with this alias"), "{error}");
         assert!(of_values(&["/nowhere/values.yaml".into()]).is_err());
     }
 }

@@ -3,9 +3,12 @@
 use std::iter;
 
 use serde_json::Value;
-use serde_saphyr::Spanned;
+use serde_saphyr::{Spanned, budget::BudgetBreach};
 
-use super::{octal, unique::Unique};
+use super::{aliases::AliasBudget, node_problem::NodeProblem, octal, unique::Unique};
+
+/// The maximum number of anchors in a document. The reader clears all anchors of a text at each of its documents.
+const MAX_ANCHORS: usize = 1000;
 
 /// A document and the line it starts at.
 pub(super) type DocumentPart = Result<(u64, Value), SyntaxError>;
@@ -18,13 +21,14 @@ pub(super) struct SyntaxError {
 }
 
 pub(super) fn yaml(text: &str) -> Vec<DocumentPart> {
-    yaml_from(0, text).unwrap_or_else(|problem| {
+    yaml_from(0, text, &mut AliasBudget::of(text)).unwrap_or_else(|problem| {
         let parts = separated(text);
         if parts.len() < 2 {
             return vec![Err(problem)];
         }
-        // A broken document does not affect the others.
-        let read = |(line, part)| yaml_from(line, part).unwrap_or_else(|problem| vec![Err(problem)]);
+        // A broken document does not affect the others, but their aliases have a common budget.
+        let mut budget = AliasBudget::of(text);
+        let read = |(line, part)| yaml_from(line, part, &mut budget).unwrap_or_else(|problem| vec![Err(problem)]);
         parts.into_iter().flat_map(read).collect()
     })
 }
@@ -47,12 +51,24 @@ pub(super) fn separated(text: &str) -> Vec<(u64, &str)> {
 }
 
 /// The documents of a text. `lines_before` is the number of lines before it.
-fn yaml_from(lines_before: u64, text: &str) -> Result<Vec<DocumentPart>, SyntaxError> {
+fn yaml_from(lines_before: u64, text: &str, budget: &mut AliasBudget) -> Result<Vec<DocumentPart>, SyntaxError> {
+    budget.spend(text).map_err(|NodeProblem { line, column, sentence }| {
+        let line = lines_before + line;
+        SyntaxError { message: format!("line {line}, column {column}: {sentence}"), line: Some(line) }
+    })?;
     let documents = yaml_values(text, false).map_err(|error| match error {
         serde_saphyr::Error::DuplicateMappingKey { key: Some(key), location } => {
             let line = lines_before + location.line();
             let column = location.column();
             let message = format!("is not YAML: `{key}` is written twice at line {line}, column {column}");
+            SyntaxError { message, line: Some(line) }
+        }
+        serde_saphyr::Error::Budget { breach: BudgetBreach::Anchors { .. }, location } => {
+            let line = lines_before + location.line();
+            let message = format!(
+                "line {line}: the document has more than {MAX_ANCHORS} anchors (`&name`): write values out instead of \
+                 anchors and aliases"
+            );
             SyntaxError { message, line: Some(line) }
         }
         error => {
@@ -81,9 +97,17 @@ fn yaml_from(lines_before: u64, text: &str) -> Result<Vec<DocumentPart>, SyntaxE
 }
 
 fn yaml_values(text: &str, legacy_octal_numbers: bool) -> Result<Vec<Spanned<Unique>>, serde_saphyr::Error> {
-    // The size of the file bounds these values. The expansion of aliases has a separate bound.
+    // The size of the file bounds these values. The expansion of aliases has a budget of its own.
     let options = serde_saphyr::options! {
-        budget: serde_saphyr::budget! { max_events: usize::MAX, max_nodes: usize::MAX, max_documents: usize::MAX },
+        budget: serde_saphyr::budget! {
+            max_events: usize::MAX,
+            max_nodes: usize::MAX,
+            max_documents: usize::MAX,
+            max_aliases: usize::MAX,
+            max_anchors: MAX_ANCHORS,
+            max_merge_keys: usize::MAX,
+            enforce_alias_anchor_ratio: false,
+        },
         with_snippet: false,
         legacy_octal_numbers: legacy_octal_numbers,
     };

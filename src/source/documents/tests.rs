@@ -378,9 +378,66 @@ proptest! {
 fn a_file_may_be_large_but_aliases_may_not_multiply_it() {
     let many: String = (0..2_000).map(|n| LOAD_BALANCER.replace("name: pg", &format!("name: pg{n}")) + "---").collect();
     assert_eq!(read(&many).objects.len(), 2_000);
-    let laughs: String =
-        (1..9).map(|n| format!("a{n}: &a{n} [{}]\n", vec![format!("*a{}", n - 1); 9].join(", "))).collect();
-    problem("a.yaml", &format!("a0: &a0 [lol]\n{laughs}"));
+    let message = problem("a.yaml", &aliases(8));
+    assert!(
+        message.starts_with("a.yaml: line 5, column 50: with this alias, the aliases of the file add "),
+        "{message}"
+    );
+    assert!(message.ends_with("write values out instead of aliases"), "{message}");
+    // A cycle has no size.
+    problem("a.yaml", "a: &a [*a]");
+}
+
+/// A document with this many levels of aliases, each nine times the size of the one before.
+fn aliases(levels: usize) -> String {
+    let level = |n: usize| format!("a{n}: &a{n} [{}]\n", vec![format!("*a{}", n - 1); 9].join(", "));
+    (1..=levels).map(level).fold("a0: &a0 [lol]\n".to_owned(), |text, level| text + &level)
+}
+
+#[test]
+fn aliases_of_all_documents_share_one_budget() {
+    // The budget is enough for one document with four levels, but not for two. A syntax error has each read alone.
+    for broken in ["", "a: [\n"] {
+        let text = broken.to_owned() + &format!("---\n{}", aliases(4)).repeat(40) + "---\n" + LOAD_BALANCER;
+        let documents = read(&text);
+        let refused = documents.problems.iter().filter(|problem| problem.contains("with this alias")).count();
+        assert_eq!((documents.objects.len(), refused), (1, 39), "{documents:?}");
+    }
+}
+
+#[test]
+fn refusing_aliases_costs_as_much_as_their_text() {
+    let many = |count: usize| format!("---\n{}", aliases(6)).repeat(count);
+    cost::assert_grows_no_faster_than_n_log_n(50, many, |text| {
+        let documents = Documents::read(Path::new("a.yaml"), text, "default");
+        assert!(documents.problems[0].contains("with this alias"), "{documents:?}");
+    });
+}
+
+#[test]
+fn reading_documents_after_anchors_costs_as_much_as_their_text() {
+    let many = |count: usize| format!("[{}]\n{}", "&a x,".repeat(count), "---\n".repeat(count));
+    cost::assert_grows_no_faster_than_n_log_n(10_000, many, |text| {
+        let message = problem("a.yaml", text);
+        assert!(message.contains("line 1: the document has more than 1000 anchors"), "{message}");
+    });
+}
+
+#[test]
+fn anchors_and_merge_keys_may_be_used_throughout_a_file() {
+    let common =
+        "{port: &port 5432, backend: &backend {addresses: ['192.0.2.7:5432']}, listener: &listener {port: *port}}";
+    let object = |number: usize| {
+        format!(
+            "- {{apiVersion: tcplb.io/v1alpha1, kind: TcpLoadBalancer, metadata: {{name: pg{number}}}, spec: {{listeners: \
+             [{{<<: *listener, name: pg}}], backends: [{{<<: *backend, name: pg}}]}}}}\n"
+        )
+    };
+    let objects: String = (0..2000).map(object).collect();
+    let documents =
+        read(&format!("apiVersion: v1\nkind: List\nmetadata: {{annotations: {common}}}\nitems:\n{objects}"));
+    assert_eq!((documents.objects.len(), documents.problems.len()), (2000, 0), "{:?}", documents.problems);
+    assert!(objects_of(&documents).iter().all(|(_, problems)| problems.is_empty()), "{:?}", objects_of(&documents)[0]);
 }
 
 #[test]
