@@ -7,6 +7,7 @@ mod node_problem;
 mod object;
 mod octal;
 mod parts;
+mod tags;
 #[cfg(test)]
 mod tests;
 mod unique;

@@ -5,7 +5,7 @@ use std::iter;
 use serde_json::Value;
 use serde_saphyr::{Spanned, budget::BudgetBreach};
 
-use super::{aliases::AliasBudget, node_problem::NodeProblem, octal, unique::Unique};
+use super::{aliases::AliasBudget, node_problem::NodeProblem, octal, tags, unique::Unique};
 
 /// The maximum number of anchors in a document. The reader clears all anchors of a text at each of its documents.
 const MAX_ANCHORS: usize = 1000;
@@ -52,7 +52,7 @@ pub(super) fn separated(text: &str) -> Vec<(u64, &str)> {
 
 /// The documents of a text. `lines_before` is the number of lines before it.
 fn yaml_from(lines_before: u64, text: &str, budget: &mut AliasBudget) -> Result<Vec<DocumentPart>, SyntaxError> {
-    budget.spend(text).map_err(|NodeProblem { line, column, sentence }| {
+    tags::check(text).and_then(|()| budget.spend(text)).map_err(|NodeProblem { line, column, sentence }| {
         let line = lines_before + line;
         SyntaxError { message: format!("line {line}, column {column}: {sentence}"), line: Some(line) }
     })?;

@@ -532,6 +532,46 @@ fn a_number_that_is_octal_for_kubectl_is_refused() {
 }
 
 #[test]
+fn tags_that_are_not_of_the_core_schema_are_refused_and_not_quoted() {
+    let sentence = "has a tag (a word after `!`), which is not supported";
+    for (text, place) in [
+        ("a: !hunter2 x", "line 1, column 4"),
+        ("a:\n- b: !hunter2", "line 2, column 6"),
+        ("--- !hunter2\na: 1", "line 1, column 5"),
+        ("--- !hunter2", "line 1, column 5"),
+        ("a: [!hunter2 {b: 1}]", "line 1, column 5"),
+        ("!hunter2 a: 1", "line 1, column 1"),
+        ("a: !null hunter2", "line 1, column 4"),
+        ("a: !!binary aHVudGVyMg==", "line 1, column 4"),
+        ("a: !<tag:example.com,2000:hunter2> x", "line 1, column 4"),
+    ] {
+        let message = problem("a.yaml", text);
+        assert!(message.starts_with(&format!("a.yaml: {place}: {sentence}")), "{text}: {message}");
+        assert!(!message.contains("hunter2"), "{message}");
+    }
+    for (text, sentence) in [
+        ("a: !!null hunter2", "line 1, column 4: has the tag `!!null`, but is not null"),
+        ("a: !<tag:yaml.org,2002:null> [hunter2]", "line 1, column 4: has the tag `!!null`, but is not null"),
+        ("a: !!int hunter2", "at line 1, column"),
+        ("a: !!bool hunter2", "at line 1, column"),
+        ("a: !!float hunter2", "at line 1, column"),
+        ("a: !!map hunter2", "at line 1, column"),
+        ("a: !!seq hunter2", "at line 1, column"),
+    ] {
+        let message = problem("a.yaml", text);
+        assert!(message.contains(sentence) && !message.contains("hunter2"), "{text}: {message}");
+    }
+}
+
+#[test]
+fn tags_of_the_core_schema_are_accepted() {
+    let tagged = "{a: !!str 1, b: !!int 2, c: !!bool true, d: !!null '', e: !!null ~, f: !!seq [], g: !!map {}, h: '!x', \
+                  i: a!b, !!merge <<: {j: !!float 1.5}}";
+    let documents = read(&format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nspec: {tagged}\n# !x\n"));
+    assert_eq!((documents.problems.len(), documents.passed_over), (0, 1), "{documents:?}");
+}
+
+#[test]
 fn an_unsupported_list_is_not_counted_as_another_kind() {
     let object = "{apiVersion: tcplb.io/v1alpha1, kind: TcpLoadBalancer, metadata: {name: a}, spec: {}}";
     for list in [
