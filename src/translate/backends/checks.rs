@@ -316,11 +316,7 @@ fn found<'a>(reference: &api::PasswordRef, declaration: &Declaration<'a>) -> Res
             let key = if reference.key.is_some() { "that `key`" } else { "the key `password`" };
             format!("{secret} has no password under {key}: set `key` to the key with the password")
         }),
-        (None, Some(file)) => {
-            let ReferencedText { title, bytes } = ReferencedText::of_file(file, declaration.folder, world)?;
-            let line = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-            Ok(ReferencedText { title, bytes: line.strip_suffix(b"\r").unwrap_or(line) })
-        }
+        (None, Some(file)) => ReferencedText::of_file(file, declaration.folder, world),
         (None, None) => Err("neither name nor file is set: write the name of a Secret, or a file".into()),
     }
 }
@@ -335,6 +331,8 @@ fn readable(ReferencedText { title, bytes }: ReferencedText) -> Result<Password,
     let Ok(text) = std::str::from_utf8(bytes) else {
         return wrong("is not text in UTF-8: save it as UTF-8");
     };
+    let line = text.strip_suffix('\n').unwrap_or(text);
+    let text = line.strip_suffix('\r').unwrap_or(line);
     if text.contains('\u{feff}') {
         return wrong(
             "has a byte order mark, which would be part of the password: save it without one (UTF-8, no BOM)",

@@ -220,11 +220,25 @@ fn passwords_with_a_byte_order_mark_are_refused() {
         assert!(messages[0].contains(&format!("passwordRef: file /etc/tcplb/a {expected}")), "{messages:?}");
         assert!(!messages[0].contains("same"), "{messages:?}");
     }
-    for text in [&b"sesame"[..], b"sesame\n", b"sesame\r\n"] {
-        let mut world = checked("{type: Redis, redis: {passwordRef: {file: a}}}");
-        world.files.insert("/etc/tcplb/a".into(), Ok(text.into()));
-        let (snapshot, _) = first(&world);
+}
+
+#[test]
+fn a_line_break_at_the_end_of_a_password_is_ignored() {
+    let served = |world: &World| {
+        let (snapshot, _) = first(world);
         let Probe::Redis(redis) = &check_of(&snapshot, "default").unwrap().probe else { panic!() };
-        assert_eq!(redis.password, Some(Hidden::new("sesame".into())));
+        redis.password.clone()
+    };
+    for (text, encoded) in
+        [(&b"sesame"[..], "c2VzYW1l"), (b"sesame\n", "c2VzYW1lCg=="), (b"sesame\r\n", "c2VzYW1lDQo=")]
+    {
+        let mut in_file = checked("{type: Redis, redis: {passwordRef: {file: a}}}");
+        in_file.files.insert("/etc/tcplb/a".into(), Ok(text.into()));
+        let mut in_secret = checked("{type: Redis, redis: {passwordRef: {name: monitor}}}");
+        let secret = format!("{{kind: Secret, metadata: {{name: monitor}}, data: {{password: {encoded}}}}}");
+        in_secret.secrets = world(&secret).secrets;
+        for world in [in_file, in_secret] {
+            assert_eq!(served(&world), Some(Hidden::new("sesame".into())), "{text:?}");
+        }
     }
 }
