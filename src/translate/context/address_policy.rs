@@ -1,18 +1,20 @@
 //! Addresses that backends may have. Addresses are refused whatever their source: a DNS name, an EndpointSlice, or the
 //! declaration itself.
 
-mod forms;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
-use forms::{METADATA, forms, special, unconnectable};
 use k8s_openapi::api::core::v1::Service;
 
-use super::{bindings::Bindings, endpoint_slices::SlicesByService, pods::AddressOwner};
+use super::{
+    bindings::Bindings,
+    endpoint_slices::SlicesByService,
+    ip_kinds::{METADATA, forms, special, unconnectable},
+    pods::AddressOwner,
+};
 use crate::{
     model::ObjectKey,
     translate::{field_errors::FieldPath, messages::listed, verdict::Reason},

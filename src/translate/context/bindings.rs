@@ -7,6 +7,7 @@ use std::{
     sync::Arc,
 };
 
+use super::ip_kinds::unreachable;
 use crate::{
     api,
     model::{Listener, ListenerKey, ObjectKey, Snapshot},
@@ -52,7 +53,16 @@ impl Bindings {
             path.at("address").refuse("is not supported in a cluster: remove it");
         }
         match self {
-            Self::Declared => Some(SocketAddr::new(listener.address.unwrap_or(EVERY_ADDRESS).to_canonical(), port)),
+            Self::Declared => {
+                let address = listener.address.unwrap_or(EVERY_ADDRESS).to_canonical();
+                if let Some(kind) = unreachable(address) {
+                    path.at("address").refuse(format!(
+                        "{address} is {kind}, at which no client can reach the listener: write an address of this host, \
+                         or remove `address` to listen on all addresses"
+                    ));
+                }
+                Some(SocketAddr::new(address, port))
+            }
             Self::To(address) => Some(SocketAddr::new(*address, port)),
             Self::Allocated(ports) => {
                 let allocated = uid.and_then(|uid| ports.get(uid)?.get(&port));

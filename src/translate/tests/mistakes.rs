@@ -403,6 +403,32 @@ fn unconnectable_declared_addresses_are_dropped_with_their_field() {
 }
 
 #[test]
+fn a_listener_at_an_address_that_clients_cannot_reach_is_refused() {
+    let of = |address: &str| {
+        let spec =
+            format!("{{listeners: [{{port: 1, address: '{address}'}}], backends: [{{addresses: ['10.0.0.1:2']}}]}}");
+        first(&load_balancer("pg", &spec))
+    };
+    for (address, kind) in [
+        ("255.255.255.255", "a broadcast address"),
+        ("224.0.0.1", "a multicast address"),
+        ("ff02::1", "a multicast address"),
+        ("fe80::1", "a link-local address without an interface"),
+    ] {
+        let (snapshot, verdicts) = of(address);
+        let problem = &verdicts[&object("pg")].problems[0];
+        assert_eq!((problem.severity, &*problem.field), (Severity::Refused, "spec.listeners[0].address"));
+        let expected = format!("{address} is {kind}, at which no client can reach the listener: write an address of");
+        assert!(problem.message.starts_with(&expected), "{}", problem.message);
+        assert!(snapshot.listeners.is_empty());
+    }
+    for address in ["0.0.0.0", "::", "127.0.0.1", "169.254.1.1", "192.0.2.1", "2001:db8::1"] {
+        let (snapshot, verdicts) = of(address);
+        assert_eq!((sentences(&verdicts, "pg"), snapshot.listeners.len()), (vec![], 1), "{address}");
+    }
+}
+
+#[test]
 fn unconnectable_addresses_of_names_and_slices_are_dropped_with_a_warning() {
     let mut by_name = load_balancer("pg", "{listeners: [{port: 1}], backends: [{addresses: ['db.example:2']}]}");
     let addresses = ["10.0.0.1", "0.0.0.0", "::ffff:0.0.0.0", "ff02::1"].map(|address| address.parse().unwrap());

@@ -41,6 +41,13 @@ pub fn unconnectable(ip: IpAddr) -> Option<&'static str> {
     }
 }
 
+/// The kind of an address at which no client can reach a listener.
+pub fn unreachable(ip: IpAddr) -> Option<&'static str> {
+    let ip = ip.to_canonical();
+    // The unspecified address stands for all addresses of the host.
+    if ip.is_unspecified() { None } else { unconnectable(ip) }
+}
+
 /// The address, and the IPv4 address that a gateway or a tunnel would translate it to.
 pub fn forms(ip: IpAddr) -> impl Iterator<Item = IpAddr> {
     let ip = ip.to_canonical();
@@ -98,7 +105,10 @@ mod tests {
             ("fec0::1", ""),
             ("2001:db8::1", ""),
         ] {
-            assert_eq!(unconnectable(address.parse().unwrap()).unwrap_or_default(), expected, "{address}");
+            let address: IpAddr = address.parse().unwrap();
+            assert_eq!(unconnectable(address).unwrap_or_default(), expected, "{address}");
+            let expected = if address.to_canonical().is_unspecified() { "" } else { expected };
+            assert_eq!(unreachable(address).unwrap_or_default(), expected, "{address}");
         }
     }
 
