@@ -248,6 +248,28 @@ fn a_pod_of_a_stateful_set_keeps_its_identity_over_addresses() {
 }
 
 #[test]
+fn invalid_ports_and_addresses_of_another_type_are_reported() {
+    for (slice, expected) in [
+        (
+            "addressType: IPv4, ports: [{name: sql, port: 0}], endpoints: [{addresses: [10.0.0.1]}]",
+            "EndpointSlice shop/pg-0 has port 0: write a number from 1 to 65535; it is ignored",
+        ),
+        (
+            "addressType: IPv4, ports: [{name: sql, port: 70000}], endpoints: [{addresses: [10.0.0.1]}]",
+            "EndpointSlice shop/pg-0 has port 70000: write a number from 1 to 65535; it is ignored",
+        ),
+        (
+            "addressType: IPv6, ports: [{name: sql, port: 1}], endpoints: [{addresses: [10.0.0.1]}]",
+            "EndpointSlice shop/pg-0 has `10.0.0.1`, which is not an IPv6 address: write one; it is ignored",
+        ),
+    ] {
+        let found = sentences(&first(&pg("sql", SERVICE, &[slice])).1, "pg");
+        assert!(found.iter().any(|sentence| sentence.contains(expected)), "{found:?}");
+        assert!(!found.iter().any(|sentence| sentence.contains("has that port yet")), "{found:?}");
+    }
+}
+
+#[test]
 fn unusable_slices_are_reported_and_affect_nothing_else() {
     let v4 = "addressType: IPv4, ports: [{name: sql, port: 1}], endpoints: [{addresses: [10.0.0.1]}]";
     let fqdn = "addressType: FQDN, ports: [{name: sql, port: 1}], endpoints: [{addresses: [db.example.com]}]";

@@ -52,15 +52,26 @@ impl TargetPort {
         slice: &'a EndpointSlice,
         path: &mut FieldPath,
     ) -> Vec<(SocketAddr, &'a Endpoint)> {
+        for number in self.invalid_numbers(slice) {
+            let message =
+                format!("EndpointSlice {key} has port {number}: write a number from 1 to 65535; it is ignored");
+            path.drop_item(Reason::Invalid, message);
+        }
         let numbers = self.numbers(slice);
         let mut found = Vec::with_capacity(numbers.len() * slice.endpoints.len());
         for endpoint in &slice.endpoints {
             // Only the first address has a meaning.
             let address = endpoint.addresses.first().map_or("", String::as_str);
-            let Ok(ip) = address.parse::<IpAddr>() else {
-                let message = format!("EndpointSlice {key} has `{address}`, which is not an IP address");
-                path.drop_item(Reason::Invalid, message + ": write one; it is ignored");
-                continue;
+            let ip = match address.parse::<IpAddr>() {
+                Ok(ip) if ip.is_ipv4() == (slice.address_type == "IPv4") => ip,
+                other => {
+                    let kind = if other.is_ok() { slice.address_type.as_str() } else { "IP" };
+                    let message = format!(
+                        "EndpointSlice {key} has `{address}`, which is not an {kind} address: write one; it is ignored"
+                    );
+                    path.drop_item(Reason::Invalid, message);
+                    continue;
+                }
             };
             found.extend(numbers.iter().map(|number| (SocketAddr::new(ip.to_canonical(), *number), endpoint)));
         }
@@ -72,19 +83,32 @@ impl TargetPort {
         slice.endpoints.is_empty() || !self.numbers(slice).is_empty()
     }
 
-    /// The numbers of this port in a slice.
+    /// The valid numbers of this port in a slice.
     fn numbers(&self, slice: &EndpointSlice) -> Vec<u16> {
         match self {
             Self::Number(number) => vec![*number],
-            Self::Named(name) => {
-                let same = |port: &&EndpointPort| {
-                    port.name.as_deref().unwrap_or_default() == name && is_tcp(port.protocol.as_deref())
-                };
-                let number = |port: &EndpointPort| u16::try_from(port.port?).ok().filter(|number| *number > 0);
-                slice.ports.iter().flatten().filter(same).filter_map(number).collect()
-            }
+            Self::Named(name) => listed(name, slice).filter_map(valid).collect(),
         }
     }
+
+    fn invalid_numbers(&self, slice: &EndpointSlice) -> Vec<i32> {
+        match self {
+            Self::Number(_) => Vec::new(),
+            Self::Named(name) => listed(name, slice).filter(|number| valid(*number).is_none()).collect(),
+        }
+    }
+}
+
+/// The numbers of the TCP ports of this name in a slice.
+fn listed(name: &str, slice: &EndpointSlice) -> impl Iterator<Item = i32> {
+    let same = move |port: &&EndpointPort| {
+        port.name.as_deref().unwrap_or_default() == name && is_tcp(port.protocol.as_deref())
+    };
+    slice.ports.iter().flatten().filter(same).filter_map(|port| port.port)
+}
+
+fn valid(number: i32) -> Option<u16> {
+    u16::try_from(number).ok().filter(|number| *number > 0)
 }
 
 fn is_tcp(protocol: Option<&str>) -> bool {
