@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::kind::{DocumentKind, KUBERNETES};
+use super::kind::{DocumentKind, KUBERNETES, is_ours};
 use crate::{
     api::{GROUP, KIND, VERSION},
     source::schema::near,
@@ -53,22 +53,28 @@ impl ListKind {
     }
 }
 
-/// True if an object of another kind was probably meant as a supported list: its kind is named like a list, and it has
-/// objects of a supported kind, or is named after one.
+/// True if an object of another kind was probably meant as a supported list: it has load balancers, or its kind is
+/// named like a list, and it has objects of a supported kind, or is named after one.
 pub fn is_mistyped(object: &Value) -> bool {
     let text = |field: &str| object[field].as_str().unwrap_or_default();
     let (api_version, kind) = (text("apiVersion"), text("kind"));
     let lower = kind.to_lowercase();
-    let Some(listed) = lower.strip_suffix("lists").or_else(|| lower.strip_suffix("list")) else { return false };
+    let listed = lower.strip_suffix("lists").or_else(|| lower.strip_suffix("list"));
     let group = api_version.split_once('/').map_or("", |(group, _)| group);
     let is_known_group = group == GROUP || !group.contains('.') || group.ends_with(".k8s.io");
-    let kinds = KUBERNETES.iter().map(|(_, kind)| *kind).chain([KIND]);
-    let is_called_after = kinds.into_iter().any(|kind| near(listed, [&*kind.to_lowercase()]).is_some());
+    let mut kinds = KUBERNETES.iter().map(|(_, kind)| *kind).chain([KIND]);
+    let is_called_after = |listed: &str| kinds.any(|kind| near(listed, [&*kind.to_lowercase()]).is_some());
     let fields = object.as_object().into_iter().flat_map(|fields| fields.values());
     let mut items = fields.filter_map(Value::as_array).flatten();
     let is_read = |item: &Value| {
         let text = |field: &str| item[field].as_str().unwrap_or_default();
-        !text("kind").is_empty() && !matches!(DocumentKind::of(text("apiVersion"), text("kind")), DocumentKind::Other)
+        let (api_version, kind) = (text("apiVersion"), text("kind"));
+        match listed {
+            _ if kind.is_empty() => false,
+            // Other objects may contain objects of Kubernetes.
+            None => is_ours(api_version, kind),
+            Some(_) => !matches!(DocumentKind::of(api_version, kind), DocumentKind::Other),
+        }
     };
-    is_known_group && is_called_after || items.any(is_read)
+    is_known_group && listed.is_some_and(is_called_after) || items.any(is_read)
 }

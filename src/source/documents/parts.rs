@@ -127,6 +127,12 @@ pub(super) fn json(text: &str) -> impl Iterator<Item = DocumentPart> {
         let start = text.len() - rest.trim_start().len();
         line += text[counted..start].bytes().filter(|byte| *byte == b'\n').count();
         counted = start;
+        // It comes from a concatenation of files.
+        if text[start..].starts_with('\u{feff}') {
+            ended = true;
+            let message = format!("has a byte order mark within the text, at line {line}: remove it");
+            return Some(Err(SyntaxError { message, line: Some(line as u64) }));
+        }
         let document = documents.next()?;
         ended = document.is_err();
         Some(match document {

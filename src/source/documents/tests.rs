@@ -130,6 +130,13 @@ fn json_is_read_from_files_called_so() {
 }
 
 #[test]
+fn a_byte_order_mark_between_json_documents_is_named() {
+    let documents = Documents::read(Path::new("a.json"), "{\"kind\": 1}\n\n\u{feff}{\"kind\": 1}", "default");
+    assert_eq!(documents.problems.len(), 2, "{documents:?}");
+    assert_eq!(&*documents.problems[1], "a.json: has a byte order mark within the text, at line 3: remove it");
+}
+
+#[test]
 fn invalid_yaml_is_reported_with_its_position() {
     for (text, words) in [
         ("a: [1\n", "unclosed bracket '[' at line 1, column 4"),
@@ -581,6 +588,9 @@ fn an_unsupported_list_is_not_counted_as_another_kind() {
         format!("{{kind: List, items: [{object}]}}"),
         format!("{{apiVersion: v1, kind: List, Items: [{object}]}}"),
         format!("{{apiVersion: v1, kind: List, items: [], item: [{object}]}}"),
+        format!("{{apiVersion: v1, kind: ListOfThings, items: [{object}]}}"),
+        format!("{{apiVersion: template.openshift.io/v1, kind: Template, objects: [{object}]}}"),
+        format!("{{items: [{object}]}}"),
         "{apiVersion: v1, kind: List}".into(),
         "{apiVersion: v1, kind: SecretsList, items: [{metadata: {name: a}}]}".into(),
         "{apiVersion: v1, kind: TcpLoadBalancerList, items: [{metadata: {name: a}}]}".into(),
@@ -589,9 +599,11 @@ fn an_unsupported_list_is_not_counted_as_another_kind() {
         let message = problem("a.yaml", &list);
         assert!(message.contains("below `items`"), "{list}: {message}");
     }
-    for other in
-        ["{apiVersion: v1, kind: PodList, items: [{metadata: {name: a}}]}", "{apiVersion: a.io/v1, kind: AllowList}"]
-    {
+    for other in [
+        "{apiVersion: v1, kind: PodList, items: [{metadata: {name: a}}]}",
+        "{apiVersion: a.io/v1, kind: AllowList}",
+        "{apiVersion: template.openshift.io/v1, kind: Template, objects: [{apiVersion: v1, kind: Service}]}",
+    ] {
         let documents = read(other);
         assert_eq!((documents.problems.len(), documents.passed_over), (0, 1), "{other}");
     }
