@@ -110,7 +110,7 @@ fn logged(options: &LogOptions, command: impl FnOnce() -> anyhow::Result<ExitCod
 fn standalone(arguments: Standalone) -> anyhow::Result<ExitCode> {
     let Standalone { paths, simple, admin, admin_authorization, reuse_port, takeover, run } = arguments;
     let simple = if paths.is_empty() {
-        simple.or(Simple::from_environment(|name| std::env::var(name).ok()).map_err(anyhow::Error::msg)?)
+        simple.or(Simple::from_environment(|name| std::env::var(name)).map_err(anyhow::Error::msg)?)
     } else {
         simple
     };

@@ -1,6 +1,6 @@
 //! A simple load balancer from flags or the environment.
 
-use std::path::PathBuf;
+use std::{env::VarError, path::PathBuf};
 
 use clap::{Args, ValueEnum};
 
@@ -52,20 +52,24 @@ impl Simple {
     ///
     /// # Errors
     /// A sentence that names the variable.
-    pub fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
-        let variable = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
-        let listen = variable("LISTEN").map(|text| text.trim().parse()).transpose();
-        let backends = variable("BACKENDS").map(|text| {
+    pub fn from_environment(variable: impl Fn(&str) -> Result<String, VarError>) -> Result<Self, String> {
+        let variable = |name: &str| match variable(name) {
+            Ok(value) => Ok(Some(value).filter(|value| !value.trim().is_empty())),
+            Err(VarError::NotPresent) => Ok(None),
+            Err(VarError::NotUnicode(_)) => Err(format!("{name} is not text in UTF-8: correct it")),
+        };
+        let listen = variable("LISTEN")?.map(|text| text.trim().parse()).transpose();
+        let backends = variable("BACKENDS")?.map(|text| {
             let addresses = text.split(',').map(str::trim).filter(|address| !address.is_empty());
             addresses.map(str::parse).collect::<Result<Vec<_>, String>>()
         });
-        let algorithm = match variable("LB_MODE").as_deref().map(str::trim) {
+        let algorithm = match variable("LB_MODE")?.as_deref().map(str::trim) {
             None => None,
             Some("rr") => Some(AlgorithmName::RoundRobin),
             Some("sticky") => Some(AlgorithmName::Maglev),
             Some(other) => return Err(format!("LB_MODE: `{other}` is not a mode: write rr or sticky")),
         };
-        let preconnect = match variable("POOL_SIZE") {
+        let preconnect = match variable("POOL_SIZE")? {
             None => None,
             Some(text) => match text.trim().parse() {
                 Ok(size @ 0..=1000) => Some(size),
@@ -152,7 +156,10 @@ mod tests {
 
     fn environment(pairs: &[(&str, &str)]) -> Result<Option<TcpLoadBalancerSpec>, String> {
         let pairs: Vec<(String, String)> = pairs.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect();
-        let variable = |name: &str| pairs.iter().find(|(n, _)| n == name).map(|(_, value)| value.clone());
+        let variable = |name: &str| {
+            let pair = pairs.iter().find(|(n, _)| n == name);
+            pair.map(|(_, value)| value.clone()).ok_or(VarError::NotPresent)
+        };
         Simple::from_environment(variable)?.spec()
     }
 
@@ -186,5 +193,11 @@ mod tests {
             let error = environment(pairs).unwrap_err();
             assert!(error.contains(named), "{error}");
         }
+        let backends_in_latin1 = |name: &str| match name {
+            "BACKENDS" => Err(VarError::NotUnicode("b".into())),
+            _ => Err(VarError::NotPresent),
+        };
+        let error = Simple::from_environment(backends_in_latin1).unwrap_err();
+        assert_eq!(error, "BACKENDS is not text in UTF-8: correct it");
     }
 }

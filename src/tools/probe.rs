@@ -34,6 +34,10 @@ impl FromStr for HttpUrl {
     /// Parses `http://HOST:PORT/PATH`. An IPv6 address may lack its brackets, as in environment variables from
     /// Kubernetes.
     fn from_str(text: &str) -> Result<Self, String> {
+        // Not quoted, because it may contain a password.
+        if text.contains('@') {
+            return Err("the URL contains an `@`, and a user or password is not supported: remove it".into());
+        }
         let read = || {
             let (authority, path) = text.strip_prefix("http://")?.split_once('/')?;
             let (host, port) = authority.rsplit_once(':')?;
@@ -124,6 +128,10 @@ mod tests {
         assert_eq!(read("http://tcplb-admin.tcplb:9900/a/b").unwrap(), "http://tcplb-admin.tcplb:9900/a/b");
         for wrong in ["192.0.2.7:9900/", "http://192.0.2.7:9900", "http://:9900/", "http://a:0/", "https://a:1/", ""] {
             assert!(read(wrong).unwrap_err().contains("write for example"), "{wrong}");
+        }
+        for wrong in ["http://user:hunter2@192.0.2.7:9900/", "http://user:hunter2@host/", "user:hunter2@host"] {
+            let error = read(wrong).unwrap_err();
+            assert!(error.contains("a user or password is not supported") && !error.contains("hunter2"), "{error}");
         }
     }
 
