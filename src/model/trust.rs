@@ -1,11 +1,11 @@
 //! Trusted authorities.
 
-use std::{fmt, sync::Arc};
+use std::{cmp::Ordering, fmt, sync::Arc};
 
 use jiff::Timestamp;
 use rustls::{
     ClientConfig, Error, RootCertStore,
-    client::{ClientSessionMemoryCache, ClientSessionStore, Resumption},
+    client::{ClientSessionMemoryCache, ClientSessionStore, Resumption, danger::ServerCertVerifier},
     pki_types::{CertificateDer, CertificateRevocationListDer, ServerName},
     server::danger::ClientCertVerifier,
 };
@@ -41,6 +41,18 @@ impl PartialEq for Authority {
 
 impl Eq for Authority {}
 
+impl PartialOrd for Authority {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Authority {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (&self.source, &self.fingerprint).cmp(&(&other.source, &other.fingerprint))
+    }
+}
+
 impl fmt::Debug for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Authority")
@@ -62,14 +74,14 @@ impl Serialize for Authority {
 #[serde(rename_all = "camelCase")]
 pub struct ClientValidation {
     pub mode: ClientValidationMode,
-    /// Never empty.
+    /// Never empty, in order, without duplicates.
     pub authorities: Vec<Arc<Authority>>,
     /// The verifier that both fields define.
     #[serde(skip)]
     pub verifier: Arc<dyn ClientCertVerifier>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum ClientValidationMode {
     /// Clients must present a certificate.
     Required,
@@ -111,7 +123,7 @@ pub struct BackendTlsTerms {
     /// The server name to request and to verify. `None`: no name is requested.
     #[serde(serialize_with = "as_text")]
     pub server_name: Option<ServerName<'static>>,
-    /// The authorities that may issue its certificate. `None`: the certificate is not verified.
+    /// The authorities that may issue its certificate, in order. `None`: the certificate is not verified.
     pub authorities: Option<Vec<Arc<Authority>>>,
     /// The client certificate. `None`: none.
     pub certificate: Option<Arc<Certificate>>,
@@ -123,6 +135,8 @@ pub struct BackendTlsTerms {
 #[derive(Clone)]
 pub struct TlsClientConfig {
     pub config: Arc<ClientConfig>,
+    /// The verifier in `config`. `None`: any certificate is accepted.
+    pub verifier: Option<Arc<dyn ServerCertVerifier>>,
     /// The resumable sessions.
     sessions: Arc<dyn ClientSessionStore>,
 }
@@ -131,10 +145,10 @@ pub struct TlsClientConfig {
 const SESSIONS: usize = 256;
 
 impl TlsClientConfig {
-    pub fn new(mut config: ClientConfig) -> Self {
+    pub fn new(mut config: ClientConfig, verifier: Option<Arc<dyn ServerCertVerifier>>) -> Self {
         let sessions = Arc::new(ClientSessionMemoryCache::new(SESSIONS));
         config.resumption = Resumption::store(sessions.clone());
-        Self { config: Arc::new(config), sessions }
+        Self { config: Arc::new(config), verifier, sessions }
     }
 
     /// Removes the TLS 1.2 session with the server `name` after a handshake with this error, if its keys may differ

@@ -46,7 +46,7 @@ pub use memo::Memo;
 pub use verdict::{Part, Problem, Reason, Severity, Verdict, Verdicts};
 
 use crate::{
-    model::{CertificateCache, ListenerKey, Snapshot, UpstreamConfig, UpstreamKey},
+    model::{CertificateCache, ListenerKey, SharedVerifiers, Snapshot, UpstreamConfig, UpstreamKey},
     shared::revised,
     world::World,
 };
@@ -114,8 +114,11 @@ fn translate_affected(
         snapshot.report_due = draft.report_due();
         snapshot.retained_until = memo.retained_until(&baseline.affected);
         snapshot.retained_until.extend(draft.retained_until(&context));
-        if !certificates.is_empty() {
-            Arc::make_mut(&mut snapshot.certificate_cache).extend(certificates);
+        if !certificates.is_empty() || !snapshot.certificate_cache.verifiers.is_empty() {
+            let cache = Arc::make_mut(&mut snapshot.certificate_cache);
+            // All load balancers that verify certificates are among the affected ones.
+            cache.verifiers = SharedVerifiers::default();
+            cache.extend(certificates);
         }
         draft.insert_into(&mut snapshot, &mut verdicts);
         let snapshot = with_generation(snapshot, previous);
@@ -143,8 +146,13 @@ fn draft_affected(context: &TranslateContext, baseline: &Baseline) -> Option<Aff
     if locality.as_ref().is_some_and(|locality| *locality != context.locality_view()) {
         return None;
     }
-    let before = affected.iter().flat_map(|object| context.previous.listeners_of(object));
-    let mut certificates = CertificateLoader::new(context, before.map(|(_, listener)| listener));
+    let previous = context.previous;
+    let listeners = affected.iter().flat_map(|object| previous.listeners_of(object)).map(|(_, listener)| listener);
+    let upstreams = affected.iter().filter_map(|object| {
+        let (key, upstream) = previous.upstreams.get_key_value(&UpstreamKey { object: object.clone() })?;
+        Some((&key.object, upstream))
+    });
+    let mut certificates = CertificateLoader::new(context, listeners, upstreams);
     let (mut draft, mut new_results) = (Draft::default(), Vec::new());
     for object in affected {
         let declared = context.world.load_balancers.get(object)?;
@@ -186,7 +194,8 @@ fn translate_all(
     let (slices, by_address) = (mem::take(&mut memo.slices), mem::take(&mut memo.slices_by_address));
     let context = TranslateContext::new((world, previous, now), &limits, &slices, by_address);
     memo.follow_locality(&context);
-    let mut certificates = CertificateLoader::new(&context, previous.listeners.values());
+    let upstreams = previous.upstreams.iter().map(|(key, upstream)| (&key.object, upstream));
+    let mut certificates = CertificateLoader::new(&context, previous.listeners.values(), upstreams);
     let (mut draft, new_results) = translate_each(memo, &context, &mut certificates, scopes_of);
     draft.finish(&context);
     let snapshot = Snapshot {

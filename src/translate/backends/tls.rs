@@ -13,7 +13,10 @@ use rustls::{
 
 use crate::{
     api,
-    model::{AnyCertificate, Authority, BackendTls, BackendTlsTerms, TlsClientConfig, WithSelfSigned},
+    model::{
+        AnyCertificate, Authority, BackendTls, BackendTlsTerms, TlsClientConfig, VerifiedPeer, VerifierKey,
+        WithSelfSigned,
+    },
     translate::{
         declaration::Declaration,
         field_errors::FieldPath,
@@ -33,13 +36,20 @@ pub(super) fn translate(
     path: &mut FieldPath,
 ) -> Option<Arc<BackendTls>> {
     let terms = terms(declared, declaration, before.map(|before| &before.terms), certificates, path)?;
+    let verifier = terms.authorities.as_ref().map(|authorities| {
+        let (namespace, peer) = (declaration.object.namespace.clone(), VerifiedPeer::Backend);
+        let key = VerifierKey { namespace, peer, authorities: authorities.clone() };
+        certificates.backend_verifier(&key, server_verifier)
+    });
     if let Some(before) = before.filter(|before| before.terms == terms) {
         return Some(before.clone());
     }
-    let client = client(&terms, certificates.now)
+    let client = verifier
+        .transpose()
+        .and_then(|verifier| client(&terms, verifier))
         .map_err(|error| path.refuse(format!("cannot set up TLS with these settings: {error}")))
         .ok()?;
-    Some(Arc::new(BackendTls { terms, client: TlsClientConfig::new(client) }))
+    Some(Arc::new(BackendTls { terms, client }))
 }
 
 fn terms(
@@ -50,7 +60,7 @@ fn terms(
     path: &mut FieldPath,
 ) -> Option<BackendTlsTerms> {
     let server_name = server_name(declared, &mut path.at("serverName"));
-    let authorities = match declared.insecure_skip_verify {
+    let combination = match declared.insecure_skip_verify {
         true => {
             if !declared.ca_refs.is_empty() {
                 path.at("caRefs").refuse(
@@ -66,7 +76,10 @@ fn terms(
         }
         false => {
             let kept = before.and_then(|before| before.authorities.as_ref()).map_or(&[][..], Vec::as_slice);
-            Some(certificates.authorities(&declared.ca_refs, declaration, kept, &mut path.at("caRefs")))
+            let authorities = certificates.authorities(&declared.ca_refs, declaration, kept, &mut path.at("caRefs"));
+            Some(authorities.and_then(|authorities| {
+                certificates.combination(VerifiedPeer::Backend, authorities, declaration, &mut path.at("caRefs"))
+            }))
         }
     };
     let certificate = match &declared.certificate_ref {
@@ -81,14 +94,12 @@ fn terms(
             Some(read?)
         }
     };
-    // Authorities that only other processes can read are unknown here.
-    let is_known = authorities.as_ref().is_none_or(|authorities| !authorities.is_empty());
-    is_known.then_some(BackendTlsTerms {
-        server_name,
-        authorities,
-        certificate,
-        start_tls: start_tls(declared.start_tls),
-    })
+    let authorities = match combination {
+        // Authorities that only other processes can read are unknown here.
+        Some(known) => Some(known?.authorities),
+        None => None,
+    };
+    Some(BackendTlsTerms { server_name, authorities, certificate, start_tls: start_tls(declared.start_tls) })
 }
 
 fn server_name(declared: &api::BackendTls, path: &mut FieldPath) -> Option<ServerName<'static>> {
@@ -105,35 +116,31 @@ fn server_name(declared: &api::BackendTls, path: &mut FieldPath) -> Option<Serve
     valid
 }
 
-fn client(terms: &BackendTlsTerms, now: Timestamp) -> Result<ClientConfig, String> {
+fn client(terms: &BackendTlsTerms, verifier: Option<Arc<dyn ServerCertVerifier>>) -> Result<TlsClientConfig, String> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let verifier: Arc<dyn ServerCertVerifier> = match &terms.authorities {
-        Some(authorities) => Arc::new(server_verifier(authorities, now).map_err(|error| error.to_string())?),
-        None => Arc::new(AnyCertificate::new(&provider)),
-    };
+    let effective = verifier.clone().unwrap_or_else(|| Arc::new(AnyCertificate::new(&provider)));
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?
         .dangerous()
-        .with_custom_certificate_verifier(verifier);
-    Ok(match &terms.certificate {
+        .with_custom_certificate_verifier(effective);
+    let config = match &terms.certificate {
         Some(certificate) => {
             let pair = SingleCertAndKey::from(rustls::sign::CertifiedKey::clone(&certificate.key));
             builder.with_client_cert_resolver(Arc::new(pair))
         }
         None => builder.with_no_client_auth(),
-    })
+    };
+    Ok(TlsClientConfig::new(config, verifier))
 }
 
-fn server_verifier(
-    authorities: &[Arc<Authority>],
-    now: Timestamp,
-) -> Result<WithSelfSigned<WebPkiServerVerifier>, rustls::client::VerifierBuilderError> {
-    verifier(authorities, now, |roots, lists| {
+fn server_verifier(authorities: &[Arc<Authority>], now: Timestamp) -> Result<Arc<dyn ServerCertVerifier>, String> {
+    let built: Result<WithSelfSigned<WebPkiServerVerifier>, _> = verifier(authorities, now, |roots, lists| {
         let provider = Arc::new(aws_lc_rs::default_provider());
         WebPkiServerVerifier::builder_with_provider(roots, provider)
             .with_crls(lists)
             .allow_unknown_revocation_status()
             .build()
-    })
+    });
+    Ok(Arc::new(built.map_err(|error| error.to_string())?))
 }

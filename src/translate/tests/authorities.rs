@@ -4,16 +4,17 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType, DnValue, IsCa,
-    KeyIdMethod, KeyPair, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, CustomExtension, DnType,
+    DnValue, IsCa, KeyIdMethod, KeyPair, date_time_ymd,
 };
 use rustls::pki_types::CertificateDer;
 
 use super::{manifests::FOLDER, *};
 use crate::{
     api::RefKind,
+    cost::assert_grows_no_faster_than_n_log_n,
     model::{BackendTls, ClientValidation, ClientValidationMode},
-    world::ObjectRef,
+    world::{ObjectRef, ProcessMode},
 };
 
 pub struct Ca(CertifiedIssuer<'static, KeyPair>);
@@ -148,12 +149,132 @@ fn authorities_come_from_config_maps_secrets_and_files() {
     let (snapshot, verdicts) = first(&world);
     assert_eq!(sentences(&verdicts, "pg"), Vec::<String>::new());
     let validation = validation(&snapshot);
-    assert_eq!(sources(validation), ["ConfigMap shop/a", "Secret shop/b", "/etc/tcplb/ca.pem"]);
+    assert_eq!(sources(validation), ["/etc/tcplb/ca.pem", "ConfigMap shop/a", "Secret shop/b"]);
     assert_eq!(validation.mode, ClientValidationMode::Required);
     let lists: Vec<_> = validation.authorities.iter().map(|authority| authority.revoked.len()).collect();
-    assert_eq!(lists, [1, 0, 1]);
+    assert_eq!(lists, [1, 1, 0]);
     let (again, _) = then(&world, &snapshot);
     assert!(Arc::ptr_eq(validation, self::validation(&again)), "what has not changed is not made anew");
+}
+
+/// A load balancer with a listener for each of these lists of ConfigMaps, and a backend for each of the others.
+fn combining(clients: &[&str], backends: &[&str]) -> World {
+    let references =
+        |names: &str| names.split(' ').map(|name| format!("{{name: {name}}}")).collect::<Vec<_>>().join(", ");
+    let listeners = clients.iter().enumerate().map(|(index, names)| {
+        format!(
+            "{{name: l{index}, port: {}, tls: {{certificateRefs: [{{name: own}}], clientValidation: {{caRefs: [{}]}}}}}}",
+            index + 1,
+            references(names)
+        )
+    });
+    let backends = backends.iter().enumerate().map(|(index, names)| {
+        format!(
+            "{{name: b{index}, addresses: ['10.0.0.{}:1'], tls: {{serverName: db.example.com, caRefs: [{}]}}}}",
+            index + 1,
+            references(names)
+        )
+    });
+    let (listeners, backends): (Vec<_>, Vec<_>) = (listeners.collect(), backends.collect());
+    let spec = format!("{{listeners: [{}], backends: [{}]}}", listeners.join(", "), backends.join(", "));
+    World { load_balancers: load_balancer("pg", &spec).load_balancers, ..declaring("", "") }
+}
+
+#[test]
+fn verifiers_are_shared_by_all_uses_of_the_same_authorities_in_any_order() {
+    let (x, y) = (Ca::named("x").pem(), Ca::named("y").pem());
+    let stored = |mut world: World| {
+        store(&mut world, "x", &[("ca.crt", &x)]);
+        store(&mut world, "y", &[("ca.crt", &y)]);
+        world
+    };
+    let of_listener = |snapshot: &Snapshot, port| {
+        snapshot.listeners[&listener("pg", port)].tls.as_ref().unwrap().client_validation.clone().unwrap()
+    };
+    let of_backend = |snapshot: &Snapshot, name: &str| {
+        let backend = &snapshot.upstreams[&upstream("pg")].backends[name];
+        backend.tls.as_ref().unwrap().client.verifier.clone().unwrap()
+    };
+    let (before, verdicts) = first(&stored(combining(&["x y", "y x", "x y x", "x"], &["x y", "y x", "y"])));
+    assert_eq!(sentences(&verdicts, "pg"), [""; 0]);
+    let (shared, shared_by_backends) = (of_listener(&before, 1), of_backend(&before, "b0"));
+    assert!([2, 3].iter().all(|port| Arc::ptr_eq(&of_listener(&before, *port), &shared)));
+    assert!(!Arc::ptr_eq(&of_listener(&before, 4), &shared));
+    assert!(Arc::ptr_eq(&of_backend(&before, "b1"), &shared_by_backends));
+    assert!(!Arc::ptr_eq(&of_backend(&before, "b2"), &shared_by_backends));
+
+    // New listeners and backends share those of earlier translations.
+    let (after, _) = then(&stored(combining(&["x", "y x"], &["y", "y x"])), &before);
+    assert!(Arc::ptr_eq(&of_listener(&after, 2), &shared));
+    assert!(Arc::ptr_eq(&of_backend(&after, "b1"), &shared_by_backends));
+    let (nothing, _) = then(&World::default(), &after);
+    assert!(nothing.certificate_cache.verifiers.is_empty());
+}
+
+#[test]
+fn verifiers_of_sidecars_are_built_once_by_a_gateway() {
+    let spec = "{placement: Sidecar, listeners: [{port: 1, tls: {certificateRefs: [{name: own}], clientValidation: \
+                {caRefs: [{name: a}]}}}], backends: [{addresses: ['127.0.0.1:1']}]}";
+    let mode = ProcessMode::Gateway(Arc::default(), Arc::default());
+    let mut world = World { load_balancers: load_balancer("pg", spec).load_balancers, mode, ..declaring("", "") };
+    store(&mut world, "a", &[("ca.crt", &Ca::new().pem())]);
+    let validations = |snapshot: &Snapshot| {
+        let known = snapshot.certificate_cache.verifiers.clients.values();
+        known.map(|validation| validation.clone().unwrap()).collect::<Vec<_>>()
+    };
+    let (before, _) = first(&world);
+    let (after, _) = then(&world, &before);
+    let (built, kept) = (validations(&before), validations(&after));
+    assert!(after.listeners.is_empty() && built.len() == 1 && Arc::ptr_eq(&built[0], &kept[0]));
+}
+
+#[test]
+fn large_authorities_in_too_many_combinations_are_refused() {
+    let large = Ca::with(|params| {
+        params.custom_extensions.push(CustomExtension::from_oid_content(&[1, 2, 3, 4], vec![0; 60_000]));
+    });
+    let small = Ca::named("small").pem();
+    let combinations: Vec<_> = (0..16_u8)
+        .map(|bits| {
+            let others = (0..4).filter(|bit| (bits >> bit) & 1 == 1).map(|bit| format!(" s{bit}"));
+            format!("large{}", others.collect::<String>())
+        })
+        .collect();
+    let clients: Vec<_> = combinations.iter().map(String::as_str).collect();
+    let stored = |mut world: World| {
+        store(&mut world, "large", &[("ca.crt", &large.pem().repeat(10))]);
+        (0..4).for_each(|bit| store(&mut world, &format!("s{bit}"), &[("ca.crt", &small)]));
+        world
+    };
+    let (before, verdicts) = first(&stored(combining(&clients, &["large"])));
+    assert_eq!(before.listeners.len(), 14, "each further copy has more than 600,000 bytes");
+    let expected = "clientValidation.caRefs: the different combinations of authorities in namespace shop would repeat \
+                    more than 8 MiB of certificates and revocation lists: use the same caRefs for several listeners";
+    let messages = sentences(&verdicts, "pg");
+    assert!(messages[0].starts_with(&format!("spec.listeners[14].tls.{expected}")), "{messages:?}");
+    assert!(messages.iter().any(|message| message.starts_with("spec.backends[0].tls.caRefs: the different")));
+
+    // Verifiers in use stay when others are declared before them.
+    let others: Vec<_> = clients.iter().rev().copied().collect();
+    let (after, verdicts) = then(&stored(combining(&others, &["s0"])), &before);
+    assert!(sentences(&verdicts, "pg")[0].starts_with(&format!("spec.listeners[0].tls.{expected}")));
+    assert_eq!(after.certificate_cache.verifiers.clients.len(), 14);
+    let (fewer, verdicts) = then(&stored(combining(&clients[14..], &["large"])), &Snapshot::default());
+    assert_eq!((sentences(&verdicts, "pg"), fewer.listeners.len()), (Vec::new(), 2));
+}
+
+#[test]
+fn the_cost_of_a_text_does_not_grow_with_its_references() {
+    let prepare = |count: usize| {
+        let mut world = combining(&vec!["x"; count], &["x"]);
+        let comments = "# An authority of clients.\n".repeat(1_200 * count);
+        store(&mut world, "x", &[("ca.crt", &(Ca::new().pem() + &comments))]);
+        let (before, _) = first(&world);
+        (world, before)
+    };
+    assert_grows_no_faster_than_n_log_n(25, prepare, |(world, before)| {
+        assert_eq!(then(world, before).0.generation, before.generation);
+    });
 }
 
 #[test]

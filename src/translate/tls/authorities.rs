@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 use rustls::{
     RootCertStore,
+    client::danger::ServerCertVerifier,
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime},
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
@@ -20,7 +21,10 @@ use super::{
 };
 use crate::{
     api,
-    model::{Authority, AuthorityReview, ClientValidation, ClientValidationMode, Fingerprint, WithSelfSigned},
+    model::{
+        Authority, AuthorityReview, ClientValidation, ClientValidationMode, Fingerprint, VerifiedPeer, VerifierKey,
+        WithSelfSigned,
+    },
     translate::{
         declaration::Declaration,
         field_errors::FieldPath,
@@ -39,46 +43,49 @@ impl<'a> CertificateLoader<'a> {
         before: Option<&Arc<ClientValidation>>,
         path: &mut FieldPath,
     ) -> Option<Arc<ClientValidation>> {
-        let kept = before.map_or(&[][..], |before| &before.authorities);
-        let authorities = self.authorities(&declared.ca_refs, declaration, kept, &mut path.at("caRefs"));
-        if authorities.is_empty() {
-            return None;
-        }
         let mode = match declared.mode {
             api::ClientValidationMode::Required => ClientValidationMode::Required,
             api::ClientValidationMode::Optional => ClientValidationMode::Optional,
         };
-        let is_same = |known: &&Arc<ClientValidation>| known.mode == mode && known.authorities == authorities;
-        if let Some(known) = self.validations.iter().find(is_same) {
-            return Some(known.clone());
-        }
-        let verifier = client_verifier(&authorities, mode, self.now).map_err(|problem| path.refuse(problem)).ok()?;
-        let validation = Arc::new(ClientValidation { mode, authorities, verifier });
-        self.validations.push(validation.clone());
-        Some(validation)
+        let last_good = before.map_or(&[][..], |before| &before.authorities);
+        let authorities = self.authorities(&declared.ca_refs, declaration, last_good, &mut path.at("caRefs"))?;
+        let key = self.combination(VerifiedPeer::Client(mode), authorities, declaration, &mut path.at("caRefs"))?;
+        let now = self.now;
+        cached(&mut self.cache.verifiers.clients, &self.verifiers_before.clients, key.clone(), || {
+            let verifier = client_verifier(&key.authorities, mode, now)?;
+            Ok(Arc::new(ClientValidation { mode, authorities: key.authorities, verifier }))
+        })
+        .map_err(|problem| path.refuse(problem))
+        .ok()
     }
 
-    /// Reads the authorities of all sources. Refused if there are none, unless only other processes can read them.
+    /// The verifier of a backend. `build` builds it if it is a new one.
+    pub fn backend_verifier(
+        &mut self,
+        key: &VerifierKey,
+        build: impl FnOnce(&[Arc<Authority>], Timestamp) -> Result<Arc<dyn ServerCertVerifier>, String>,
+    ) -> Result<Arc<dyn ServerCertVerifier>, String> {
+        let now = self.now;
+        cached(&mut self.cache.verifiers.backends, &self.verifiers_before.backends, key.clone(), || {
+            build(&key.authorities, now)
+        })
+    }
+
+    /// Reads the authorities of all sources, and sorts them: their order has no effect. `None`: there are none, which
+    /// is refused unless only other processes can read them.
     pub fn authorities(
         &mut self,
         declared: &[api::CaRef],
         declaration: &Declaration,
         before: &[Arc<Authority>],
         path: &mut FieldPath,
-    ) -> Vec<Arc<Authority>> {
+    ) -> Option<Vec<Arc<Authority>>> {
         let mut authorities = Vec::new();
         for (index, reference) in declared.iter().enumerate() {
             authorities.extend(self.authority(reference, declaration, before, &mut path.item(index)));
         }
-        // Ambiguous names are not verified, so each list costs one signature.
-        let review = self.review(&authorities);
-        let problem = revocation::ambiguity(&authorities).or_else(|| self.forgery(&authorities));
-        if let Some(problem) = problem.or_else(|| review.refused.clone()) {
-            path.refuse_for(Reason::InvalidCertificateRef, problem);
-        }
-        for warning in &review.warnings {
-            path.warn(Reason::Invalid, warning.as_str());
-        }
+        authorities.sort_unstable();
+        authorities.dedup();
         let all_checked = || declared.iter().all(|one| declaration.unchecked(one.reference()).is_none());
         if declared.is_empty() {
             path.refuse("must not be empty: write the name of a ConfigMap or Secret with the key ca.crt, or a file");
@@ -88,7 +95,36 @@ impl<'a> CertificateLoader<'a> {
                 "none of the references has a readable CA certificate: correct the references",
             );
         }
-        authorities
+        (!authorities.is_empty()).then_some(authorities)
+    }
+
+    /// Checks authorities that are used together. `None`: the combination is refused.
+    pub fn combination(
+        &mut self,
+        peer: VerifiedPeer,
+        authorities: Vec<Arc<Authority>>,
+        declaration: &Declaration,
+        path: &mut FieldPath,
+    ) -> Option<VerifierKey> {
+        let key = VerifierKey { namespace: declaration.object.namespace.clone(), peer, authorities };
+        // The quota comes first, since a review parses all lists.
+        let problem = self.verifier_quota.admit(&key).err().or_else(|| self.conflict(&key.authorities, path));
+        if let Some(problem) = problem {
+            path.refuse_for(Reason::InvalidCertificateRef, problem);
+            return None;
+        }
+        Some(key)
+    }
+
+    /// Problem of authorities that are valid only separately.
+    fn conflict(&mut self, authorities: &[Arc<Authority>], path: &mut FieldPath) -> Option<String> {
+        let review = self.review(authorities);
+        for warning in &review.warnings {
+            path.warn(Reason::Invalid, warning.as_str());
+        }
+        // Ambiguous names are not verified, so each list costs one signature.
+        let problem = revocation::ambiguity(authorities).or_else(|| self.forgery(authorities));
+        problem.or_else(|| review.refused.clone())
     }
 
     fn authority(
@@ -106,7 +142,7 @@ impl<'a> CertificateLoader<'a> {
         };
         let authority = declaration.read_or_last_good(reference.reference(), fallback, path, || {
             let texts = self.texts(reference, declaration)?;
-            let fingerprint = texts.fingerprint();
+            let fingerprint = self.fingerprint(texts.bytes());
             // Messages name the files, so the key does too.
             let key = match &reference.files {
                 Some(files) => (format!("{source} {}", files.crl.as_deref().unwrap_or_default()).into(), fingerprint),
@@ -187,9 +223,9 @@ struct Texts<'a> {
     revoked: Option<ReferencedText<'a>>,
 }
 
-impl Texts<'_> {
-    fn fingerprint(&self) -> Fingerprint {
-        fingerprint([self.certificates.bytes, self.revoked.as_ref().map_or(&[], |revoked| revoked.bytes)])
+impl<'a> Texts<'a> {
+    fn bytes(&self) -> [&'a [u8]; 2] {
+        [self.certificates.bytes, self.revoked.as_ref().map_or(&[], |revoked| revoked.bytes)]
     }
 
     fn parse(&self, source: Arc<str>, fingerprint: Fingerprint, now: Timestamp) -> Result<Authority, String> {

@@ -1,6 +1,6 @@
 //! Certificates and private keys from Secrets and files. Messages never contain any part of a key.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use aws_lc_rs::digest;
 use imbl::OrdMap;
@@ -19,10 +19,15 @@ use x509_parser::{
     x509::{X509Name, X509Version},
 };
 
-use super::pem::{Block, PemLabel};
+use super::{
+    pem::{Block, PemLabel},
+    verifiers::{VerifierQuota, verifiers_in_use},
+};
 use crate::{
     api,
-    model::{Certificate, CertificateCache, ClientValidation, Fingerprint, Listener, server_name},
+    model::{
+        Certificate, CertificateCache, Fingerprint, Listener, ObjectKey, SharedVerifiers, UpstreamConfig, server_name,
+    },
     printable::quoted,
     translate::{
         context::TranslateContext,
@@ -45,24 +50,30 @@ pub struct CertificateLoader<'a> {
     pub cache_before: &'a CertificateCache,
     /// The certificates of the current load balancer.
     pub used: Vec<CertificateKey>,
-    /// Distinct validations, shared since revocation lists may be large.
-    pub validations: Vec<Arc<ClientValidation>>,
+    /// The verifiers of the previous translation, and those of last good configurations.
+    pub verifiers_before: SharedVerifiers,
+    pub verifier_quota: VerifierQuota,
+    /// Digests by the addresses and lengths of texts in `world`.
+    fingerprints: HashMap<[(usize, usize); 2], Fingerprint>,
 }
 
 impl<'a> CertificateLoader<'a> {
-    /// `listeners` are those of the previous snapshot whose load balancers are translated.
+    /// `listeners` and `upstreams` are those of the previous snapshot whose load balancers are translated.
     pub fn new(
         TranslateContext { world, previous, now, .. }: &TranslateContext<'a>,
         listeners: impl Iterator<Item = &'a Arc<Listener>>,
+        upstreams: impl Iterator<Item = (&'a ObjectKey, &'a Arc<UpstreamConfig>)>,
     ) -> Self {
-        let listeners = listeners.filter_map(|listener| listener.tls.as_ref());
+        let verifiers_before = verifiers_in_use(&previous.certificate_cache, listeners, upstreams);
         Self {
             world,
             now: *now,
             cache: CertificateCache::default(),
             cache_before: &previous.certificate_cache,
             used: Vec::new(),
-            validations: listeners.filter_map(|tls| tls.client_validation.clone()).collect(),
+            verifier_quota: VerifierQuota::of(verifiers_before.keys()),
+            verifiers_before,
+            fingerprints: HashMap::new(),
         }
     }
 
@@ -119,7 +130,7 @@ impl<'a> CertificateLoader<'a> {
         };
         let certificate = declaration.read_or_last_good(reference.reference(), fallback, path, || {
             let pair = self.pair(reference, declaration)?;
-            let (source, fingerprint) = (Arc::from(source), pair.fingerprint());
+            let (source, fingerprint) = (Arc::from(source), self.fingerprint(pair.bytes()));
             // Messages name the files, so the key does too.
             let key: CertificateKey = match &reference.files {
                 Some(files) => (format!("{source} {}", files.key).into(), fingerprint),
@@ -132,6 +143,12 @@ impl<'a> CertificateLoader<'a> {
         })?;
         warn_of_validity(&certificate, self.now, path);
         Some(certificate)
+    }
+
+    /// Digest of two texts. Each pair is read once, however many references it has.
+    pub fn fingerprint(&mut self, texts: [&'a [u8]; 2]) -> Fingerprint {
+        let key = texts.map(|text| (text.as_ptr().addr(), text.len()));
+        *self.fingerprints.entry(key).or_insert_with(|| fingerprint(texts))
     }
 
     fn pair(&self, reference: &api::CertificateRef, declaration: &Declaration) -> Result<PemTexts<'a>, String> {
@@ -198,9 +215,9 @@ struct PemTexts<'a> {
     key: ReferencedText<'a>,
 }
 
-impl PemTexts<'_> {
-    fn fingerprint(&self) -> Fingerprint {
-        fingerprint([self.certificate.bytes, self.key.bytes])
+impl<'a> PemTexts<'a> {
+    fn bytes(&self) -> [&'a [u8]; 2] {
+        [self.certificate.bytes, self.key.bytes]
     }
 
     fn parse(&self, source: Arc<str>, fingerprint: Fingerprint) -> Result<Certificate, String> {

@@ -4,3 +4,4 @@ pub(super) mod authorities;
 pub(super) mod certificates;
 mod pem;
 mod revocation;
+mod verifiers;

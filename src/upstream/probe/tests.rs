@@ -452,7 +452,7 @@ fn only_postgresql_is_asked_for_tls_behind_another_port() {
         certificate: None,
         start_tls: Some(StartTls::Postgres),
     };
-    let tls = Arc::new(BackendTls { terms, client: crate::model::TlsClientConfig::new(client) });
+    let tls = Arc::new(BackendTls { terms, client: crate::model::TlsClientConfig::new(client, None) });
     let asked = ProbeTlsClient::of(&tls, None, address);
     let unasked = asked.clone().without_asking();
     assert!(asked != unasked);

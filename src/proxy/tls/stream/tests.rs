@@ -402,7 +402,7 @@ async fn the_requested_name_is_known_also_for_resumed_sessions() {
 #[tokio::test]
 async fn a_session_whose_keys_differ_is_not_resumed_again() {
     let sides = Sides::new(&TLS12);
-    let config = TlsClientConfig::new(ClientConfig::clone(&sides.client));
+    let config = TlsClientConfig::new(ClientConfig::clone(&sides.client), None);
     let kind = async || {
         let (near, far) = duplex(10_000);
         let acceptor = TlsAcceptor::from(sides.server.config());
