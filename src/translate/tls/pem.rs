@@ -141,7 +141,7 @@ impl Open<'_> {
             return Err(PemError::new(number, problem));
         }
         if line.starts_with(b"Proc-Type:") && self.base64.is_empty() && line.ends_with(b"ENCRYPTED") {
-            (self.label, self.in_headers) = (PemLabel::EncryptedKey, true);
+            (self.label, self.in_headers) = (self.encrypted(number)?, true);
         }
         if self.in_headers {
             self.in_headers = !line.is_empty();
@@ -153,6 +153,23 @@ impl Open<'_> {
         match self.base64[start..].iter().all(is_base64) {
             true => Ok(()),
             false => Err(PemError::new(number, "this is not base64: write the block as issued")),
+        }
+    }
+
+    /// The label of this block with an encryption header, which only keys can have.
+    fn encrypted(&self, number: usize) -> Result<PemLabel, PemError> {
+        match self.label {
+            PemLabel::Pkcs8Key | PemLabel::Pkcs1Key | PemLabel::Sec1Key | PemLabel::EncryptedKey => {
+                Ok(PemLabel::EncryptedKey)
+            }
+            PemLabel::Certificate | PemLabel::Crl | PemLabel::Parameters => {
+                let Self { name, line, .. } = self;
+                let problem = format!(
+                    "the block `{name}` that begins at line {line} is encrypted, which only keys can be: write the \
+                     block as issued"
+                );
+                Err(PemError::new(number, problem))
+            }
         }
     }
 

@@ -14,6 +14,13 @@ fn block(label: &str) -> String {
     format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }
 
+/// A block with the headers of an encrypted one.
+fn encrypted(label: &str) -> String {
+    let block = block(label);
+    let (begin, rest) = block.split_once('\n').unwrap();
+    format!("{begin}\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00FF\n\n{rest}")
+}
+
 fn labels(text: impl AsRef<[u8]>) -> Vec<(PemLabel, usize)> {
     let blocks = blocks(text.as_ref()).unwrap_or_else(|error| panic!("{}: {}", error.line, error.problem));
     assert!(blocks.iter().all(|block| block.label == PemLabel::EncryptedKey || block.der == der()));
@@ -33,10 +40,9 @@ fn blocks_come_with_their_labels_and_lines() {
     assert_eq!(labels(text.trim_end()), expected, "no end of the last line");
     assert_eq!(labels(text.replace('\n', "  \t\n")), expected, "white space at the end of lines");
     assert_eq!(labels(""), []);
-    let encrypted = block("RSA PRIVATE KEY");
-    let (begin, rest) = encrypted.split_once('\n').unwrap();
-    let encrypted = format!("{begin}\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00FF\n\n{rest}");
-    assert_eq!(labels(encrypted), [(PemLabel::EncryptedKey, 1)]);
+    for label in ["RSA PRIVATE KEY", "EC PRIVATE KEY", "PRIVATE KEY", "ENCRYPTED PRIVATE KEY"] {
+        assert_eq!(labels(encrypted(label)), [(PemLabel::EncryptedKey, 1)], "{label}");
+    }
 }
 
 #[test]
@@ -94,6 +100,13 @@ fn unknown_content_is_refused_with_its_line() {
         (one.replace(body, &body[1..]), 1, "is not base64, or is incomplete"),
         (one.replace(body, &format!("{body}!")), 2, "this is not base64"),
         (format!("{one}{body}\n"), 6, "looks like a part of a block, but is outside of any block"),
+        (
+            format!("{one}{}", encrypted("CERTIFICATE")),
+            7,
+            "the block `CERTIFICATE` that begins at line 6 is encrypted, which only keys can be",
+        ),
+        (encrypted("X509 CRL"), 2, "the block `X509 CRL` that begins at line 1 is encrypted"),
+        (encrypted("EC PARAMETERS"), 2, "the block `EC PARAMETERS` that begins at line 1 is encrypted"),
         (twice, 1, "a PEM text encoded as base64 once too often"),
         (
             format!("{one}{}", block("TRUSTED CERTIFICATE")),
