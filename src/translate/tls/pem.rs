@@ -66,10 +66,14 @@ fn blocks(text: &[u8]) -> Result<Vec<Block>, PemError> {
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
     let mut blocks = Vec::new();
     let mut open: Option<Open> = None;
+    let mut wrapped = WrappedBase64::default();
     for (number, line) in (1..).zip(lines(text)) {
         let line = as_text(line, number, text)?;
         match &mut open {
-            None => open = outside(line, number)?,
+            None => {
+                open = outside(line, number)?;
+                wrapped.add(line, number)?;
+            }
             Some(block) if mark(line) == Some(Mark::End(block.name)) => {
                 blocks.extend(open.take().map(Open::close).transpose()?);
             }
@@ -147,10 +151,9 @@ impl Open<'_> {
             self.in_headers = !line.is_empty();
             return Ok(());
         }
-        let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=');
         let start = self.base64.len();
         self.base64.extend(line.iter().filter(|byte| !matches!(byte, b' ' | b'\t' | b'\x0c')));
-        match self.base64[start..].iter().all(is_base64) {
+        match self.base64[start..].iter().all(|byte| is_base64(*byte)) {
             true => Ok(()),
             false => Err(PemError::new(number, "this is not base64: write the block as issued")),
         }
@@ -200,10 +203,7 @@ fn outside(line: &[u8], number: usize) -> Result<Option<Open<'_>>, PemError> {
         None if looks_like_twice_encoded(line) => {
             Err(PemError::new(number, "this is a PEM text encoded as base64 once too often: remove one encoding"))
         }
-        None if looks_like_base64(line) => Err(PemError::new(
-            number,
-            format!("this looks like a part of a block, but is outside of any block: {MARK}"),
-        )),
+        None if looks_like_base64(line) => Err(outside_of_blocks(number)),
         None => Ok(None),
     }
 }
@@ -233,14 +233,18 @@ fn label(name: &str) -> Result<PemLabel, String> {
 
 /// True if a line looks like a damaged mark: joined to other text, indented, commented out, or without some dashes.
 fn looks_like_a_mark(line: &[u8]) -> bool {
-    const KINDS: [&str; 6] = ["CERTIFICATE", "KEY", "CRL", "PARAMETERS", "PKCS", "CMS"];
+    const KINDS: [&str; 6] = ["CERT", "KEY", "CRL", "PARAMETERS", "PKCS", "CMS"];
+    // Dashes of word processors.
+    const DASHES: [char; 10] = [
+        '\u{2010}', '\u{2011}', '\u{2012}', '\u{2013}', '\u{2014}', '\u{2015}', '\u{2212}', '\u{fe58}', '\u{fe63}',
+        '\u{ff0d}',
+    ];
 
     if [&b"-----BEGIN"[..], b"-----END"].iter().any(|mark| line.windows(mark.len()).any(|part| part == *mark)) {
         return true;
     }
     let line = String::from_utf8_lossy(line).to_ascii_uppercase();
-    // Dashes of word processors.
-    let line = line.replace(['\u{2010}', '\u{2011}', '\u{2012}', '\u{2013}', '\u{2014}', '\u{2212}'], "--");
+    let line = line.replace(DASHES, "--");
     let words = line.trim_matches(|c: char| c == '-' || c.is_whitespace());
     let Some(named) = words.strip_prefix("BEGIN ").or(words.strip_prefix("END ")) else {
         let after_dashes = |word: &str| {
@@ -251,15 +255,66 @@ fn looks_like_a_mark(line: &[u8]) -> bool {
     label(named.trim()).is_ok() || (line.starts_with("--") && KINDS.iter().any(|kind| named.contains(kind)))
 }
 
+fn outside_of_blocks(line: usize) -> PemError {
+    PemError::new(line, format!("this looks like a part of a block, but is outside of any block: {MARK}"))
+}
+
 /// Long enough to exclude words and checksums.
 fn looks_like_base64(line: &[u8]) -> bool {
     let line = line.trim_ascii();
     let has = |is: fn(&u8) -> bool| line.iter().any(is);
     line.len() >= 40
-        && line.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'='))
+        && line.iter().all(|byte| is_base64(*byte))
         && has(u8::is_ascii_uppercase)
         && has(u8::is_ascii_lowercase)
         && has(u8::is_ascii_digit)
+}
+
+fn is_base64(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=')
+}
+
+/// Consecutive lines of the same length outside of blocks. Base64 is wrapped in this way, also in lines that are too
+/// short to tell them from words.
+#[derive(Default)]
+struct WrappedBase64 {
+    /// Number of the first line.
+    line: usize,
+    width: usize,
+    /// The number of characters of all lines.
+    length: usize,
+    /// Characters that checksums do not have.
+    has_uppercase: bool,
+    has_lowercase: bool,
+    has_digit: bool,
+}
+
+/// More characters than consecutive words of the same length have, and fewer than a certificate, list or key.
+const MIN_WRAPPED: usize = 100;
+
+impl WrappedBase64 {
+    /// Adds a line.
+    ///
+    /// # Errors
+    /// If the lines together look like base64.
+    fn add(&mut self, line: &[u8], number: usize) -> Result<(), PemError> {
+        let line = line.trim_ascii();
+        if line.is_empty() || !line.iter().all(|byte| is_base64(*byte)) {
+            *self = Self::default();
+            return Ok(());
+        }
+        if line.len() != self.width {
+            *self = Self { line: number, width: line.len(), ..Self::default() };
+        }
+        self.length += line.len();
+        self.has_uppercase |= line.iter().any(|byte| matches!(byte, b'G'..=b'Z'));
+        self.has_lowercase |= line.iter().any(|byte| matches!(byte, b'g'..=b'z'));
+        self.has_digit |= line.iter().any(u8::is_ascii_digit);
+        match self.length >= MIN_WRAPPED && self.has_uppercase && self.has_lowercase && self.has_digit {
+            true => Err(outside_of_blocks(self.line)),
+            false => Ok(()),
+        }
+    }
 }
 
 fn looks_like_twice_encoded(line: &[u8]) -> bool {

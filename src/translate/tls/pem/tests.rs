@@ -21,6 +21,12 @@ fn encrypted(label: &str) -> String {
     format!("{begin}\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00FF\n\n{rest}")
 }
 
+/// Base64 in lines of this width.
+fn narrow(width: usize) -> String {
+    let base64 = STANDARD.encode(der());
+    base64.as_bytes().chunks(width).map(|line| format!("{}\n", str::from_utf8(line).unwrap())).collect()
+}
+
 fn labels(text: impl AsRef<[u8]>) -> Vec<(PemLabel, usize)> {
     let blocks = blocks(text.as_ref()).unwrap_or_else(|error| panic!("{}: {}", error.line, error.problem));
     assert!(blocks.iter().all(|block| block.label == PemLabel::EncryptedKey || block.der == der()));
@@ -58,6 +64,11 @@ fn text_between_blocks_is_ignored() {
         "# Issuer: CN=NetLock Arany (Class Gold) F\u{151}tan\u{fa}s\u{ed}tv\u{e1}ny\n# MD5 Fingerprint: c5:a1\n",
         "# SHA256: 8d722f81a9c113c0791df136a2966db26c950a971db46b4199f4ea54b78bfb9f\n",
         "8d722f81a9c113c0791df136a2966db26c950a971db46b4199f4ea54b78bfb9f\n",
+        "8d722f81a9c113c0791df136a2966db26c950a97\nA3F0BB16E6C2E5A1B42C0E6F2F0E63E25F2D0C51\n0000000000000000000000000000000000000000\n",
+        "DigiCertGlobalRootG2\nDigiCertGlobalRootG3\nISRGRootX1\nISRGRootX2\nGTSRootR1\nGTSRootR2\n",
+        "Modulus:\n    00:b5:36:32:1f\n    Exponent: 65537 (0x10001)\nsubject=CN = a\nnotAfter=Nov 12 2028\n",
+        "Bag Attributes\n    friendlyName: x\n    localKeyID: 54 69 6D 65\nKey Attributes: <No Attributes>\nsubject=\n",
+        "# a list of end certificates -- in the order of their names\n",
         "# front-end and back-end certificates, until the end\n# Begin certificate chain\n",
         "No revoked certificates.\n    Signature Algorithm: ecdsa-with-SHA256\n",
     ] {
@@ -100,13 +111,6 @@ fn unknown_content_is_refused_with_its_line() {
         (one.replace(body, &body[1..]), 1, "is not base64, or is incomplete"),
         (one.replace(body, &format!("{body}!")), 2, "this is not base64"),
         (format!("{one}{body}\n"), 6, "looks like a part of a block, but is outside of any block"),
-        (
-            format!("{one}{}", encrypted("CERTIFICATE")),
-            7,
-            "the block `CERTIFICATE` that begins at line 6 is encrypted, which only keys can be",
-        ),
-        (encrypted("X509 CRL"), 2, "the block `X509 CRL` that begins at line 1 is encrypted"),
-        (encrypted("EC PARAMETERS"), 2, "the block `EC PARAMETERS` that begins at line 1 is encrypted"),
         (twice, 1, "a PEM text encoded as base64 once too often"),
         (
             format!("{one}{}", block("TRUSTED CERTIFICATE")),
@@ -129,6 +133,29 @@ fn unknown_content_is_refused_with_its_line() {
         let text: Vec<u8> = mark.iter().copied().chain(one.encode_utf16().flat_map(unit)).collect();
         let error = blocks(&text).err().unwrap();
         assert!(error.line == 1 && error.problem.contains("UTF-16: save it as UTF-8"), "{error:?}");
+    }
+}
+
+#[test]
+fn narrow_base64_damaged_marks_and_encrypted_certificates_are_refused() {
+    let one = block("CERTIFICATE");
+    for (text, line, problem) in [
+        (format!("{one}{}", narrow(32)), 6, "looks like a part of a block, but is outside of any block"),
+        (format!("# text\n{}{one}", narrow(20)), 2, "looks like a part of a block, but is outside of any block"),
+        (format!("{one}BEGIN CERT\n{}END CERT\n", narrow(32)), 7, "looks like a part of a block"),
+        (one.replace("-----", "\u{2015}\u{2015}"), 1, "looks like the beginning or the end of a block"),
+        (one.replace("-----", "\u{ff0d}"), 1, "looks like the beginning or the end of a block"),
+        (one.replace("-----BEGIN CERTIFICATE-----", "--BEGIN CERT--"), 1, "looks like the beginning"),
+        (
+            format!("{one}{}", encrypted("CERTIFICATE")),
+            7,
+            "the block `CERTIFICATE` that begins at line 6 is encrypted, which only keys can be",
+        ),
+        (encrypted("X509 CRL"), 2, "the block `X509 CRL` that begins at line 1 is encrypted"),
+        (encrypted("EC PARAMETERS"), 2, "the block `EC PARAMETERS` that begins at line 1 is encrypted"),
+    ] {
+        let error = blocks(text.as_bytes()).err().unwrap_or_else(|| panic!("taken: {text}"));
+        assert!(error.line == line && error.problem.contains(problem), "{text}\n{error:?}");
     }
 }
 
