@@ -2,7 +2,7 @@ use std::{cell::Cell, collections::HashMap, fmt, sync::Arc};
 
 use arc_swap::ArcSwap;
 use rustls::{
-    SignatureScheme,
+    NamedGroup, SignatureScheme,
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
@@ -29,9 +29,9 @@ impl CertificateResolver {
         Self(ArcSwap::from_pointee(ByName::new(certificates)))
     }
 
-    /// Selects by the server name and the signature schemes of a ClientHello.
-    pub fn choose(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        self.0.load().choose(name, schemes)
+    /// Selects by the server name and the verifiable keys of a ClientHello.
+    pub fn choose(&self, name: Option<&str>, verifiable: VerifiableKeys) -> Option<Arc<CertifiedKey>> {
+        self.0.load().choose(name, verifiable)
     }
 
     pub fn replace(&self, certificates: &[Arc<Certificate>]) {
@@ -42,7 +42,36 @@ impl CertificateResolver {
 impl ResolvesServerCert for CertificateResolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         REQUESTED_NAME.set(hello.server_name().and_then(server_name::normalized).map(Into::into));
-        self.choose(hello.server_name(), hello.signature_schemes())
+        self.choose(hello.server_name(), VerifiableKeys::of(&hello))
+    }
+}
+
+/// The keys whose signatures a client can verify.
+#[derive(Clone, Copy)]
+pub(super) struct VerifiableKeys<'a> {
+    pub schemes: &'a [SignatureScheme],
+    /// The curves of ECDSA keys. `None`: all curves that `schemes` allows.
+    pub curves: Option<&'a [NamedGroup]>,
+}
+
+impl<'a> VerifiableKeys<'a> {
+    fn of(hello: &'a ClientHello<'_>) -> Self {
+        // The groups limit the curves of certificates only before TLS 1.3 (RFC 8422 section 5.1, RFC 8446 section
+        // 4.2.7), which is used if the client offers it. rustls does not provide the offered versions, but TLS 1.3 has
+        // cipher suites of its own.
+        let offers_1_3 = hello.cipher_suites().iter().any(|suite| u16::from(*suite) >> 8 == 0x13);
+        Self { schemes: hello.signature_schemes(), curves: hello.named_groups().filter(|_| !offers_1_3) }
+    }
+
+    fn include(self, key: &CertifiedKey) -> bool {
+        let Some(signer) = key.key.choose_scheme(self.schemes) else { return false };
+        let curve = match signer.scheme() {
+            SignatureScheme::ECDSA_NISTP256_SHA256 => NamedGroup::secp256r1,
+            SignatureScheme::ECDSA_NISTP384_SHA384 => NamedGroup::secp384r1,
+            SignatureScheme::ECDSA_NISTP521_SHA512 => NamedGroup::secp521r1,
+            _ => return true,
+        };
+        self.curves.is_none_or(|curves| curves.contains(&curve))
     }
 }
 
@@ -72,9 +101,8 @@ impl ByName {
         by_name
     }
 
-    fn choose(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        let verifiable =
-            |keys: &'_ [Arc<CertifiedKey>]| keys.iter().find(|key| key.key.choose_scheme(schemes).is_some()).cloned();
+    fn choose(&self, name: Option<&str>, keys: VerifiableKeys) -> Option<Arc<CertifiedKey>> {
+        let verifiable = |of: &'_ [Arc<CertifiedKey>]| of.iter().find(|key| keys.include(key)).cloned();
         let name = name.and_then(server_name::normalized);
         let exact = name.as_deref().map_or(&[][..], |name| self.named(name));
         if let Some(key) = verifiable(exact) {

@@ -7,14 +7,15 @@ use std::{
 };
 
 use rcgen::{
-    CertificateParams, CertifiedIssuer, IsCa, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, SignatureAlgorithm,
+    CertificateParams, CertifiedIssuer, IsCa, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_RSA_SHA256,
+    SignatureAlgorithm,
 };
 use rustls::{
-    ClientConfig, HandshakeKind, RootCertStore, SignatureScheme, SupportedProtocolVersion,
+    ClientConfig, HandshakeKind, NamedGroup, RootCertStore, SignatureScheme, SupportedProtocolVersion,
     client::{Resumption, Tls12Resumption},
     crypto::{
         CryptoProvider,
-        aws_lc_rs::kx_group::{SECP256R1, X25519},
+        aws_lc_rs::kx_group::{SECP256R1, SECP384R1, X25519},
     },
     pki_types::{CertificateDer, PrivateKeyDer, ServerName},
     sign::CertifiedKey,
@@ -22,7 +23,7 @@ use rustls::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio_rustls::{TlsConnector, client};
 
-use super::*;
+use super::{certificates::VerifiableKeys, *};
 use crate::model::{Certificate, TlsVersion};
 
 /// The authority of a test's certificates.
@@ -207,10 +208,58 @@ fn certificates_are_selected_by_normalized_name_and_verifiable_key() {
         ("nowhere.test", RSA, &exact_rsa),
         (".", RSA, &exact_rsa),
     ] {
-        let chosen = certificates.choose(Some(name), &[scheme]).unwrap();
+        let chosen = certificates.choose(Some(name), any_curve(&[scheme])).unwrap();
         assert!(Arc::ptr_eq(&chosen, &expected.key), "{name} {scheme:?}");
     }
-    assert!(Arc::ptr_eq(&certificates.choose(None, &[ECDSA]).unwrap(), &default.key));
+    assert!(Arc::ptr_eq(&certificates.choose(None, any_curve(&[ECDSA])).unwrap(), &default.key));
+}
+
+fn any_curve(schemes: &[SignatureScheme]) -> VerifiableKeys<'_> {
+    VerifiableKeys { schemes, curves: None }
+}
+
+#[tokio::test]
+async fn the_curves_of_a_client_limit_ecdsa_certificates_before_tls_1_3_only() {
+    let authority = CertificateIssuer::new();
+    let p256 = authority.certificate_of(&["db.example.com"], &PKCS_ECDSA_P256_SHA256);
+    let rsa = authority.certificate_of(&["db.example.com"], &PKCS_RSA_SHA256);
+    let server = ServerTls::new(&tls(&[&p256, &rsa])).unwrap();
+    for (groups, versions, expected) in [
+        (vec![X25519], &[&TLS12][..], &rsa),
+        (vec![SECP384R1, X25519], &[&TLS12], &rsa),
+        (vec![X25519, SECP256R1], &[&TLS12], &p256),
+        (vec![X25519], &[&TLS13], &p256),
+        (vec![X25519], &[&TLS12, &TLS13], &p256),
+    ] {
+        let provider = CryptoProvider { kx_groups: groups, ..aws_lc_rs::default_provider() };
+        let client = authority.client_with(Arc::new(provider), versions);
+        let connection = connect(&client, &server, "db.example.com").await.unwrap();
+        assert!(is(expected, &connection), "{versions:?} {:?}", client.crypto_provider().kx_groups);
+    }
+    let only = ServerTls::new(&tls(&[&p256])).unwrap();
+    let provider = CryptoProvider { kx_groups: vec![X25519], ..aws_lc_rs::default_provider() };
+    let client = authority.client_with(Arc::new(provider), &[&TLS12]);
+    let connection = connect(&client, &only, "db.example.com").await.unwrap();
+    assert!(is(&p256, &connection), "without another certificate the client decides");
+}
+
+#[test]
+fn a_client_without_supported_groups_can_verify_keys_of_all_curves() {
+    const SCHEMES: [SignatureScheme; 2] = [SignatureScheme::ECDSA_NISTP384_SHA384, SignatureScheme::RSA_PSS_SHA256];
+
+    let authority = CertificateIssuer::new();
+    let p384 = authority.certificate_of(&["db.example.com"], &PKCS_ECDSA_P384_SHA384);
+    let rsa = authority.certificate_of(&["db.example.com"], &PKCS_RSA_SHA256);
+    let certificates = CertificateResolver::new(&[p384.clone(), rsa.clone()]);
+    for (curves, expected) in [
+        (None, &p384),
+        (Some(&[NamedGroup::X25519, NamedGroup::secp384r1][..]), &p384),
+        (Some(&[NamedGroup::X25519, NamedGroup::secp256r1]), &rsa),
+        (Some(&[]), &rsa),
+    ] {
+        let chosen = certificates.choose(Some("db.example.com"), VerifiableKeys { schemes: &SCHEMES, curves }).unwrap();
+        assert!(Arc::ptr_eq(&chosen, &expected.key), "{curves:?}");
+    }
 }
 
 #[tokio::test]
