@@ -9,6 +9,7 @@ mod moment;
 mod page;
 mod rendering;
 mod report;
+mod shared_pages;
 mod snapshot;
 mod thread;
 mod visitors;
@@ -61,11 +62,12 @@ use crate::{
 };
 use access::{ConnectionEnds, TenantPage};
 use connections::ConnectionPages;
-use json::json;
+use json::json_text;
 use moment::Moment;
 use page::StatusPage;
 use rendering::Rendering;
 use report::Reports;
+use shared_pages::SharedPages;
 pub use thread::AdminThread;
 use visitors::Visitors;
 
@@ -83,6 +85,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The maximum size of the head of a request, in bytes. Requests of browsers have a few KiB, with cookies of other
 /// services on the same host.
 const MAX_HEAD: usize = 32 << 10;
+/// The size of unsent data up to which the kernel takes more of a response, in bytes.
+const MAX_UNSENT: u32 = 64 << 10;
 
 /// The server of the admin pages.
 pub struct Server {
@@ -100,19 +104,13 @@ impl Server {
     /// Serves until `stop`. Then it closes the listening socket, answers the accepted connections, and returns.
     pub async fn serve(self, listener: AsyncFd<TcpListener>, stop: CancellationToken) {
         let Self { monitor, state, instance, hosts, access, connections, endpoint_series } = self;
-        let metrics = Metrics::new(monitor.clone(), state.clone(), endpoint_series);
-        let rendering = Rendering::default();
-        let reports = Reports::new(monitor.clone(), state.clone(), rendering.clone(), stop.clone());
-        let page = StatusPage::new(instance.clone());
-        let open_connections = ConnectionPages::new(monitor.clone(), stop.clone());
-        let pages = Arc::new(Pages { monitor, state, instance, page, metrics, rendering, reports, open_connections });
+        let pages = Arc::new(Pages::new(monitor, state, instance, endpoint_series, stop.clone()));
         let service = TowerToHyperService::new(router(pages, hosts, access));
         let http = http();
         let (visitors, visits) = (Visitors::new(connections), GracefulShutdown::new());
         let mut backoff = Backoff::new("admin pages".into());
         while let Some((stream, address)) = stop.run_until_cancelled(next(&listener, &mut backoff)).await {
-            // Without the timeout, a client that reads nothing would be disconnected only to make room for another one.
-            let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(WRITE_TIMEOUT));
+            limit_unread(&stream);
             let (service, ends) = (service.clone(), ConnectionEnds::of(&stream, address));
             let service = service_fn(move |mut request: Request<Incoming>| {
                 request.extensions_mut().insert(ends);
@@ -153,6 +151,14 @@ async fn next(listener: &AsyncFd<TcpListener>, backoff: &mut Backoff) -> (TcpStr
     }
 }
 
+/// Limits the duration and the memory of responses that the client does not read.
+fn limit_unread(stream: &TcpStream) {
+    let socket = SockRef::from(stream);
+    // Without the timeout, a client that reads nothing would be disconnected only to make room for another one.
+    let _ = socket.set_tcp_user_timeout(Some(WRITE_TIMEOUT));
+    let _ = socket.set_tcp_notsent_lowat(MAX_UNSENT);
+}
+
 fn http() -> http1::Builder {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(SILENCE).max_buf_size(MAX_HEAD);
@@ -165,9 +171,63 @@ struct Pages {
     instance: Instance,
     page: StatusPage,
     metrics: Metrics,
-    rendering: Rendering,
+    metrics_pages: SharedPages<ExpositionFormat>,
+    tenant_pages: SharedPages<TenantDocument>,
     reports: Reports,
+    /// By the tag of the version.
+    report_pages: SharedPages<Arc<str>>,
+    rendering: Rendering,
     open_connections: ConnectionPages,
+}
+
+/// The content of a page with tenant data.
+#[derive(Debug, PartialEq, Eq)]
+enum TenantDocument {
+    Overview { query: String },
+    Snapshot,
+}
+
+impl Pages {
+    fn new(
+        monitor: Monitor,
+        state: Arc<ReadinessState>,
+        instance: Instance,
+        endpoint_series: EndpointSeries,
+        stop: CancellationToken,
+    ) -> Self {
+        let rendering = Rendering::default();
+        Self {
+            page: StatusPage::new(instance.clone()),
+            metrics: Metrics::new(monitor.clone(), state.clone(), endpoint_series),
+            metrics_pages: SharedPages::new(rendering.clone()),
+            tenant_pages: SharedPages::new(rendering.clone()),
+            reports: Reports::new(monitor.clone(), state.clone(), rendering.clone(), stop.clone()),
+            report_pages: SharedPages::new(rendering.clone()),
+            rendering,
+            open_connections: ConnectionPages::new(monitor.clone(), stop),
+            monitor,
+            state,
+            instance,
+        }
+    }
+
+    async fn metrics(&self, format: ExpositionFormat) -> Response {
+        let page = self.metrics_pages.page(format, || self.metrics.text(format)).await;
+        ([(CONTENT_TYPE, format.content_type())], page).into_response()
+    }
+
+    async fn overview(&self, query: &str) -> Response {
+        let traffic = self.state.instruments().replica_traffic().await;
+        let document = TenantDocument::Overview { query: query.to_owned() };
+        let render = || self.page.render(&self.monitor, &self.state, query, traffic);
+        Html(self.tenant_pages.page(document, render).await).into_response()
+    }
+
+    async fn snapshot(&self) -> Response {
+        let render = || json_text(&snapshot::of(&self.monitor, &self.state, &self.instance));
+        let page = self.tenant_pages.page(TenantDocument::Snapshot, render).await;
+        ([(CONTENT_TYPE, "application/json")], page).into_response()
+    }
 }
 
 type PagesState = extract::State<Arc<Pages>>;
@@ -192,9 +252,7 @@ fn open_pages() -> Router<Arc<Pages>> {
         )
         .route(
             "/metrics",
-            get(|pages: PagesState, headers: HeaderMap| async move {
-                pages.rendering.run(|| text(&pages.metrics, &headers)).await
-            }),
+            get(|pages: PagesState, headers: HeaderMap| async move { pages.metrics(accepted_format(&headers)).await }),
         )
 }
 
@@ -205,15 +263,11 @@ fn tenant_pages(access: &AdminAccess) -> Router<Arc<Pages>> {
         Router::new().route(page.path(), handler.layer(authorized))
     };
     let overview = get(|pages: PagesState, uri: Uri| async move {
-        let query = uri.query().unwrap_or_default();
-        let traffic = pages.state.instruments().replica_traffic().await;
-        let page = pages.rendering.run(|| pages.page.render(&pages.monitor, &pages.state, query, traffic)).await;
+        let response = pages.overview(uri.query().unwrap_or_default()).await;
         tokio::spawn(forget_rates_later(pages.0));
-        Html(page)
+        response
     });
-    let snapshot = get(|pages: PagesState| async move {
-        pages.rendering.run(|| json(&snapshot::of(&pages.monitor, &pages.state, &pages.instance))).await
-    });
+    let snapshot = get(|pages: PagesState| async move { pages.snapshot().await });
     let report =
         get(|pages: PagesState, uri: Uri, headers: HeaderMap| async move { report(&pages, &uri, &headers).await });
     // The leader waits for it only briefly, so it does not wait for other pages.
@@ -251,14 +305,18 @@ async fn report(pages: &Pages, uri: &Uri, headers: &HeaderMap) -> Response {
     let unless = uri.query().and_then(|query| query.strip_prefix("unless="));
     let Some(version) = pages.reports.next(unless).await else { return StatusCode::NOT_MODIFIED.into_response() };
     let accepts_changes = headers.get("a-im").is_some_and(|accepted| accepted == REPORT_CHANGES);
-    let changes = unless.filter(|_| accepts_changes).and_then(|base| pages.reports.changes(base, &version));
     let headers = [(CONTENT_TYPE, "application/json"), (ETAG, &format!("\"{}\"", version.tag))];
-    match changes {
-        Some(changes) => {
-            let text = report_text(&changes);
-            (StatusCode::IM_USED, headers, [("im", REPORT_CHANGES)], text).into_response()
+    let base = unless.filter(|_| accepts_changes);
+    let changes = pages.rendering.run(|| {
+        let changes = base.and_then(|base| pages.reports.changes(base, &version));
+        changes.map(|changes| report_text(&changes))
+    });
+    match changes.await {
+        Some(text) => (StatusCode::IM_USED, headers, [("im", REPORT_CHANGES)], text).into_response(),
+        None => {
+            let render = || report_text(&version.report);
+            (headers, pages.report_pages.page(version.tag.clone(), render).await).into_response()
         }
-        None => (headers, pages.rendering.run(|| report_text(&version.report)).await).into_response(),
     }
 }
 
@@ -271,22 +329,27 @@ fn answer(good: bool, otherwise: &str) -> Response {
     if good { "ok\n".into_response() } else { (StatusCode::SERVICE_UNAVAILABLE, otherwise.to_owned()).into_response() }
 }
 
-fn text(metrics: &Metrics, headers: &HeaderMap) -> Response {
+fn accepted_format(headers: &HeaderMap) -> ExpositionFormat {
     let accepted = headers.get_all(ACCEPT).iter().filter_map(|accept| HeaderValue::to_str(accept).ok());
-    let format = ExpositionFormat::accepted(&accepted.collect::<Vec<_>>().join(","));
-    ([(CONTENT_TYPE, format.content_type())], metrics.text(format)).into_response()
+    ExpositionFormat::accepted(&accepted.collect::<Vec<_>>().join(","))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
+    use std::{
+        convert::Infallible,
+        iter,
+        sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    };
 
+    use axum::body::{Body, Bytes};
+    use futures::stream;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt, duplex},
         time::Instant,
     };
 
-    use super::*;
+    use super::{shared_pages::CHUNK, *};
 
     #[tokio::test(start_paused = true)]
     async fn idle_admin_connections_time_out_in_every_phase() {
@@ -305,5 +368,35 @@ mod tests {
             };
             tokio::join!(serving, asking);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_holds_at_most_two_chunks_of_a_page_that_its_client_does_not_read() {
+        let taken = Arc::new(AtomicUsize::new(0));
+        let chunks = taken.clone();
+        let service = tower::service_fn(move |_| {
+            let chunks = chunks.clone();
+            let page = iter::repeat_with(move || {
+                chunks.fetch_add(1, Relaxed);
+                Ok::<_, Infallible>(Bytes::from_static(&[b'x'; CHUNK]))
+            });
+            async { Ok::<_, Infallible>(Response::new(Body::from_stream(stream::iter(page)))) }
+        });
+        let (mut client, server) = duplex(1000);
+        let serving = tokio::spawn(http().serve_connection(TokioIo::new(server), TowerToHyperService::new(service)));
+        client.write_all(b"GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        client.read_exact(&mut [0; 10]).await.unwrap();
+        // The clock advances when the server waits for the client.
+        sleep(Duration::from_secs(1)).await;
+        assert!((1..=2).contains(&taken.load(Relaxed)), "{taken:?}");
+        serving.abort();
+    }
+
+    #[tokio::test]
+    async fn the_kernel_takes_only_a_part_of_a_page_that_the_client_does_not_read() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        limit_unread(&stream);
+        assert_eq!(SockRef::from(&stream).tcp_notsent_lowat().unwrap(), MAX_UNSENT);
     }
 }

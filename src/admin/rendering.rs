@@ -8,7 +8,7 @@ use crate::upstream::in_place;
 ///
 /// Rendering the page of a large configuration takes long, and may wait for a lock that the control thread holds.
 #[derive(Clone, Debug)]
-pub struct Rendering(Arc<Semaphore>);
+pub struct Rendering(pub Arc<Semaphore>);
 
 impl Default for Rendering {
     fn default() -> Self {
