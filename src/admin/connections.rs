@@ -29,6 +29,7 @@ use crate::{
         AddressFilter, ConnectionQuery, EndpointFilter, ListedConnection, Monitor,
         access_log::{Event, Follower, Format, FullConnectionId, LineEncoder},
     },
+    upstream::in_place,
 };
 
 /// The number of connections without `limit`.
@@ -92,10 +93,11 @@ impl ConnectionPages {
         let listed = timeout(LIST_TIMEOUT, async {
             // Workers visit their connections for one request at a time. The semaphore is never closed.
             let _turn = self.listing.acquire().await;
-            self.connections(parameters).await
+            let list = self.connections(parameters).await;
+            in_place(|| json(&list))
         });
         match listed.await {
-            Ok(list) => json(&list),
+            Ok(response) => response,
             Err(_) => unavailable("the workers are busy, or other lists are being made: try again\n"),
         }
     }

@@ -58,7 +58,6 @@ use crate::{
     proxy::Monitor,
     state::ReadinessState,
     tcp::accept::{Backoff, accept},
-    upstream::in_place,
 };
 use access::{ConnectionEnds, TenantPage};
 use connections::ConnectionPages;
@@ -176,7 +175,7 @@ struct Pages {
     reports: Reports,
     /// By the tag of the version.
     report_pages: SharedPages<Arc<str>>,
-    rendering: Rendering,
+    traffic: Rendering,
     open_connections: ConnectionPages,
 }
 
@@ -195,15 +194,16 @@ impl Pages {
         endpoint_series: EndpointSeries,
         stop: CancellationToken,
     ) -> Self {
-        let rendering = Rendering::default();
+        // The leader waits for reports and traffic only briefly, so they do not wait for other pages.
+        let reports = Reports::new(monitor.clone(), state.clone(), stop.clone());
         Self {
             page: StatusPage::new(instance.clone()),
             metrics: Metrics::new(monitor.clone(), state.clone(), endpoint_series),
-            metrics_pages: SharedPages::new(rendering.clone()),
-            tenant_pages: SharedPages::new(rendering.clone()),
-            reports: Reports::new(monitor.clone(), state.clone(), rendering.clone(), stop.clone()),
-            report_pages: SharedPages::new(rendering.clone()),
-            rendering,
+            metrics_pages: SharedPages::default(),
+            tenant_pages: SharedPages::default(),
+            report_pages: SharedPages::new(reports.rendering.clone()),
+            reports,
+            traffic: Rendering::default(),
             open_connections: ConnectionPages::new(monitor.clone(), stop),
             monitor,
             state,
@@ -221,6 +221,11 @@ impl Pages {
         let document = TenantDocument::Overview { query: query.to_owned() };
         let render = || self.page.render(&self.monitor, &self.state, query, traffic);
         Html(self.tenant_pages.page(document, render).await).into_response()
+    }
+
+    async fn traffic(&self) -> Response {
+        let render = || report_text(&Moment::now(&self.monitor, &self.state).traffic());
+        ([(CONTENT_TYPE, "application/json")], self.traffic.run(render).await).into_response()
     }
 
     async fn snapshot(&self) -> Response {
@@ -270,11 +275,7 @@ fn tenant_pages(access: &AdminAccess) -> Router<Arc<Pages>> {
     let snapshot = get(|pages: PagesState| async move { pages.snapshot().await });
     let report =
         get(|pages: PagesState, uri: Uri, headers: HeaderMap| async move { report(&pages, &uri, &headers).await });
-    // The leader waits for it only briefly, so it does not wait for other pages.
-    let traffic = get(|pages: PagesState| async move {
-        let text = in_place(|| report_text(&Moment::now(&pages.monitor, &pages.state).traffic()));
-        ([(CONTENT_TYPE, "application/json")], text)
-    });
+    let traffic = get(|pages: PagesState| async move { pages.traffic().await });
     let connections =
         get(|pages: PagesState, uri: Uri| async move { pages.open_connections.answer(uri.query()).await });
     protected(TenantPage::Overview, overview)
@@ -307,7 +308,7 @@ async fn report(pages: &Pages, uri: &Uri, headers: &HeaderMap) -> Response {
     let accepts_changes = headers.get("a-im").is_some_and(|accepted| accepted == REPORT_CHANGES);
     let headers = [(CONTENT_TYPE, "application/json"), (ETAG, &format!("\"{}\"", version.tag))];
     let base = unless.filter(|_| accepts_changes);
-    let changes = pages.rendering.run(|| {
+    let changes = pages.reports.rendering.run(|| {
         let changes = base.and_then(|base| pages.reports.changes(base, &version));
         changes.map(|changes| report_text(&changes))
     });
@@ -339,17 +340,26 @@ mod tests {
     use std::{
         convert::Infallible,
         iter,
-        sync::atomic::{AtomicUsize, Ordering::Relaxed},
+        sync::{
+            atomic::{AtomicUsize, Ordering::Relaxed},
+            mpsc,
+        },
     };
 
-    use axum::body::{Body, Bytes};
+    use axum::body::{Body, Bytes, to_bytes};
     use futures::stream;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt, duplex},
-        time::Instant,
+        net::TcpListener,
+        sync::oneshot,
+        time::{Instant, timeout},
     };
 
-    use super::{shared_pages::CHUNK, *};
+    use super::{
+        report::tests::rig::{Rig, instance},
+        shared_pages::CHUNK,
+        *,
+    };
 
     #[tokio::test(start_paused = true)]
     async fn idle_admin_connections_time_out_in_every_phase() {
@@ -380,7 +390,7 @@ mod tests {
                 chunks.fetch_add(1, Relaxed);
                 Ok::<_, Infallible>(Bytes::from_static(&[b'x'; CHUNK]))
             });
-            async { Ok::<_, Infallible>(Response::new(Body::from_stream(stream::iter(page)))) }
+            async move { Ok::<_, Infallible>(Response::new(Body::from_stream(stream::iter(page)))) }
         });
         let (mut client, server) = duplex(1000);
         let serving = tokio::spawn(http().serve_connection(TokioIo::new(server), TowerToHyperService::new(service)));
@@ -398,5 +408,56 @@ mod tests {
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         limit_unread(&stream);
         assert_eq!(SockRef::from(&stream).tcp_notsent_lowat().unwrap(), MAX_UNSENT);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn reports_and_traffic_do_not_wait_for_other_pages() {
+        let rig = Rig::start();
+        let pages =
+            Pages::new(rig.proxy.monitor(), rig.state.clone(), instance(), EndpointSeries::All, rig.stop.clone());
+        let pages = Arc::new(pages);
+        let mut held = Vec::new();
+        for is_public in [true, false] {
+            let (begin, begun) = oneshot::channel();
+            let (finish, may_finish) = mpsc::channel::<()>();
+            let pages = pages.clone();
+            let render = move || {
+                begin.send(()).unwrap();
+                let _ = may_finish.recv();
+                String::new()
+            };
+            let rendering = tokio::spawn(async move {
+                match is_public {
+                    true => pages.metrics_pages.page(ExpositionFormat::OpenMetrics, render).await,
+                    false => pages.tenant_pages.page(TenantDocument::Snapshot, render).await,
+                }
+            });
+            begun.await.unwrap();
+            held.push((finish, rendering));
+        }
+        let mut others = Box::pin(async {
+            let (metrics, overview) = (pages.metrics(ExpositionFormat::Classic), pages.overview(""));
+            tokio::join!(metrics, overview)
+        });
+        let answers = async {
+            let reported = report(&pages, &Uri::from_static("/report"), &HeaderMap::new()).await;
+            [reported, pages.traffic().await]
+        };
+        let answers = tokio::select! {
+            biased;
+            _ = &mut others => panic!("the first pages are still being rendered"),
+            answers = timeout(Duration::from_secs(60), answers) => answers.unwrap(),
+        };
+        for response in answers {
+            assert_eq!(response.status(), StatusCode::OK);
+        }
+        for (finish, rendering) in held {
+            drop(finish);
+            rendering.await.unwrap();
+        }
+        let (metrics, overview) = others.await;
+        let metrics = to_bytes(metrics.into_body(), usize::MAX).await.unwrap();
+        assert!(metrics.starts_with(b"# HELP tcplb_"), "{metrics:?}");
+        assert_eq!(overview.status(), StatusCode::OK);
     }
 }

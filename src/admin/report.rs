@@ -46,7 +46,7 @@ const MAX_REASON: usize = 1024;
 pub struct Reports {
     monitor: Monitor,
     state: Arc<ReadinessState>,
-    rendering: Rendering,
+    pub rendering: Rendering,
     /// Ends all waits.
     stop: CancellationToken,
     history: Mutex<ReportHistory>,
@@ -61,7 +61,8 @@ pub struct ReportVersion {
 }
 
 impl Reports {
-    pub fn new(monitor: Monitor, state: Arc<ReadinessState>, rendering: Rendering, stop: CancellationToken) -> Self {
+    pub fn new(monitor: Monitor, state: Arc<ReadinessState>, stop: CancellationToken) -> Self {
+        let rendering = Rendering::default();
         Self { monitor, state, rendering, stop, history: Mutex::new(ReportHistory::new()) }
     }
 

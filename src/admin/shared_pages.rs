@@ -12,12 +12,16 @@ use std::{
 };
 
 use axum::body::{Body, Bytes, HttpBody};
+use futures::future::BoxFuture;
 use hyper::body::{Frame, SizeHint};
-use tokio::{sync::OnceCell, time::Instant};
+use tokio::{
+    sync::{Mutex as AsyncMutex, OnceCell, OwnedSemaphorePermit},
+    time::Instant,
+};
 use tracing::warn;
 
 use super::rendering::Rendering;
-use crate::upstream::LogLimiter;
+use crate::upstream::{LogLimiter, in_place};
 
 /// The maximum time between the start of a rendering and a request that gets its page.
 const MAX_AGE: Duration = Duration::from_secs(1);
@@ -41,6 +45,12 @@ pub struct SharedPages<K> {
     log: LogLimiter,
 }
 
+impl<K: PartialEq> Default for SharedPages<K> {
+    fn default() -> Self {
+        Self::new(Rendering::default())
+    }
+}
+
 impl<K: PartialEq> SharedPages<K> {
     pub fn new(rendering: Rendering) -> Self {
         Self { rendering, pages: Mutex::default(), log: LogLimiter::new() }
@@ -50,13 +60,18 @@ impl<K: PartialEq> SharedPages<K> {
     pub async fn page(&self, key: K, render: impl FnOnce() -> String) -> Body {
         let page = self.join(key);
         let shared = &page;
-        let render = move || {
-            self.make_room();
-            // It stays the same if the rendering panics and another request repeats it.
-            shared.begun.get_or_init(Instant::now);
-            PageText::new(render())
+        let rendered = async move {
+            let mut place = shared.place.lock().await;
+            let _turn = place.get_or_insert_with(|| self.rendering.turn()).await;
+            *place = None;
+            in_place(|| {
+                self.make_room();
+                // It stays the same if the rendering panics and another request repeats it.
+                shared.begun.get_or_init(Instant::now);
+                PageText::new(render())
+            })
         };
-        page.text.get_or_init(|| self.rendering.run(render)).await;
+        page.text.get_or_init(|| rendered).await;
         Body::new(PageBody { page, position: 0 })
     }
 
@@ -106,6 +121,8 @@ impl<K: PartialEq> SharedPages<K> {
 /// A page for the requests that wait for it or read it. Dropping the last reference frees it.
 #[derive(Default)]
 struct SharedPage {
+    /// The place among the pages that wait to be rendered. It outlives the request that waits in it.
+    place: AsyncMutex<Option<BoxFuture<'static, Option<OwnedSemaphorePermit>>>>,
     /// The start of the rendering.
     begun: OnceLock<Instant>,
     text: OnceCell<PageText>,

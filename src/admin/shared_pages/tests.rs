@@ -22,7 +22,7 @@ async fn text(body: Body) -> Result<Bytes, axum::Error> {
 }
 
 fn pages() -> SharedPages<&'static str> {
-    SharedPages::new(Rendering::default())
+    SharedPages::default()
 }
 
 /// Polls the future once.
@@ -37,7 +37,7 @@ async fn begin(waiting: &mut (impl Future + Unpin)) {
 #[tokio::test]
 async fn requests_that_wait_share_a_rendering_for_each_key() {
     let (pages, renderings) = (pages(), AtomicUsize::new(0));
-    let turn = pages.rendering.0.acquire().await.unwrap();
+    let turn = pages.rendering.turn().await;
     let keys = ["a", "b"].repeat(CLIENTS);
     let requests = keys.iter().map(|&key| {
         let renderings = &renderings;
@@ -73,16 +73,21 @@ async fn a_request_gets_no_page_that_is_older_than_the_documented_age() {
 }
 
 #[tokio::test]
-async fn another_request_renders_the_page_if_the_client_of_the_first_one_leaves() {
-    let pages = pages();
-    let turn = pages.rendering.0.acquire().await.unwrap();
-    let mut leaves = Box::pin(pages.page("a", || "first".into()));
-    let mut stays = Box::pin(pages.page("a", || "second".into()));
+async fn a_page_keeps_its_place_if_the_client_of_the_first_request_leaves() {
+    let (pages, renderings) = (pages(), AtomicUsize::new(0));
+    let number = || renderings.fetch_add(1, Relaxed).to_string();
+    let turn = pages.rendering.turn().await;
+    let mut leaves = Box::pin(pages.page("a", number));
+    let mut other = Box::pin(pages.page("b", number));
+    let mut stays = Box::pin(pages.page("a", number));
     begin(&mut leaves).await;
+    begin(&mut other).await;
     begin(&mut stays).await;
     drop(leaves);
     drop(turn);
-    assert_eq!(text(stays.await).await.unwrap(), "second");
+    let (other, stays) = tokio::join!(other, stays);
+    assert_eq!(text(stays).await.unwrap(), "0");
+    assert_eq!(text(other).await.unwrap(), "1");
 }
 
 #[tokio::test(start_paused = true)]

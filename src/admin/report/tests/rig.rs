@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admin::{Instance, rendering::Rendering, report::Reports},
+    admin::{Instance, report::Reports},
     metrics::{EndpointSeries, ExpositionFormat, Metrics},
     model::{ObjectKey, ReplicaReport, Snapshot},
     proxy::{
@@ -54,7 +54,7 @@ impl Rig {
         };
         let proxy = Proxy::start(options, &Handle::current()).unwrap();
         let (state, stop) = (Arc::new(ReadinessState::default()), CancellationToken::new());
-        let reports = Reports::new(proxy.monitor(), state.clone(), Rendering::default(), stop.clone());
+        let reports = Reports::new(proxy.monitor(), state.clone(), stop.clone());
         Self { proxy, state, reports, stop, world: World::default(), last: Arc::default() }
     }
 
