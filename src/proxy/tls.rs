@@ -4,6 +4,7 @@ mod certificates;
 mod client;
 mod client_hello;
 mod fault;
+mod sessions;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -14,12 +15,15 @@ use arc_swap::ArcSwap;
 use rustls::{
     Error, ServerConfig, SupportedProtocolVersion,
     crypto::aws_lc_rs,
-    server::{ProducesTickets, ServerSessionMemoryCache},
+    server::ProducesTickets,
     version::{TLS12, TLS13},
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use self::certificates::{CertificateResolver, take_requested_name};
+use self::{
+    certificates::{CertificateResolver, take_requested_name},
+    sessions::{LimitedTickets, SessionCache},
+};
 pub use self::{
     client::{Agreed, ClientTls, Identity},
     client_hello::{HelloError, read_client_hello, read_client_hello_with},
@@ -45,7 +49,7 @@ struct TlsState {
 struct ResumptionState {
     ticketer: Arc<dyn ProducesTickets>,
     /// The session cache of TLS 1.2.
-    cache: Arc<ServerSessionMemoryCache>,
+    cache: Arc<SessionCache>,
     /// The client validation in force when the sessions began: a resumed session shows no certificate again.
     validation: Option<Arc<ClientValidation>>,
 }
@@ -53,10 +57,10 @@ struct ResumptionState {
 /// A fatal alert in a record of its own (RFC 8446 section 6, RFC 6066 section 3).
 pub const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 
-/// The session cache for TLS 1.2 clients without support for tickets. All others get tickets, which cost no memory. But
-/// rustls also caches the session of a TLS 1.2 client that got a ticket, so the cache fills at the rate of their full
-/// handshakes, and the default of 256 would last seconds. Takes about a megabyte when it is full.
-const SESSIONS_1_2: usize = 4096;
+/// The size of the session cache of a listener, in bytes: about 3,000 sessions of clients without certificates. It is
+/// for TLS 1.2 clients without support for tickets. All others get tickets, which cost no memory. But rustls also
+/// caches the session of a TLS 1.2 client that got a ticket, so the cache fills at the rate of their full handshakes.
+const SESSION_CACHE: usize = 1 << 20;
 
 impl ServerTls {
     /// # Errors
@@ -117,8 +121,8 @@ impl ServerTls {
 impl ResumptionState {
     fn new(validation: Option<Arc<ClientValidation>>) -> Result<Self, Error> {
         // Its keys change every six hours, and each is accepted for twelve.
-        let ticketer = aws_lc_rs::Ticketer::new()?;
-        Ok(Self { ticketer, cache: ServerSessionMemoryCache::new(SESSIONS_1_2), validation })
+        let ticketer = Arc::new(LimitedTickets(aws_lc_rs::Ticketer::new()?));
+        Ok(Self { ticketer, cache: SessionCache::new(SESSION_CACHE), validation })
     }
 }
 

@@ -5,7 +5,10 @@ use std::io;
 use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible, PeerMisbehaved};
 
 use super::client_hello::HelloError;
-use crate::proxy::{labeled_enum::labeled_enum, postgres::StartupError};
+use crate::{
+    model::ClientChainTooLong,
+    proxy::{labeled_enum::labeled_enum, postgres::StartupError},
+};
 
 labeled_enum! {
     /// The reason why the handshake of a client failed.
@@ -85,6 +88,9 @@ labeled_enum! {
         /// With `tls_client_certificate`: the revocation list is not from the issuer of the certificate, or cannot be
         /// read.
         BadList = "bad_list",
+        /// With `tls_client_certificate`: the client sent more than 8 certificates, or more than 32 KiB of them. It
+        /// needs only its own certificate and the intermediates.
+        ChainTooLong = "chain_too_long",
         /// With `tls_client_certificate`: the certificate cannot be read, or has content that is not supported.
         Invalid = "invalid",
         /// An internal error of this program or host.
@@ -104,6 +110,7 @@ impl HandshakeFault {
             | Self::WrongPurpose
             | Self::BadSignature
             | Self::BadList
+            | Self::ChainTooLong
             | Self::Invalid => true,
             Self::NotTls
             | Self::Ended
@@ -178,6 +185,7 @@ impl HandshakeFault {
             CertificateError::UnknownIssuer => Self::UnknownIssuer,
             CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => Self::WrongPurpose,
             CertificateError::BadSignature => Self::BadSignature,
+            CertificateError::Other(other) if other.0.is::<ClientChainTooLong>() => Self::ChainTooLong,
             _ => Self::Invalid,
         }
     }

@@ -43,6 +43,8 @@ const RECORD: usize = 16 * 1024;
 const RECORD_OVERHEAD: usize = 5 + 1 + 16;
 /// Space for the overhead of [`MAX_WRITE`] bytes, and for the usual size of session tickets in front of them.
 const OVERHEAD: usize = 4 * 1024;
+/// The largest session tickets that wait for the first data, in bytes.
+const MAX_DEFERRED: usize = 4 * 1024;
 /// The number of reads without plaintext after which the task yields.
 const READS_PER_TURN: usize = 4;
 
@@ -84,7 +86,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServerStream<S> {
     /// the handshake with its error.
     ///
     /// The session tickets at the end of a TLS 1.3 handshake are sent with the first data: a separate packet costs about
-    /// as much as a message, and no client waits for tickets. BoringSSL does the same.
+    /// as much as a message, and no client waits for tickets. BoringSSL does the same. Large tickets, which contain
+    /// certificates of the client, are sent at once: an idle connection must not hold them.
     pub async fn accept(
         config: Arc<ServerConfig>,
         stream: S,
@@ -92,7 +95,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServerStream<S> {
     ) -> io::Result<Self> {
         let session = UnbufferedServerConnection::new(config).map_err(io::Error::other)?;
         let mut accepted = Self::new(session, stream).shake_hands(on_received).await?;
-        if accepted.state().protocol_version() == Some(ProtocolVersion::TLSv1_3) {
+        let has_tickets = accepted.state().protocol_version() == Some(ProtocolVersion::TLSv1_3);
+        if has_tickets && accepted.unsent.len() <= MAX_DEFERRED {
             accepted.defers_unsent = true;
         } else {
             accepted.send().await?;

@@ -1,4 +1,5 @@
 use std::{
+    collections::BTreeSet,
     pin::pin,
     sync::{
         Arc,
@@ -7,8 +8,8 @@ use std::{
 };
 
 use rcgen::{
-    CertificateParams, CertifiedIssuer, IsCa, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_RSA_SHA256,
-    SignatureAlgorithm,
+    CertificateParams, CertifiedIssuer, CustomExtension, IsCa, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384,
+    PKCS_RSA_SHA256, SignatureAlgorithm,
 };
 use rustls::{
     ClientConfig, HandshakeKind, NamedGroup, RootCertStore, SignatureScheme, SupportedProtocolVersion,
@@ -18,6 +19,7 @@ use rustls::{
         aws_lc_rs::kx_group::{SECP256R1, SECP384R1, X25519},
     },
     pki_types::{CertificateDer, PrivateKeyDer, ServerName},
+    server::WebPkiClientVerifier,
     sign::CertifiedKey,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
@@ -72,13 +74,49 @@ impl CertificateIssuer {
         provider: Arc<CryptoProvider>,
         versions: &[&'static SupportedProtocolVersion],
     ) -> ClientConfig {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.0.der().clone()).unwrap();
         ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(versions)
             .unwrap()
-            .with_root_certificates(roots)
+            .with_root_certificates(self.roots())
             .with_no_client_auth()
+    }
+
+    /// A client with a certificate of this authority. It also sends unrelated certificates with these many bytes each.
+    fn client_with_chain(&self, version: &'static SupportedProtocolVersion, others: &[usize]) -> ClientConfig {
+        let key = KeyPair::generate().unwrap();
+        let own = CertificateParams::new(Vec::new()).unwrap().signed_by(&key, &self.0).unwrap();
+        let other = |bytes: &usize| {
+            let mut params = CertificateParams::new(Vec::new()).unwrap();
+            params.custom_extensions.push(CustomExtension::from_oid_content(&[1, 2, 3, 4, 5], vec![b'x'; *bytes]));
+            params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone()
+        };
+        let chain = std::iter::once(own.der().clone()).chain(others.iter().map(other)).collect();
+        ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_root_certificates(self.roots())
+            .with_client_auth_cert(chain, PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+            .unwrap()
+    }
+
+    /// A server that requires certificates of this authority.
+    fn validating_server(&self) -> ServerTls {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let inner = WebPkiClientVerifier::builder_with_provider(self.roots().into(), provider).build().unwrap();
+        let verifier = model::WithSelfSigned { own: BTreeSet::new(), inner, upcoming: None, is_revoked: false };
+        let validation = ClientValidation {
+            mode: model::ClientValidationMode::Required,
+            authorities: Vec::new(),
+            verifier: Arc::new(verifier),
+        };
+        let certificate = self.certificate(&["db.example.com"]);
+        ServerTls::new(&model::Tls { client_validation: Some(Arc::new(validation)), ..tls(&[&certificate]) }).unwrap()
+    }
+
+    fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.0.der().clone()).unwrap();
+        roots
     }
 }
 
@@ -377,5 +415,55 @@ async fn tickets_come_with_the_first_data_also_after_a_second_client_hello() {
         accepted.write_all(b"!").await.unwrap();
         assert_eq!(client.read_u8().await.unwrap(), b'!');
         assert_eq!(client.get_ref().1.tls13_tickets_received(), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_chain_that_is_too_long_is_refused() {
+    let authority = CertificateIssuer::new();
+    let server = authority.validating_server();
+    let most = model::MAX_CLIENT_CERTIFICATES - 1;
+    for version in [&TLS12, &TLS13] {
+        for (others, is_accepted) in [
+            (vec![100; most], true),
+            (vec![100; most + 1], false),
+            (vec![model::MAX_CLIENT_CHAIN - 2_000], true),
+            (vec![model::MAX_CLIENT_CHAIN], false),
+        ] {
+            let (near, far) = duplex(64 << 10);
+            let name = ServerName::try_from("db.example.com").unwrap();
+            let connector = TlsConnector::from(Arc::new(authority.client_with_chain(version, &others)));
+            let (_client, accepted) = tokio::join!(connector.connect(name, near), server.accept(far, |_| Ok(())));
+            let fault = accepted.err().map(|error| HandshakeFault::of(&error));
+            assert_eq!(fault, (!is_accepted).then_some(HandshakeFault::ChainTooLong), "{version:?} {others:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_session_with_a_long_chain_takes_no_memory() {
+    let authority = CertificateIssuer::new();
+    let server = authority.validating_server();
+    for (bytes, at_once, with_data) in [(100, 0, 2), (5_000, 2, 2), (20_000, 0, 0)] {
+        let client = authority.client_with_chain(&TLS13, &[bytes]);
+        let (near, far) = duplex(64 << 10);
+        let name = ServerName::try_from("db.example.com").unwrap();
+        let connector = TlsConnector::from(Arc::new(client));
+        let (connected, accepted) = tokio::join!(connector.connect(name, near), server.accept(far, |_| Ok(())));
+        let (mut client, mut accepted) = (connected.unwrap(), accepted.unwrap().0);
+        assert!(futures::poll!(pin!(client.read_u8())).is_pending());
+        assert_eq!(client.get_ref().1.tls13_tickets_received(), at_once, "{bytes}");
+        exchange(&mut client, &mut accepted).await;
+        assert_eq!(client.get_ref().1.tls13_tickets_received(), with_data, "{bytes}");
+    }
+    for version in [&TLS12, &TLS13] {
+        for (bytes, kind) in
+            [(100, HandshakeKind::Resumed), (5_000, HandshakeKind::Resumed), (20_000, HandshakeKind::Full)]
+        {
+            let client = authority.client_with_chain(version, &[bytes]);
+            connect(&client, &server, "db.example.com").await.unwrap();
+            let second = connect(&client, &server, "db.example.com").await.unwrap();
+            assert_eq!(second.1.state().handshake_kind(), Some(kind), "{version:?} {bytes}");
+        }
     }
 }
