@@ -5,7 +5,8 @@ use std::fmt;
 use super::{
     encoder::{Encoder, Labels},
     family::{
-        APPLY, GENERATION, HANDSHAKE_MEMORY, LIMIT, LOGGED, MISMATCHES, PROBLEMS, SILENT, TRANSLATE, UNBOUND, WORKER,
+        APPLY, GENERATION, HANDSHAKE_MEMORY, LIMIT, LOGGED, MISMATCHES, PROBLEMS, RELAY_MEMORY, SILENT, TRANSLATE,
+        UNBOUND, WORKER,
     },
 };
 use crate::{
@@ -42,6 +43,7 @@ pub fn encode_process(encoder: &mut Encoder<'_, '_>, monitor: &Monitor) -> fmt::
     )?;
     encoder.gauges(&LIMIT, [(Labels::NONE, monitor.capacity().total() as i64)])?;
     encoder.gauges(&HANDSHAKE_MEMORY, [(Labels::NONE, monitor.handshake_memory() as i64)])?;
+    encoder.gauges(&RELAY_MEMORY, [(Labels::NONE, monitor.relay_memory() as i64)])?;
     let worker = |index: usize| Labels::new(WORKER.labels, [index.to_string()]);
     let open = monitor.open_by_worker().enumerate();
     encoder.gauges(&WORKER, open.map(|(index, open)| (worker(index), open as i64)))?;

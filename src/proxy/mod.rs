@@ -57,6 +57,7 @@ use admission::{CONNECTIONS, SWEEP, Sources};
 use drain::Drainer;
 use postgres::Cancels;
 use socket::Sharing;
+use stream::relay_memory::RELAY_MEMORY;
 use topology::Topology;
 use worker::{
     handle::{Shared, WorkerCommand, WorkerHandle, ask},
@@ -265,6 +266,11 @@ impl Monitor {
     /// Bytes that unfinished handshakes hold beyond their free allowance.
     pub fn handshake_memory(&self) -> usize {
         self.shared.handshake_memory.in_use()
+    }
+
+    /// Bytes that open connections hold because their receivers are slow.
+    pub fn relay_memory(&self) -> usize {
+        RELAY_MEMORY.held()
     }
 
     /// The reports on applied snapshots. The view is updated before each report.

@@ -1,6 +1,7 @@
 pub mod handshake_memory;
 pub mod pipe;
 pub mod prefixed_io;
+pub mod relay_memory;
 pub mod undelivered;
 pub mod with_preamble;
 

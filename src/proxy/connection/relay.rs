@@ -25,7 +25,14 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use self::direction::{BUFFER, Direction, DirectionState, Fault, Flow};
 pub use self::side::Side;
-use crate::proxy::{accounting::CloseReason, proxy_protocol::SignatureGuard, stream::Stream};
+use crate::proxy::{
+    accounting::CloseReason,
+    proxy_protocol::SignatureGuard,
+    stream::{
+        Stream,
+        relay_memory::{HeldBytes, RELAY_MEMORY},
+    },
+};
 
 /// The time without progress after which undelivered bytes are discarded before a reset. Also the time for which a
 /// client may keep sending to a backend that has ended and closed: closing while bytes arrive resets the connection.
@@ -78,6 +85,7 @@ pub fn both_ways<'a>(
     let mut relay = Relay {
         up: Direction::new(guard),
         down: Direction::new(None),
+        held: HeldBytes::none_of(&RELAY_MEMORY),
         deadlines,
         last_activity: now,
         undelivered: (0, 0),
@@ -111,6 +119,8 @@ struct Relay {
     up: Direction,
     /// From the backend to the client.
     down: Direction,
+    /// The memory of this connection's bytes that could not be passed on.
+    held: HeldBytes,
     deadlines: Deadlines,
     last_activity: Instant,
     /// Undelivered bytes to the client and the backend at the last check.
@@ -165,6 +175,7 @@ impl Relay {
                 moved = true;
             }
         });
+        self.held.set(self.up.held() + self.down.held() + client.held() + backend.held());
         if moved {
             self.last_activity = Instant::now();
             meter.active(self.last_activity);

@@ -87,6 +87,10 @@ impl Side for TlsBackend {
     fn has_unsent(&self) -> bool {
         TlsStream::has_unsent(self)
     }
+
+    fn held(&self) -> usize {
+        TlsStream::held(self)
+    }
 }
 
 impl Side for TlsClient {
@@ -100,5 +104,9 @@ impl Side for TlsClient {
 
     fn has_unsent(&self) -> bool {
         TlsStream::has_unsent(self)
+    }
+
+    fn held(&self) -> usize {
+        TlsStream::held(self)
     }
 }

@@ -27,14 +27,13 @@ use rustls::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use self::session::{TlsSession, encode};
+use self::session::{MAX_INCOMPLETE, TlsSession, encode};
+use crate::proxy::stream::relay_memory::discard_front;
 
 /// The largest read, in bytes: 128 KiB of plaintext in full records.
 const MAX_READ: usize = 129 * 1024;
 /// The smallest read, and the read size of handshakes.
 const MIN_READ: usize = 4 * 1024;
-/// The largest incomplete record or handshake message, in bytes. rustls accepts handshake messages of up to 64 KiB.
-const MAX_INCOMPLETE: usize = 64 * 1024;
 /// The largest number of bytes encrypted at once. With half of it, bulk transfers take 6 % more CPU.
 const MAX_WRITE: usize = 128 * 1024;
 /// The largest plaintext of a record (RFC 8446, section 5.1).
@@ -138,6 +137,12 @@ impl<C: TlsSession, S> TlsStream<C, S> {
     /// True if encrypted data is still to be sent.
     pub fn has_unsent(&self) -> bool {
         !self.unsent.is_empty() && !self.defers_unsent
+    }
+
+    /// The memory of bytes that are received or encrypted and could not be passed on.
+    pub fn held(&self) -> usize {
+        let unsent = if self.defers_unsent { 0 } else { self.unsent.capacity() };
+        self.incomplete.capacity() + self.decrypted.capacity() + unsent
     }
 
     /// The encrypted stream.
@@ -299,7 +304,8 @@ impl<C: TlsSession, S: AsyncRead + AsyncWrite + Unpin> TlsStream<C, S> {
     fn poll_receive(&mut self, cx: &mut Context<'_>, output: &mut ReadBuf<'_>) -> Poll<io::Result<usize>> {
         RECEIVED.with_borrow_mut(|buffer| {
             let kept = self.incomplete.len();
-            if kept >= MAX_INCOMPLETE {
+            let most = if self.state().is_handshaking() { MAX_INCOMPLETE } else { C::MAX_INCOMPLETE };
+            if kept >= most {
                 return Poll::Ready(Err(self.fail(Error::PeerSentOversizedRecord)));
             }
             // The plaintext of full records then fills `output`.
@@ -338,13 +344,9 @@ impl<C: TlsSession, S: AsyncRead + AsyncWrite + Unpin> TlsStream<C, S> {
             return Poll::Ready(Ok(()));
         }
         let (sent, result) = poll_write_some(&mut self.stream, cx, &self.unsent);
-        self.unsent.drain(..sent);
+        discard_front(&mut self.unsent, sent);
         result?;
-        if !self.unsent.is_empty() {
-            return Poll::Pending;
-        }
-        self.unsent = Vec::new();
-        Poll::Ready(Ok(()))
+        if self.unsent.is_empty() { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 }
 
@@ -358,10 +360,7 @@ impl<C: TlsSession, S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<C
             if !this.decrypted.is_empty() {
                 let count = this.decrypted.len().min(output.remaining());
                 output.put_slice(&this.decrypted[..count]);
-                this.decrypted.drain(..count);
-                if this.decrypted.is_empty() {
-                    this.decrypted = Vec::new();
-                }
+                discard_front(&mut this.decrypted, count);
                 return Poll::Ready(Ok(()));
             }
             if let Some(error) = &this.error {

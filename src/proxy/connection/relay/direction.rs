@@ -11,7 +11,10 @@ use super::side::Side;
 use crate::{
     proxy::{
         proxy_protocol::{Inspection, SignatureGuard},
-        stream::pipe::{Pipe, PipeOutput},
+        stream::{
+            pipe::{Pipe, PipeOutput},
+            relay_memory::{RECORD_READ, RELAY_MEMORY, discard_front},
+        },
     },
     tcp::TcpSocket,
 };
@@ -20,8 +23,6 @@ use crate::{
 pub const BUFFER: usize = 128 * 1024;
 /// The read size of a direction with little traffic.
 const READ: usize = 64 * 1024;
-/// The read size for a receiver that did not accept everything the last time.
-const READ_UNDER_BACKPRESSURE: usize = 16 * 1024;
 /// A pipe filled with less than this ends the use of pipes by its direction: small messages are cheaper to copy.
 const SMALL: usize = 8 * 1024;
 /// The number of bytes after which a direction yields to the other connections of the worker. One read or one pipe is
@@ -33,8 +34,8 @@ pub struct Direction {
     pub state: DirectionState,
     /// Read but not yet written; empty while the receiver keeps up.
     pending: Vec<u8>,
-    /// The number of bytes of `pending` that are written.
-    written: usize,
+    /// True if the receiver's TLS layer has encrypted bytes that the receiver does not accept now.
+    is_blocked: bool,
     /// True if the last read filled its buffer. The next reads then go through a pipe if both sides are plain TCP, and
     /// are larger if not.
     moves_much: bool,
@@ -87,7 +88,7 @@ impl Direction {
         Self {
             state: DirectionState::Open,
             pending: Vec::new(),
-            written: 0,
+            is_blocked: false,
             moves_much: false,
             pipe: None,
             source_broke: false,
@@ -98,7 +99,15 @@ impl Direction {
     /// True if the direction waits for its source.
     pub fn is_reading(&self) -> bool {
         self.state == DirectionState::Discarding
-            || (self.state == DirectionState::Open && self.pending.is_empty() && self.pipe.is_none())
+            || (self.state == DirectionState::Open
+                && self.pending.is_empty()
+                && !self.is_blocked
+                && self.pipe.is_none())
+    }
+
+    /// The memory of bytes that are read and not yet written.
+    pub fn held(&self) -> usize {
+        self.pending.capacity()
     }
 
     pub fn is_broken(&self) -> bool {
@@ -131,6 +140,7 @@ impl Direction {
                 let _ = pin!(yield_now()).poll(cx);
                 return Poll::Pending;
             }
+            ready!(self.poll_send_encrypted(cx, flow.destination))?;
             let moved = match self.pipe_between(flow.source, flow.destination) {
                 Some((from, pipe)) => ready!(self.poll_fill(cx, from, pipe))?,
                 None => ready!(self.poll_copy(cx, flow, keeps_up))?,
@@ -160,16 +170,24 @@ impl Direction {
         if !last || destination.plain().is_none() {
             ready!(Pin::new(destination).poll_shutdown(cx)).map_err(|_| Fault::Write)?;
         }
-        self.pending = Vec::new();
         self.state = DirectionState::Done;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sends all bytes that the receiver's TLS layer has encrypted: nothing more is read before that.
+    #[inline]
+    fn poll_send_encrypted(&mut self, cx: &mut Context<'_>, destination: &mut impl Side) -> Poll<Result<(), Fault>> {
+        self.is_blocked = destination.has_unsent();
+        if self.is_blocked {
+            ready!(Pin::new(destination).poll_flush(cx)).map_err(|_| Fault::Write)?;
+            self.is_blocked = false;
+        }
         Poll::Ready(Ok(()))
     }
 
     /// Reads into a pipe. Returns the number of bytes.
     #[inline]
     fn poll_fill(&mut self, cx: &mut Context<'_>, from: &TcpSocket, mut pipe: Pipe) -> Poll<Result<usize, Fault>> {
-        // Hold no memory while waiting.
-        self.pending = Vec::new();
         let count = ready!(pipe.poll_fill(cx, from)).map_err(|_| Fault::Read)?;
         // Zero bytes may be an end or something else: the next operation is a read, which can tell.
         self.moves_much = count >= SMALL;
@@ -188,14 +206,9 @@ impl Direction {
         flow: &mut Flow<'_, S, D, W>,
         keeps_up: bool,
     ) -> Poll<Result<usize, Fault>> {
-        let size = match keeps_up {
-            false => READ_UNDER_BACKPRESSURE,
-            true if self.moves_much => BUFFER,
-            true => READ,
-        };
+        let size = self.read_size(keeps_up, flow.source);
         let Poll::Ready(count) = read(cx, flow.source, &mut flow.buffer[..size])? else {
-            // Nothing to read: hold no memory, and flush the TLS layer.
-            self.pending = Vec::new();
+            // Nothing to read: flush the TLS layer.
             ready!(Pin::new(&mut *flow.destination).poll_flush(cx)).map_err(|_| Fault::Write)?;
             return Poll::Pending;
         };
@@ -215,6 +228,19 @@ impl Direction {
         self.pending.extend_from_slice(&chunk[now..]);
         // With TLS, the bytes may have been in thousands of small records.
         Poll::Ready(Ok(if flow.source.plain().is_some() { count } else { size }))
+    }
+
+    /// The size of the next read: less for a receiver that did not accept everything the last time, and while slow
+    /// receivers take much memory.
+    fn read_size(&self, keeps_up: bool, source: &impl Side) -> usize {
+        let size = match keeps_up {
+            false => RECORD_READ,
+            true if self.moves_much => BUFFER,
+            true => READ,
+        };
+        let most = RELAY_MEMORY.max_read();
+        // A TLS record is held as a whole in any case.
+        size.min(if source.plain().is_some() { most } else { most.max(RECORD_READ) })
     }
 
     /// The source has ended.
@@ -260,13 +286,9 @@ impl Direction {
         if self.pending.is_empty() {
             return Poll::Ready(Ok(()));
         }
-        self.written += poll_write_some(cx, flow.destination, &self.pending[self.written..], &mut flow.wrote)?;
-        if self.written < self.pending.len() {
-            return Poll::Pending;
-        }
-        self.pending.clear();
-        self.written = 0;
-        Poll::Ready(Ok(()))
+        let written = poll_write_some(cx, flow.destination, &self.pending, &mut flow.wrote)?;
+        discard_front(&mut self.pending, written);
+        if self.pending.is_empty() { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
     fn inspect(&mut self, chunk: &[u8]) -> Result<(), Fault> {

@@ -14,4 +14,9 @@ pub trait Side: AsyncRead + AsyncWrite + Unpin {
     fn has_unsent(&self) -> bool {
         false
     }
+
+    /// The memory of bytes that were received or written and could not be passed on.
+    fn held(&self) -> usize {
+        0
+    }
 }

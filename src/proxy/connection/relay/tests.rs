@@ -6,12 +6,13 @@ use std::{
     cell::Cell,
     io,
     os::fd::{AsFd, OwnedFd},
+    pin::pin,
     rc::Rc,
 };
 
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::{TcpListener, TcpStream},
     task::{LocalSet, spawn_local, yield_now},
     time::advance,
@@ -348,4 +349,111 @@ async fn a_reset_is_noticed_soon_on_a_side_that_is_not_read() {
         drop(backend);
     })
     .await;
+}
+
+/// A side with TLS. The receiver accepts nothing until the bytes are taken.
+struct SlowReceiver {
+    stream: Stream,
+    encrypted: Rc<Cell<usize>>,
+}
+
+impl AsyncRead for SlowReceiver {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+}
+
+impl AsyncWrite for SlowReceiver {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.encrypted.get() > 0 {
+            return Poll::Pending;
+        }
+        self.encrypted.set(bytes.len());
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.encrypted.get() > 0 { Poll::Pending } else { Poll::Ready(Ok(())) }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+}
+
+impl Side for SlowReceiver {
+    fn stream(&mut self) -> &mut Stream {
+        &mut self.stream
+    }
+
+    fn plain(&self) -> Option<&TcpSocket> {
+        None
+    }
+
+    fn has_unsent(&self) -> bool {
+        self.encrypted.get() > 0
+    }
+
+    fn held(&self) -> usize {
+        self.encrypted.get()
+    }
+}
+
+/// A plain side that sends without end.
+struct EndlessSender {
+    stream: Stream,
+    sent: Rc<Cell<usize>>,
+}
+
+impl AsyncRead for EndlessSender {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.sent.set(self.sent.get() + buffer.remaining());
+        buffer.put_slice(&vec![b'x'; buffer.remaining()]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for EndlessSender {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Side for EndlessSender {
+    fn stream(&mut self) -> &mut Stream {
+        &mut self.stream
+    }
+
+    fn plain(&self) -> Option<&TcpSocket> {
+        Some(self.stream.tcp())
+    }
+}
+
+#[tokio::test]
+async fn a_slow_receiver_holds_one_read_which_is_small_while_others_hold_much() {
+    let mut others = HeldBytes::none_of(&RELAY_MEMORY);
+    for (held, read) in [(0, 64 << 10), (16 << 20, 16 << 10), (32 << 20, 4 << 10)] {
+        others.set(held);
+        let ((_client, near_client, _), (_backend, near_backend, _)) = (pair().await, pair().await);
+        let (encrypted, sent, meter) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)), Counts::default());
+        let mut client = SlowReceiver { stream: near_client, encrypted: encrypted.clone() };
+        let mut backend = EndlessSender { stream: near_backend, sent: sent.clone() };
+        let mut relayed = pin!(both_ways(&mut client, &mut backend, Deadlines::default(), None, &meter));
+        for _ in 0..3 {
+            assert!(futures::poll!(&mut relayed).is_pending());
+            assert_eq!((encrypted.get(), sent.get()), (read, read), "nothing is read before that is sent");
+            assert!(RELAY_MEMORY.held() >= held + read);
+        }
+        encrypted.set(0);
+        assert!(futures::poll!(&mut relayed).is_pending());
+        assert_eq!(sent.get(), read + encrypted.get(), "the next read");
+    }
 }

@@ -357,6 +357,19 @@ async fn a_long_message_leaves_no_memory_behind() {
 }
 
 #[tokio::test]
+async fn after_the_handshake_only_an_incomplete_record_is_kept() {
+    let (_client, mut server) = Sides::new(&TLS13).with_server(1_000).await;
+    let largest = 5 + RECORD + 2048;
+    server.keep(&vec![23; largest - 1]);
+    assert!(futures::poll!(pin!(server.read_u8())).is_pending());
+    assert_eq!(server.held(), largest - 1);
+    server.keep(&vec![23; largest]);
+    let error = server.read_u8().await.unwrap_err();
+    assert_eq!(error.get_ref().unwrap().downcast_ref(), Some(&Error::PeerSentOversizedRecord));
+    assert_eq!(server.incomplete.capacity(), 0);
+}
+
+#[tokio::test]
 async fn the_memory_of_a_handshake_is_bounded() {
     let sides = Sides::new(&TLS13);
     let (near, mut far) = duplex(200_000);

@@ -7,7 +7,6 @@ use std::{
 };
 
 use futures::FutureExt;
-use tokio::io::ReadBuf;
 
 use super::*;
 
