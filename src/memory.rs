@@ -18,6 +18,21 @@ pub fn share_arenas() {
     unsafe { libc::mallopt(libc::M_ARENA_MAX, arenas) };
 }
 
+/// Returns free memory to the system.
+///
+/// By itself, glibc returns only the free memory at the end of each arena, and one small block that is in use keeps it
+/// all: after 3,000 TLS clients with slow connections had left, 177 MB stayed. An arena is locked while its memory is
+/// returned, so call this rarely. See malloc_trim(3).
+#[cfg(target_env = "gnu")]
+pub fn return_free() {
+    // SAFETY: the function takes a number, and glibc locks the state that it changes.
+    unsafe { libc::malloc_trim(0) };
+}
+
+/// Other C libraries have no such function.
+#[cfg(not(target_env = "gnu"))]
+pub fn return_free() {}
+
 /// Other C libraries have no such option.
 #[cfg(not(target_env = "gnu"))]
 pub fn share_arenas() {}

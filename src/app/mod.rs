@@ -5,6 +5,7 @@ mod cluster;
 mod commands;
 mod configuration;
 mod demo;
+mod free_memory;
 mod last_words;
 mod log;
 mod runtime;

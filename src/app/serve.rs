@@ -22,6 +22,7 @@ use tracing::{info, warn};
 
 use super::{
     configuration::{self, Compiler},
+    free_memory,
     shutdown::{self, Cause, Signals},
     source::Source,
 };
@@ -140,6 +141,8 @@ pub async fn serve(serving: Serving) -> anyhow::Result<ExitCode> {
     }
     let leading = leading.map(|Leading { client, settings }| lead(client, settings, compiler.observed()));
     let compiling = configuration::follow(compiler, proxy.clone());
+
+    let _memory = AbortOnDropHandle::new(tokio::spawn(free_memory::return_when_connections_close(proxy.monitor())));
 
     let cause = tokio::select! {
         () = signals.first() => Cause::Signal,
