@@ -453,7 +453,7 @@ mod tests {
         }
         for (finish, rendering) in held {
             drop(finish);
-            rendering.await.unwrap();
+            drop(rendering.await.unwrap());
         }
         let (metrics, overview) = others.await;
         let metrics = to_bytes(metrics.into_body(), usize::MAX).await.unwrap();
