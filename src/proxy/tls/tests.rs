@@ -15,7 +15,7 @@ use rustls::{
     ClientConfig, HandshakeKind, NamedGroup, RootCertStore, SignatureScheme, SupportedProtocolVersion,
     client::{Resumption, Tls12Resumption},
     crypto::{
-        CryptoProvider,
+        CryptoProvider, SupportedKxGroup,
         aws_lc_rs::kx_group::{SECP256R1, SECP384R1, X25519},
     },
     pki_types::{CertificateDer, PrivateKeyDer, ServerName},
@@ -269,16 +269,24 @@ async fn the_curves_of_a_client_limit_ecdsa_certificates_before_tls_1_3_only() {
         (vec![X25519], &[&TLS13], &p256),
         (vec![X25519], &[&TLS12, &TLS13], &p256),
     ] {
-        let provider = CryptoProvider { kx_groups: groups, ..aws_lc_rs::default_provider() };
-        let client = authority.client_with(Arc::new(provider), versions);
+        let client = authority.client_with(provider(groups, versions), versions);
         let connection = connect(&client, &server, "db.example.com").await.unwrap();
         assert!(is(expected, &connection), "{versions:?} {:?}", client.crypto_provider().kx_groups);
     }
     let only = ServerTls::new(&tls(&[&p256])).unwrap();
-    let provider = CryptoProvider { kx_groups: vec![X25519], ..aws_lc_rs::default_provider() };
-    let client = authority.client_with(Arc::new(provider), &[&TLS12]);
+    let client = authority.client_with(provider(vec![X25519], &[&TLS12]), &[&TLS12]);
     let connection = connect(&client, &only, "db.example.com").await.unwrap();
     assert!(is(&p256, &connection), "without another certificate the client decides");
+}
+
+/// A provider for clients with these groups, which offer only cipher suites of these versions.
+fn provider(
+    kx_groups: Vec<&'static dyn SupportedKxGroup>,
+    versions: &[&SupportedProtocolVersion],
+) -> Arc<CryptoProvider> {
+    let mut provider = CryptoProvider { kx_groups, ..aws_lc_rs::default_provider() };
+    provider.cipher_suites.retain(|suite| versions.contains(&suite.version()));
+    Arc::new(provider)
 }
 
 #[test]
