@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::anyhow;
 
-use self::topic::{Topic, TopicKind, anchor};
+use self::topic::{HelpTopic, TopicKind, anchor};
 use super::output::{Cell, TextTable, Tone};
 use crate::{cli::ExplainFlags, source::schema::near, stdout::print};
 
@@ -18,7 +18,7 @@ const MIN_PART: usize = 3;
 /// # Errors
 /// If no section has this name.
 pub fn run(flags: &ExplainFlags) -> anyhow::Result<ExitCode> {
-    let topics = Topic::all();
+    let topics = HelpTopic::all();
     print(&match &flags.name {
         Some(name) => explanation(name, &topics)?,
         None => list(&topics),
@@ -28,11 +28,11 @@ pub fn run(flags: &ExplainFlags) -> anyhow::Result<ExitCode> {
 
 /// The names of all sections.
 pub fn names() -> Vec<String> {
-    Topic::all().into_iter().map(|topic| topic.name).collect()
+    HelpTopic::all().into_iter().map(|topic| topic.name).collect()
 }
 
 /// A line for each topic, by kind.
-fn list(topics: &[Topic]) -> String {
+fn list(topics: &[HelpTopic]) -> String {
     let table = |kind: &TopicKind| {
         let mut table = TextTable::new(&[&kind.label().to_uppercase(), "MEANING"]);
         for topic in topics.iter().filter(|topic| topic.kind == *kind) {
@@ -44,7 +44,7 @@ fn list(topics: &[Topic]) -> String {
 }
 
 /// The section with this name, or at this address, which ends with `#` and the name. Case makes no difference.
-fn explanation(name: &str, topics: &[Topic]) -> anyhow::Result<String> {
+fn explanation(name: &str, topics: &[HelpTopic]) -> anyhow::Result<String> {
     let wanted = anchor(name.rsplit('#').next().unwrap_or(name));
     let found = topics.iter().find(|topic| anchor(&topic.name) == wanted);
     let topic = found.ok_or_else(|| unknown(name, &wanted, topics))?;
@@ -52,7 +52,7 @@ fn explanation(name: &str, topics: &[Topic]) -> anyhow::Result<String> {
     Ok(format!("{title} ({})\n\n{}\n", topic.kind.label(), topic.text.trim()))
 }
 
-fn unknown(name: &str, wanted: &str, topics: &[Topic]) -> anyhow::Error {
+fn unknown(name: &str, wanted: &str, topics: &[HelpTopic]) -> anyhow::Error {
     let names = || topics.iter().map(|topic| topic.name.as_str());
     let has_part = |name: &&str| wanted.len() >= MIN_PART && anchor(name).contains(wanted);
     let mut similar: Vec<&str> = names().filter(has_part).collect();
@@ -72,7 +72,7 @@ mod tests {
     use crate::kubectl::output::plain;
 
     fn explained(name: &str) -> Result<String, String> {
-        explanation(name, &Topic::all()).map(|text| plain(&text)).map_err(|error| error.to_string())
+        explanation(name, &HelpTopic::all()).map(|text| plain(&text)).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn the_list_has_each_name_once() {
-        let topics = Topic::all();
+        let topics = HelpTopic::all();
         let names: BTreeSet<String> = topics.iter().map(|topic| anchor(&topic.name)).collect();
         assert_eq!(names.len(), topics.len(), "{names:?}");
         let text = plain(&list(&topics));

@@ -199,7 +199,8 @@ impl Faulty {
         write("healthy", healthy, &[server.address], checks);
         write("sealed", sealed, &[tls], "");
         write("full", full, &[server.address], "");
-        write("broken", broken, &[closed], "");
+        // Failed checks would leave no usable endpoint.
+        write("broken", broken, &[closed], "healthCheck: {active: {type: None}}");
         write("half", half, &[server.address, closed], checks);
         write("none", none, &[closed], checks);
         write("taken", taken, &[server.address], "");

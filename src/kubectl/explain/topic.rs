@@ -42,7 +42,7 @@ impl TopicKind {
 
 /// A name and its section of the documentation.
 #[derive(Debug)]
-pub struct Topic {
+pub struct HelpTopic {
     pub kind: TopicKind,
     pub name: String,
     /// The heading of its section. `None`: the name.
@@ -51,7 +51,7 @@ pub struct Topic {
     pub text: String,
 }
 
-impl Topic {
+impl HelpTopic {
     /// All topics, by kind and in the order of the documentation.
     pub fn all() -> Vec<Self> {
         let mut topics = Vec::new();
@@ -174,8 +174,8 @@ mod tests {
 
     #[test]
     fn sections_have_no_links_and_complete_code() {
-        let topics = Topic::all();
-        for Topic { name, text, .. } in &topics {
+        let topics = HelpTopic::all();
+        for HelpTopic { name, text, .. } in &topics {
             let prose: String = text.split("```").step_by(2).collect();
             assert!(!prose.contains("]("), "{name}: {text}");
             assert_eq!(text.matches("```").count() % 2, 0, "{name}: {text}");

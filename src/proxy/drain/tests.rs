@@ -14,14 +14,12 @@ use crate::{
 
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
-type Wanted = OrdMap<UpstreamKey, Arc<model::UpstreamConfig>>;
-
 fn key() -> UpstreamKey {
     UpstreamKey { object: ObjectKey::new("shop", "postgres") }
 }
 
 /// An upstream with an endpoint at each of these ports.
-fn wanted(ports: impl IntoIterator<Item = u16>) -> Wanted {
+fn wanted(ports: impl IntoIterator<Item = u16>) -> OrdMap<UpstreamKey, Arc<model::UpstreamConfig>> {
     let endpoint = |port| {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let key = EndpointKey { backend: "b".into(), address, uid: None };
@@ -41,18 +39,18 @@ fn wanted(ports: impl IntoIterator<Item = u16>) -> Wanted {
         drain: Default::default(),
         rebalance: None,
     };
-    Wanted::unit(key(), Arc::new(upstream))
+    OrdMap::unit(key(), Arc::new(upstream))
 }
 
 /// Upstreams, and what the drain knows about them.
-struct Fixture {
+struct DrainFixture {
     upstreams: Upstreams,
     view: View,
     known: DrainingEndpoints,
 }
 
-impl Fixture {
-    fn new(wanted: &Wanted) -> Self {
+impl DrainFixture {
+    fn new(wanted: &OrdMap<UpstreamKey, Arc<model::UpstreamConfig>>) -> Self {
         let mut upstreams = Upstreams::new(Handle::current(), PreconnectBudget::new(0), 1000);
         upstreams.update(wanted);
         let view = View { upstreams: [(key(), upstreams.find(&key()).unwrap())].into(), ..View::default() };
@@ -79,7 +77,7 @@ impl Fixture {
 
 #[tokio::test]
 async fn removed_endpoints_without_connections_are_ignored_after_a_second() {
-    let mut fixture = Fixture::new(&wanted([1]));
+    let mut fixture = DrainFixture::new(&wanted([1]));
     let now = Instant::now();
     assert!(fixture.draining(now).is_empty());
     let open = fixture.connect();
@@ -94,7 +92,7 @@ async fn removed_endpoints_without_connections_are_ignored_after_a_second() {
 
 #[tokio::test]
 async fn ignored_endpoints_drain_again_after_a_change() {
-    let mut fixture = Fixture::new(&wanted([1]));
+    let mut fixture = DrainFixture::new(&wanted([1]));
     let now = Instant::now();
     let open = fixture.connect();
     fixture.upstreams.update(&wanted([2]));
