@@ -8,6 +8,8 @@ use crate::{memory, proxy::Monitor};
 
 /// The interval at which open connections are counted.
 const INTERVAL: Duration = Duration::from_secs(2);
+/// The minimum time between two returns, since each one locks the memory of the workers.
+const PAUSE: Duration = Duration::from_secs(60);
 /// With fewer connections there is little to return.
 const FEW: usize = 500;
 
@@ -19,6 +21,7 @@ pub async fn return_when_connections_close(monitor: Monitor) {
         if peak.has_halved(monitor.open_by_worker().sum()) {
             // Fails only if the process ends.
             let _ = spawn_blocking(memory::return_free).await;
+            sleep(PAUSE).await;
         }
     }
 }
