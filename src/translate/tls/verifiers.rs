@@ -14,6 +14,8 @@ use crate::model::{
 
 /// The maximum number of repeated bytes in a namespace, in DER. Parsed revocation lists take about eight times as much.
 const MAX_REPEATED: usize = 8 << 20;
+/// The limit with the verifiers that a change replaces: a new revocation list is not refused because of the old one.
+const MAX_REPEATED_DURING_CHANGE: usize = 2 * MAX_REPEATED;
 
 /// The verifiers of the previous translation, and those of listeners and backends with a last good configuration.
 pub fn verifiers_in_use<'a>(
@@ -49,7 +51,15 @@ pub fn verifiers_in_use<'a>(
 /// the text.
 #[derive(Default)]
 pub struct VerifierQuota {
-    admitted: BTreeSet<VerifierKey>,
+    /// The verifiers before this translation, and its new ones.
+    in_memory: CountedVerifiers,
+    /// The verifiers that this translation uses.
+    used: CountedVerifiers,
+}
+
+#[derive(Default)]
+struct CountedVerifiers {
+    keys: BTreeSet<VerifierKey>,
     namespaces: BTreeMap<Arc<str>, Copies>,
 }
 
@@ -62,23 +72,25 @@ struct Copies {
 }
 
 impl VerifierQuota {
-    /// The quota that these verifiers leave.
+    /// The quota beside these verifiers.
     pub fn of<'a>(verifiers: impl Iterator<Item = &'a VerifierKey>) -> Self {
         let mut quota = Self::default();
         for key in verifiers {
-            quota.insert(key);
+            quota.in_memory.insert(key);
         }
         quota
     }
 
     /// Admits a verifier, unless it is a new one beyond the limit.
     pub fn admit(&mut self, key: &VerifierKey) -> Result<(), String> {
-        if self.admitted.contains(key) {
+        if self.used.keys.contains(key) {
             return Ok(());
         }
-        let copies = self.namespaces.get(&key.namespace);
-        let (before, more) = copies.map_or((0, 0), |copies| (copies.repeated, copies.repeated_in(key)));
-        if more > 0 && before.saturating_add(more) > MAX_REPEATED {
+        let is_new = !self.in_memory.keys.contains(key);
+        let exceeds = || {
+            self.used.would_exceed(key, MAX_REPEATED) || self.in_memory.would_exceed(key, MAX_REPEATED_DURING_CHANGE)
+        };
+        if is_new && exceeds() {
             return Err(format!(
                 "the different combinations of authorities in namespace {} would repeat more than {} MiB of \
                  certificates and revocation lists: use the same caRefs for several listeners and backends, or have \
@@ -87,15 +99,26 @@ impl VerifierQuota {
                 MAX_REPEATED >> 20
             ));
         }
-        self.insert(key);
+        self.used.insert(key);
+        if is_new {
+            self.in_memory.insert(key);
+        }
         Ok(())
+    }
+}
+
+impl CountedVerifiers {
+    fn would_exceed(&self, key: &VerifierKey, limit: usize) -> bool {
+        let copies = self.namespaces.get(&key.namespace);
+        let (before, more) = copies.map_or((0, 0), |copies| (copies.repeated, copies.repeated_in(key)));
+        more > 0 && before.saturating_add(more) > limit
     }
 
     fn insert(&mut self, key: &VerifierKey) {
         let copies = self.namespaces.entry(key.namespace.clone()).or_default();
         copies.repeated = copies.repeated.saturating_add(copies.repeated_in(key));
         copies.authorities.extend(key.authorities.iter().cloned());
-        self.admitted.insert(key.clone());
+        self.keys.insert(key.clone());
     }
 }
 

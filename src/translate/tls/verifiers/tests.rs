@@ -44,8 +44,24 @@ fn repeated_authorities_of_a_namespace_are_limited() {
 
     // Verifiers in use count, and stay.
     let mut next = VerifierQuota::of([key(&[&large]), key(&[&large, &other])].iter());
+    next.admit(&key(&[&large])).expect("in use");
     next.admit(&key(&[&large, &other])).expect("in use");
     next.admit(&key(&[&other])).expect_err("still beyond the limit");
+}
+
+#[test]
+fn new_lists_are_admitted_beside_those_that_they_replace() {
+    let uses = |list: &Arc<Authority>| {
+        let client = key(&[list]);
+        [VerifierKey { peer: VerifiedPeer::Backend, ..client.clone() }, client]
+    };
+    let [old, new, newest] = [0, 1, 2].map(|number| authority(number, MAX_REPEATED));
+    let mut quota = VerifierQuota::of(uses(&old).iter());
+    for key in uses(&new) {
+        quota.admit(&key).expect("both uses are replaced");
+    }
+    quota.admit(&uses(&newest)[0]).expect("a first copy");
+    quota.admit(&uses(&newest)[1]).expect_err("beyond the limit");
 }
 
 #[test]
