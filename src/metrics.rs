@@ -26,7 +26,9 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use self::{encoder::Encoder, endpoints::EndpointSample, family::BUILD, listeners::ListenerSample};
+use self::{
+    classic::ClassicWriter, encoder::Encoder, endpoints::EndpointSample, family::BUILD, listeners::ListenerSample,
+};
 use crate::{proxy::Monitor, state::ReadinessState};
 
 /// All metrics of this process.
@@ -61,12 +63,12 @@ impl Metrics {
         let size = self.size.load(Relaxed);
         let mut text = String::with_capacity(size + size / 16);
         // Writing to memory does not fail.
-        let _ = text::encode(&mut text, &self.registry);
+        let _ = match format {
+            ExpositionFormat::OpenMetrics => text::encode(&mut text, &self.registry),
+            ExpositionFormat::Classic => text::encode(&mut ClassicWriter::new(&mut text), &self.registry),
+        };
         self.size.store(text.len(), Relaxed);
-        match format {
-            ExpositionFormat::OpenMetrics => text,
-            ExpositionFormat::Classic => classic::from_open_metrics(&text),
-        }
+        text
     }
 }
 

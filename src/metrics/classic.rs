@@ -1,26 +1,56 @@
-//! Converts OpenMetrics text to the classic text format. The formats differ in the names and types of families, and in
-//! lines that only OpenMetrics has. Samples are the same.
+//! The classic text format, from OpenMetrics text. The formats differ in the names and types of families, and in lines
+//! that only OpenMetrics has. Samples are the same.
 
-pub fn from_open_metrics(text: &str) -> String {
-    let mut classic = String::with_capacity(text.len());
-    // The suffix of a family depends on its TYPE line, which follows the HELP line.
-    let mut help = None;
-    for line in text.lines() {
+use std::{
+    fmt::{self, Write},
+    mem,
+};
+
+/// Converts OpenMetrics text to the classic format while it is written. A large page is neither searched for lines nor
+/// copied.
+pub struct ClassicWriter<'a> {
+    page: &'a mut String,
+    /// The current line, if it begins with `#`.
+    comment: String,
+    /// The HELP line of the current family. Its suffix depends on the TYPE line, which follows.
+    help: String,
+}
+
+impl<'a> ClassicWriter<'a> {
+    pub fn new(page: &'a mut String) -> Self {
+        Self { page, comment: String::new(), help: String::new() }
+    }
+
+    fn end_comment(&mut self) -> fmt::Result {
+        let comment = mem::take(&mut self.comment);
+        let line = comment.trim_end_matches('\n');
         if let Some(described) = line.strip_prefix("# HELP ") {
-            help = described.split_once(' ');
+            described.clone_into(&mut self.help);
         } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|typed| typed.split_once(' ')) {
             let suffix = sample_suffix(kind);
             let kind = if kind == "info" { "gauge" } else { kind };
-            if let Some((_, help)) = help.take().filter(|(described, _)| *described == name) {
-                classic += &format!("# HELP {name}{suffix} {help}\n");
+            if let Some((described, help)) = self.help.split_once(' ')
+                && described == name
+            {
+                writeln!(self.page, "# HELP {name}{suffix} {help}")?;
             }
-            classic += &format!("# TYPE {name}{suffix} {kind}\n");
-        } else if !line.starts_with('#') {
-            classic += line;
-            classic.push('\n');
+            writeln!(self.page, "# TYPE {name}{suffix} {kind}")?;
         }
+        Ok(())
     }
-    classic
+}
+
+/// Each part must be within one line, like those of the library's encoder.
+impl Write for ClassicWriter<'_> {
+    fn write_str(&mut self, part: &str) -> fmt::Result {
+        let is_comment = || part.starts_with('#') && (self.page.is_empty() || self.page.ends_with('\n'));
+        if self.comment.is_empty() && !is_comment() {
+            self.page.push_str(part);
+            return Ok(());
+        }
+        self.comment.push_str(part);
+        if part.ends_with('\n') { self.end_comment() } else { Ok(()) }
+    }
 }
 
 /// The suffix of sample names for a metric of this type.

@@ -1,5 +1,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Write,
     time::Duration,
 };
 
@@ -169,12 +170,50 @@ fn the_classic_format_names_families_like_their_samples() {
     let open_metrics = "# HELP a_bytes Bytes, of all\n# TYPE a_bytes counter\n# UNIT a_bytes bytes\na_bytes_total{x=\"# EOF\"} 3\n\
         # HELP b Version\n# TYPE b info\nb_info{version=\"1\"} 1\n# HELP c Seconds\n# TYPE c histogram\nc_sum 0.0\n\
         # HELP d Open\n# TYPE d gauge\nd 1\n# EOF\n";
-    assert_eq!(
-        classic::from_open_metrics(open_metrics),
-        "# HELP a_bytes_total Bytes, of all\n# TYPE a_bytes_total counter\na_bytes_total{x=\"# EOF\"} 3\n\
+    let expected = "# HELP a_bytes_total Bytes, of all\n# TYPE a_bytes_total counter\na_bytes_total{x=\"# EOF\"} 3\n\
          # HELP b_info Version\n# TYPE b_info gauge\nb_info{version=\"1\"} 1\n# HELP c Seconds\n# TYPE c histogram\nc_sum 0.0\n\
-         # HELP d Open\n# TYPE d gauge\nd 1\n"
-    );
+         # HELP d Open\n# TYPE d gauge\nd 1\n";
+    let separators: [&[char]; 3] = [&['\n'], &['\n', ' '], &['\n', '"', '_']];
+    for ends in separators {
+        let mut classic = String::new();
+        let mut writer = ClassicWriter::new(&mut classic);
+        open_metrics.split_inclusive(ends).for_each(|part| writer.write_str(part).unwrap());
+        assert_eq!(classic, expected, "in parts that end with {ends:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_classic_page_has_the_converted_lines_of_an_open_metrics_page() {
+    let proxy = proxy_with(1).await;
+    let (instruments, _leader, _watch) = leader_instruments();
+    let metrics = Metrics::new(proxy.monitor(), Arc::new(ReadinessState::new(instruments)), EndpointSeries::All);
+    let [open_metrics, classic] =
+        [ExpositionFormat::OpenMetrics, ExpositionFormat::Classic].map(|format| metrics.text(format));
+    let mut converted = String::new();
+    let mut writer = ClassicWriter::new(&mut converted);
+    open_metrics.split_inclusive('\n').for_each(|line| writer.write_str(line).unwrap());
+    // Values of the process differ between both pages.
+    let without_value = |line: &str| match line.rsplit_once(' ') {
+        Some((series, _)) if !line.starts_with('#') => series.to_owned(),
+        _ => line.to_owned(),
+    };
+    let lines = |page: &str| -> Vec<String> { page.lines().map(without_value).collect() };
+    assert_eq!(lines(&classic), lines(&converted));
+    let families = |page: &str| page.lines().filter(|line| line.starts_with("# TYPE ")).count();
+    assert_eq!((families(&classic), families(&open_metrics)), (FAMILIES.len(), FAMILIES.len()));
+}
+
+#[test]
+fn escaped_labels_are_the_same_in_both_formats() {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(OneSeries(Labels::new(
+        &["certificate", "reason"],
+        ["a\"b\\c\n# EOF", "# TYPE a counter"],
+    ))));
+    let (mut open_metrics, mut classic) = (String::new(), String::new());
+    text::encode(&mut open_metrics, &registry).unwrap();
+    text::encode(&mut ClassicWriter::new(&mut classic), &registry).unwrap();
+    assert_eq!(format!("{classic}# EOF\n"), open_metrics);
 }
 
 #[test]
