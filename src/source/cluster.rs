@@ -1,11 +1,13 @@
 //! A [`World`] from a cluster, with memory.
 //!
 //! [`watches`] lists the watched kinds and selects the objects to watch, [`watch_task`] runs one watch, [`store`] holds
-//! the objects that a watch has read, [`kinds`] reads one object, and [`watch_error`] describes errors of watches.
+//! the objects that a watch has read, [`kinds`] reads one object, [`packed`] compresses it if it is not of interest, and
+//! [`watch_error`] describes errors of watches.
 
 mod connect;
 mod kind_objects;
 mod kinds;
+mod packed;
 mod scope;
 mod selector;
 mod store;

@@ -14,11 +14,11 @@ use kube::{
     Resource,
     api::{ApiResource, DynamicObject},
 };
-use lz4_flex::block::{compress_prepend_size, decompress_size_prepended};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
+use xxhash_rust::xxh3::xxh3_64;
 
-use super::selector::Interest;
+use super::{packed::PackedObject, selector::Interest};
 use crate::{
     api::{DEFAULT_CLASS, KIND, Placement, TcpLoadBalancer},
     model::ObjectKey,
@@ -46,7 +46,7 @@ pub trait WatchedObject: Clone + PartialEq + Send + Sync + 'static {
     }
 
     /// The smaller form for objects that are not of interest. `None`: it has this form, or there is none.
-    fn packed(&self) -> Option<Self> {
+    fn packed(&self, _key: &ObjectKey) -> Option<Self> {
         None
     }
 
@@ -152,11 +152,12 @@ fn shared<T: PartialEq>(now: T, before: Option<&Arc<T>>) -> Arc<T> {
 /// An object of a built-in kind of Kubernetes.
 #[derive(Clone, PartialEq)]
 pub struct CachedObject<T> {
-    uid: Option<String>,
+    /// A hash of the uid.
+    uid: u64,
     /// The latest readable version.
     good: Option<Stored<T>>,
     /// The reason why the current version cannot be read.
-    pub problem: Option<String>,
+    pub problem: Option<Box<str>>,
 }
 
 /// A stored object.
@@ -165,15 +166,6 @@ enum Stored<T> {
     Full(SharedObject<T>),
     /// An object that is not of interest.
     Packed(PackedObject),
-}
-
-/// A serialized and compressed object, which takes a small part of the memory.
-#[derive(Clone, PartialEq)]
-pub struct PackedObject {
-    /// The Service that it is, or belongs to.
-    service: Option<Arc<str>>,
-    /// JSON, compressed by LZ4 after its size.
-    compressed: Arc<[u8]>,
 }
 
 impl<T: BuiltInKind> CachedObject<T> {
@@ -197,7 +189,7 @@ impl<T> CachedObject<T> {
     pub fn packed_size(&self) -> Option<usize> {
         match self.good.as_ref()? {
             Stored::Full(_) => None,
-            Stored::Packed(packed) => Some(packed.compressed.len()),
+            Stored::Packed(packed) => Some(packed.size()),
         }
     }
 }
@@ -210,14 +202,16 @@ impl<T: BuiltInKind> WatchedObject for CachedObject<T> {
     }
 
     fn read(object: DynamicObject, before: Option<&Self>) -> Self {
-        let uid = object.metadata.uid.clone();
+        let uid = xxh3_64(object.metadata.uid.as_deref().unwrap_or_default().as_bytes());
         let before = before.filter(|before| before.uid == uid);
         match T::read(object) {
             Ok(now) => {
                 let good = shared(now, before.and_then(Self::good).map(|before| &**before));
                 Self { uid, good: Some(Stored::Full(good.into())), problem: None }
             }
-            Err(problem) => Self { uid, good: before.and_then(|before| before.good.clone()), problem: Some(problem) },
+            Err(problem) => {
+                Self { uid, good: before.and_then(|before| before.good.clone()), problem: Some(problem.into()) }
+            }
         }
     }
 
@@ -229,15 +223,15 @@ impl<T: BuiltInKind> WatchedObject for CachedObject<T> {
         }
     }
 
-    fn packed(&self) -> Option<Self> {
-        let good = Stored::Packed(self.good()?.pack()?);
-        Some(Self { good: Some(good), uid: self.uid.clone(), problem: self.problem.clone() })
+    fn packed(&self, key: &ObjectKey) -> Option<Self> {
+        let good = Stored::Packed(self.good()?.pack(key)?);
+        Some(Self { good: Some(good), uid: self.uid, problem: self.problem.clone() })
     }
 
     fn unpacked(&self) -> Option<Self> {
         let Some(Stored::Packed(packed)) = &self.good else { return None };
         let good = Stored::Full(T::unpack(packed)?.into());
-        Some(Self { good: Some(good), uid: self.uid.clone(), problem: self.problem.clone() })
+        Some(Self { good: Some(good), uid: self.uid, problem: self.problem.clone() })
     }
 }
 
@@ -254,28 +248,12 @@ pub trait BuiltInKind: Clone + PartialEq + Send + Sync + Sized + 'static {
     }
 
     /// A smaller form, for kinds with many objects that are not of interest.
-    fn pack(&self) -> Option<PackedObject> {
+    fn pack(&self, _key: &ObjectKey) -> Option<PackedObject> {
         None
     }
 
     fn unpack(_packed: &PackedObject) -> Option<Self> {
         None
-    }
-}
-
-impl PackedObject {
-    fn of(object: &impl Serialize, service: Option<&str>) -> Option<Self> {
-        let json = serde_json::to_vec(object).ok()?;
-        Some(Self { service: service.map(Into::into), compressed: compress_prepend_size(&json).into() })
-    }
-
-    fn read<T: DeserializeOwned>(&self) -> Option<T> {
-        serde_json::from_slice(&decompress_size_prepended(&self.compressed).ok()?).ok()
-    }
-
-    fn concerns(&self, key: &ObjectKey, interest: &Interest) -> bool {
-        let service = self.service.as_ref();
-        service.is_some_and(|service| interest.has(&ObjectKey::new(&key.namespace, service)))
     }
 }
 
@@ -298,8 +276,8 @@ impl BuiltInKind for Service {
         interest.has(key)
     }
 
-    fn pack(&self) -> Option<PackedObject> {
-        PackedObject::of(self, self.metadata.name.as_deref())
+    fn pack(&self, key: &ObjectKey) -> Option<PackedObject> {
+        PackedObject::of(self, Some(key.name.clone()))
     }
 
     fn unpack(packed: &PackedObject) -> Option<Self> {
@@ -327,12 +305,16 @@ impl BuiltInKind for EndpointSlice {
         service_of(self).is_some_and(|service| interest.has(&ObjectKey::new(&key.namespace, service)))
     }
 
-    fn pack(&self) -> Option<PackedObject> {
-        PackedObject::of(self, service_of(self))
+    fn pack(&self, _key: &ObjectKey) -> Option<PackedObject> {
+        PackedObject::of(self, service_of(self).map(Into::into))
     }
 
     fn unpack(packed: &PackedObject) -> Option<Self> {
-        packed.read()
+        let mut slice: Self = packed.read()?;
+        // Lists of unknown length have up to four times the memory that they need.
+        slice.endpoints.iter_mut().for_each(|endpoint| endpoint.addresses.shrink_to_fit());
+        slice.endpoints.shrink_to_fit();
+        Some(slice)
     }
 }
 

@@ -75,7 +75,7 @@ impl<K: WatchedObject> Store<K> {
     /// Packs the objects that are no longer of interest, and unpacks those that are now.
     pub fn follow_interest(&mut self, interest: &Interest) {
         let other_form = |(key, object): (&ObjectKey, &K)| {
-            let other = if object.concerns(key, interest) { object.unpacked()? } else { object.packed()? };
+            let other = if object.concerns(key, interest) { object.unpacked()? } else { object.packed(key)? };
             Some((key.clone(), other))
         };
         let changed: Vec<_> = self.objects.iter().filter_map(other_form).collect();
@@ -100,7 +100,7 @@ impl<K: WatchedObject> Store<K> {
 
 /// An object in the form to store.
 fn in_form<K: WatchedObject>(key: &ObjectKey, object: K, interest: &Interest) -> K {
-    let other = if object.concerns(key, interest) { object.unpacked() } else { object.packed() };
+    let other = if object.concerns(key, interest) { object.unpacked() } else { object.packed(key) };
     other.unwrap_or(object)
 }
 

@@ -401,7 +401,7 @@ fn unused_services_are_packed_and_restored_unchanged() {
 }
 
 #[test]
-fn a_packed_slice_takes_a_fifth_of_its_json() {
+fn a_packed_slice_takes_a_fifth_of_its_json_and_is_restored() {
     let endpoint = |number: u32| {
         let uid = format!("{:08x}-52a1-4c39-9b1e-{:012x}", number.wrapping_mul(0x9e37_79b9), u64::from(number) << 33);
         let target = json!({"kind": "Pod", "name": format!("db-6d4cf56db6-{number}"), "namespace": "shop", "uid": uid});
@@ -414,7 +414,33 @@ fn a_packed_slice_takes_a_fifth_of_its_json() {
         "metadata": {"namespace": "shop", "name": "a", "labels": {"kubernetes.io/service-name": "db"}},
         "addressType": "IPv4", "endpoints": (0..20).map(endpoint).collect::<Vec<_>>(), "ports": [{"port": 1}],
     });
-    let packed = CachedObject::<EndpointSlice>::read(object(slice.clone()), None).packed().unwrap();
-    let (packed, json) = (packed.packed_size().unwrap(), slice.to_string().len());
-    assert!(packed * 5 < json, "{packed} of {json} bytes");
+    let key = ObjectKey::new("shop", "a");
+    let whole = CachedObject::<EndpointSlice>::read(object(slice.clone()), None);
+    let packed = whole.packed(&key).unwrap();
+    let (size, json) = (packed.packed_size().unwrap(), slice.to_string().len());
+    assert!(size * 5 < json, "{size} of {json} bytes");
+    let restored = packed.unpacked().unwrap();
+    assert!(restored == whole);
+    assert_eq!(restored.good().unwrap().endpoints.capacity(), 20, "lists have no spare capacity");
+}
+
+#[test]
+fn a_packed_service_takes_less_than_half_of_its_json_and_is_restored() {
+    let service = json!({
+        "metadata": {
+            "namespace": "shop", "name": "db", "uid": "8a3f2c1e-52a1-4c39-9b1e-0123456789ab", "resourceVersion": "81723",
+            "creationTimestamp": "2026-03-04T05:06:07Z", "labels": {"app.kubernetes.io/name": "db"},
+        },
+        "spec": {
+            "type": "ClusterIP", "clusterIP": "10.96.3.7", "clusterIPs": ["10.96.3.7"], "ipFamilies": ["IPv4"],
+            "ipFamilyPolicy": "SingleStack", "selector": {"app.kubernetes.io/name": "db"}, "sessionAffinity": "None",
+            "internalTrafficPolicy": "Cluster", "ports": [{"port": 5432, "protocol": "TCP", "targetPort": 5432}],
+        },
+    });
+    let key = ObjectKey::new("shop", "db");
+    let whole = CachedObject::<Service>::read(object(service.clone()), None);
+    let packed = whole.packed(&key).unwrap();
+    let (size, json) = (packed.packed_size().unwrap(), service.to_string().len());
+    assert!(size * 2 < json, "{size} of {json} bytes");
+    assert!(packed.unpacked().unwrap() == whole);
 }
