@@ -61,7 +61,10 @@ impl<K: Ord + Clone, T: Send + 'static> Calls<K, T> {
     /// Makes the call, unless a call about the object is in progress, or the same call was made recently: its effect is
     /// not visible at once, and a call without effect is repeated less and less often. Returns true if the call is
     /// made.
-    pub fn make<F>(&mut self, about: &K, what: u64, call: impl FnOnce() -> F) -> bool
+    ///
+    /// Thousands of calls may wait for others to end. They need memory for what `call` captures; its future, which is
+    /// much larger, exists only while the call is in progress.
+    pub fn make<F>(&mut self, about: &K, what: u64, call: impl FnOnce() -> F + Send + 'static) -> bool
     where
         F: Future<Output = Result<T, ApiFailure>> + Send + 'static,
     {
@@ -74,10 +77,11 @@ impl<K: Ord + Clone, T: Send + 'static> Calls<K, T> {
         let (tries, failures) = same.map_or_else(Default::default, |last| (last.tries, last.failures));
         self.made.insert(about.clone(), Made { what, running: true, tries, again: now, failures });
         self.repeatable.set(about, None);
-        let (places, call) = (self.places.clone(), call());
+        let places = self.places.clone();
         let task = self.running.spawn(async move {
             let _place = places.acquire_owned().await;
-            timeout(CALL_TIMEOUT, call).await.unwrap_or_else(|_| Err("no answer in time".into()))
+            // Boxed, because the task of a waiting call would otherwise have room for it.
+            timeout(CALL_TIMEOUT, Box::pin(call())).await.unwrap_or_else(|_| Err("no answer in time".into()))
         });
         self.about.insert(task.id(), about.clone());
         true
@@ -159,6 +163,8 @@ pub async fn until(then: Option<Instant>) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
     use super::*;
 
     async fn call(calls: &mut Calls<&'static str, u8>, what: u64, answer: Result<u8, ApiFailure>) -> bool {
@@ -209,6 +215,24 @@ mod tests {
             "{answers:?}"
         );
         assert_eq!(answers["slow"], Err("no answer in time".into()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_waiting_call_does_not_run_before_others_end() {
+        let (mut calls, begun) = (Calls::<_, u8>::new(), Arc::new(AtomicUsize::new(0)));
+        for object in 0..=MAX_RUNNING {
+            let begun = begun.clone();
+            assert!(calls.make(&object, 1, move || {
+                begun.fetch_add(1, Relaxed);
+                future::pending()
+            }));
+        }
+        assert!(timeout(CALL_TIMEOUT / 2, calls.answered()).await.is_err());
+        assert_eq!(begun.load(Relaxed), MAX_RUNNING);
+        for _ in 0..=MAX_RUNNING {
+            assert!(calls.answered().await.1.is_err(), "it has no answer in time");
+        }
+        assert_eq!(begun.load(Relaxed), MAX_RUNNING + 1);
     }
 
     #[tokio::test(start_paused = true)]

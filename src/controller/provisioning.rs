@@ -312,10 +312,9 @@ impl Provisioner {
             if let Some(managed) = input.managed.get(object) {
                 let (client, service) = (self.client.clone(), Service::clone(managed.service));
                 let version = service.metadata.resource_version.clone().unwrap_or_default();
-                self.writes.make(object, xxh3_64(version.as_bytes()), || {
+                if self.writes.make(object, xxh3_64(version.as_bytes()), || delete_service(client, service)) {
                     info!(load_balancer = %object, service = managed_service::name(object), "removing its Service");
-                    delete_service(client, service)
-                });
+                }
             }
         }
         // Without an owner they would remain after the release is uninstalled.

@@ -122,7 +122,7 @@ struct WriteTask {
 
 enum WriteOutcome {
     This {
-        before: Option<Box<TcpLoadBalancerStatus>>,
+        before: Option<Arc<TcpLoadBalancerStatus>>,
         status: Arc<TcpLoadBalancerStatus>,
     },
     /// The object does not exist any more.
@@ -192,13 +192,12 @@ impl WriteTask {
             Due::At(then) => self.due.set(object, Some(then)),
             Due::Now(status) => {
                 self.due.set(object, None);
-                let (before, status) = (record.current(desired).cloned().map(Box::new), Arc::new(status));
-                let text = json!(*status);
-                let what = xxh3_64(text.to_string().as_bytes());
+                let (before, status) = (record.current(desired).cloned(), Arc::new(status));
+                let what = xxh3_64(&serde_json::to_vec(&*status).unwrap_or_default());
                 let (client, manager) = (self.client.clone(), self.manager.clone());
                 let about = object.clone();
                 let began = self.calls.make(object, what, || async move {
-                    let there = apply(client, &manager, &about, &text).await?;
+                    let there = apply(client, &manager, &about, &status).await?;
                     Ok(if there { WriteOutcome::This { before, status } } else { WriteOutcome::Gone })
                 });
                 if began {
@@ -240,7 +239,7 @@ async fn apply(
     client: Client,
     manager: &str,
     object: &ObjectKey,
-    status: &serde_json::Value,
+    status: &TcpLoadBalancerStatus,
 ) -> Result<bool, ApiFailure> {
     // The response is read without its type: an older schema may have dropped parts of the status.
     let resource = ApiResource::erase::<TcpLoadBalancer>(&());

@@ -28,8 +28,9 @@ const FAULT_DELAY: Duration = Duration::from_secs(1);
 /// The writes of one status.
 #[derive(Clone, Debug, Default)]
 pub struct Record {
-    /// The status that was last written, and the one that was seen at that time.
+    /// The status that was last written.
     written: Option<Arc<TcpLoadBalancerStatus>>,
+    /// The status that was seen before the last write, until the written one is seen.
     seen: Option<Arc<TcpLoadBalancerStatus>>,
     /// True if the written status has been seen since.
     arrived: bool,
@@ -69,23 +70,31 @@ enum StatusChange {
 
 impl Record {
     /// The present status, as known here: the last write may not have been seen yet.
-    pub fn current<'a>(&'a self, desired: &'a DesiredStatus) -> Option<&'a TcpLoadBalancerStatus> {
+    pub fn current<'a>(&'a self, desired: &'a DesiredStatus) -> Option<&'a Arc<TcpLoadBalancerStatus>> {
         match &self.written {
             Some(written) if !self.arrived && desired.there == self.seen => Some(written),
             // The write has been seen, or another writer has changed the status since.
-            _ => desired.there.as_deref(),
+            _ => desired.there.as_ref(),
         }
     }
 
     pub fn due(&mut self, desired: &DesiredStatus, now: Instant) -> Due {
-        self.arrived |= self.written.is_some() && desired.there == self.written;
+        if self.written.is_some() && desired.there == self.written {
+            self.arrived = true;
+            // The same status does not take memory twice.
+            self.written.clone_from(&desired.there);
+            if !self.under_way {
+                self.seen = None;
+            }
+        }
         if self.arrived && !self.under_way && desired.there != self.written {
             self.written = None;
             self.arrived = false;
             self.overwritten(now);
         }
-        let wanted = steady((**desired.status).clone(), self.current(desired));
-        let change = change(self.current(desired), &wanted);
+        let current = self.current(desired).map(|current| &**current);
+        let wanted = steady((**desired.status).clone(), current);
+        let change = change(current, &wanted);
         if change != StatusChange::Worse {
             self.faulty = None;
         }

@@ -94,6 +94,17 @@ fn a_written_status_is_not_written_again_before_it_is_seen() {
 }
 
 #[test]
+fn a_written_status_that_is_seen_takes_no_memory() {
+    let (there, now) = (Arc::new(status(5)), Instant::now());
+    let mut record = Record::default();
+    assert_eq!(write(&mut record, &desired(&status(5), None), now), Due::Now(status(5)));
+    let seen = DesiredStatus { there: Some(there.clone()), ..desired(&status(5), None) };
+    assert_eq!(record.due(&seen, now), Due::Never);
+    drop(seen);
+    assert_eq!(Arc::strong_count(&there), 2, "the record shares it");
+}
+
+#[test]
 fn numbers_alone_are_written_every_five_seconds() {
     let now = Instant::now();
     let after = |seconds| now + Duration::from_secs(seconds);
