@@ -48,7 +48,8 @@ use crate::{
 /// The statuses of load balancers by object.
 pub type StatusMap = OrdMap<ObjectKey, SharedObject<TcpLoadBalancerStatus>>;
 
-/// The status of each load balancer of the class, including those in sidecars, as if it were new: see [`fn@steady`].
+/// The status of each load balancer of the class, including those in sidecars, as if it were new, apart from the
+/// transition times of its conditions: see [`fn@steady`].
 ///
 /// An update derives only the statuses whose input has changed, and those that change at their time.
 #[derive(Default)]
@@ -119,15 +120,22 @@ impl Statuses {
     fn derive(&mut self, object: &ObjectKey, settings: &Settings, now: Timestamp) {
         let (status, changes_at) = status_of(&self.sources, object, settings, now).unzip();
         self.changes.set(object, changes_at.flatten());
-        let before = self.statuses.get(object);
-        let status = match (status, before) {
-            (Some(status), Some(before)) => Some(with_times_of(status, before)),
-            (status, _) => status,
+        let Some(status) = status else {
+            self.statuses.remove(object);
+            return;
         };
-        match status {
-            Some(status) if before.is_some_and(|before| ***before == status) => {}
-            Some(status) => drop(self.statuses.insert(object.clone(), status.into())),
-            None => drop(self.statuses.remove(object)),
+        let declared = self.sources.observed.world.load_balancers.get(object);
+        let present = declared.and_then(|declared| declared.status.as_ref());
+        let before = self.statuses.get(object).map(|before| &**before);
+        let status = match before.or(present) {
+            Some(earlier) => with_times_of(status, earlier),
+            None => status,
+        };
+        // Most objects have their desired status, which then does not take memory twice.
+        let known = present.into_iter().chain(before).find(|known| ***known == status);
+        let status = known.cloned().unwrap_or_else(|| Arc::new(status));
+        if before.is_none_or(|before| !Arc::ptr_eq(before, &status)) {
+            self.statuses.insert(object.clone(), status.into());
         }
     }
 

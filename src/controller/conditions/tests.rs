@@ -694,6 +694,17 @@ fn conditions_keep_their_time_while_their_status_is_the_same() {
 }
 
 #[test]
+fn a_desired_status_that_the_object_has_takes_no_memory() {
+    let object = ObjectKey::new("shop", "db");
+    let case = Case { before: Some(Case::default().status()), ..Case::default() };
+    let (observed, replicas) = (case.observed(&object), Arc::new(case.replicas()));
+    let present = observed.world.load_balancers[&object].status.clone().unwrap();
+    let mut statuses = Statuses::default();
+    statuses.update(StatusSources { observed, replicas, ..StatusSources::default() }, &case.settings(), case.now);
+    assert!(Arc::ptr_eq(&statuses.all()[&object], &present));
+}
+
+#[test]
 fn a_lasting_failure_is_updated_seldom() {
     let with = |minute: i64, usable| {
         let time = Timestamp::from_second(minute * 60).unwrap();
