@@ -357,6 +357,6 @@ fn count(endpoint: &Endpoint, health: &mut BackendHealth) {
     let Some(failure) = endpoint.state().last_failure else { return };
     if health.last_failure.as_ref().is_none_or(|latest| latest.time < failure.at) {
         let (endpoint, reason) = (endpoint.address().to_string(), printable(&failure.reason, MAX_REASON).into_owned());
-        health.last_failure = Some(EndpointFailure { endpoint, reason, time: failure.at });
+        health.last_failure = Some(Box::new(EndpointFailure { endpoint, reason, time: failure.at }));
     }
 }

@@ -133,7 +133,7 @@ pub struct BackendHealth {
     pub draining: u32,
     /// The latest failure of a connection or a check.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub last_failure: Option<EndpointFailure>,
+    pub last_failure: Option<Box<EndpointFailure>>,
 }
 
 fn is_zero(count: &u32) -> bool {

@@ -31,7 +31,7 @@ fn backend(name: &str, input: &StatusInput) -> BackendStatus {
     let of_replica = |(_, served): (_, &Served)| served.backends.get(name).cloned().unwrap_or(none.clone());
     let health: Vec<BackendHealth> = input.served().map(of_replica).collect();
     let last_failure =
-        health.iter().filter_map(|health| health.last_failure.as_ref()).max_by_key(|failure| failure.time);
+        health.iter().filter_map(|health| health.last_failure.as_deref()).max_by_key(|failure| failure.time);
     BackendStatus {
         name: name.to_owned(),
         endpoints: health.iter().map(|health| health.endpoints).max().unwrap_or(0),

@@ -514,7 +514,7 @@ fn the_latest_failure_of_all_replicas_is_reported() {
     let with = |second, reason: &str| {
         let time = Timestamp::from_second(second).unwrap();
         let failure = EndpointFailure { endpoint: "10.1.2.3:5432".into(), reason: reason.into(), time };
-        let health = BackendHealth { last_failure: Some(failure), ..health(1, 0) };
+        let health = BackendHealth { last_failure: Some(failure.into()), ..health(1, 0) };
         with_health(health)
     };
     let case = Case { served: vec![("a", with(20, "refused")), ("b", with(10, "timed out"))], ..Case::default() };
@@ -709,7 +709,7 @@ fn a_lasting_failure_is_updated_seldom() {
     let with = |minute: i64, usable| {
         let time = Timestamp::from_second(minute * 60).unwrap();
         let failure = EndpointFailure { endpoint: "10.1.2.3:5432".into(), reason: format!("at {minute}"), time };
-        let health = BackendHealth { last_failure: Some(failure), ..health(2, usable) };
+        let health = BackendHealth { last_failure: Some(failure.into()), ..health(2, usable) };
         with_health(health)
     };
     let reason = |case: &Case| case.status().backends[0].last_failure.clone().unwrap().reason;
