@@ -6,7 +6,7 @@ use std::{
     fmt, io,
     net::{SocketAddr, TcpStream},
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
 };
@@ -92,16 +92,15 @@ impl HealthStatus {
 impl Endpoint {
     pub(super) fn new(key: EndpointKey, backend: Arc<Backend>, control: Arc<Notify>) -> Self {
         static IDS: AtomicU64 = AtomicU64::new(1);
+        /// The status of new endpoints. Most endpoints keep it, so they share its memory.
+        static HEALTHY: LazyLock<Arc<HealthStatus>> =
+            LazyLock::new(|| Arc::new(HealthStatus { healthy: true, pending_first_check: false, ejected_until: None }));
         Self {
             key,
             id: IDS.fetch_add(1, Relaxed),
             backend: ArcSwap::from(backend),
             usable: AtomicBool::new(true),
-            status: ArcSwap::from_pointee(HealthStatus {
-                healthy: true,
-                pending_first_check: false,
-                ejected_until: None,
-            }),
+            status: ArcSwap::from(HEALTHY.clone()),
             on_standby: AtomicBool::new(false),
             share: AtomicU32::new(100),
             near: AtomicBool::new(false),

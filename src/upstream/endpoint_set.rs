@@ -63,6 +63,7 @@ impl EndpointSet {
             open.map(|removed| (removed.key(), removed)).collect();
         let mut returned = BTreeSet::new();
         let threshold = wanted.passive_check.map(|check| check.consecutive_failures.get());
+        self.entries.reserve_exact(wanted.endpoints.len());
         for endpoint in &wanted.endpoints {
             let live = before.remove(&endpoint.key);
             let backend = &wanted.backends[&endpoint.key.backend];
