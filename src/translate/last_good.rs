@@ -33,10 +33,20 @@ impl<'a> LastGood<'a> {
 
     /// True if the endpoint may have open connections.
     pub fn contained(&self, endpoint: &EndpointKey) -> bool {
-        self.upstream.as_ref().is_some_and(|before| {
-            before.endpoints.binary_search_by(|other| other.key.cmp(endpoint)).is_ok()
-                || before.unready.contains_key(endpoint)
-        })
+        self.served(endpoint).is_some()
+            || self.upstream.as_ref().is_some_and(|before| before.unready.contains_key(endpoint))
+    }
+
+    /// The equal key of a previous endpoint, if there is one. Live endpoints keep the texts of their first key, which then
+    /// do not take memory twice.
+    pub fn shared(&self, endpoint: EndpointKey) -> EndpointKey {
+        self.served(&endpoint).cloned().unwrap_or(endpoint)
+    }
+
+    fn served(&self, endpoint: &EndpointKey) -> Option<&EndpointKey> {
+        let endpoints = &self.upstream.as_ref()?.endpoints;
+        let place = endpoints.binary_search_by(|other| other.key.cmp(endpoint)).ok()?;
+        Some(&endpoints[place].key)
     }
 }
 

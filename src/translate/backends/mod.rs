@@ -333,7 +333,7 @@ fn endpoints(
         let why = if is_drained { Some(Unready::Drained) } else { why };
         absent.drained += u32::from(is_drained);
         absent.not_ready += usize::from(why == Some(Unready::NotReady));
-        let key = EndpointKey { backend: name.clone(), address, uid };
+        let key = declaration.last_good.shared(EndpointKey { backend: name.clone(), address, uid });
         retention.expirations.extend(until.filter(|_| why.is_none()).map(|until| (key.clone(), until)));
         match why {
             None => serving.push(EndpointConfig { key, stable_id, weight: Weight::ONE, proximity }),

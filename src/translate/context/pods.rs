@@ -96,7 +96,9 @@ impl SlicesByAddress {
             let Some(slice) = now else { continue };
             // A slice may list an address twice.
             for ip in addresses(slice).collect::<BTreeSet<_>>() {
-                self.by_address.entry(ip).or_default().push((key.clone(), Arc::clone(slice)));
+                // Almost all addresses are in one slice, and there may be tens of thousands of them.
+                let listing = self.by_address.entry(ip).or_insert_with(|| Vec::with_capacity(1));
+                listing.push((key.clone(), Arc::clone(slice)));
             }
         }
         self.known = slices.clone();

@@ -136,6 +136,23 @@ fn former_endpoints_that_are_listed_are_unready_with_a_reason() {
 }
 
 #[test]
+fn endpoints_that_stay_share_the_texts_of_their_keys() {
+    let pods = |numbers: &[u8]| {
+        let pod = |number: &u8| {
+            format!("{{addresses: [10.0.0.{number}], targetRef: {{kind: Pod, name: pg-{number}, uid: u{number}}}}}")
+        };
+        let endpoints: Vec<_> = numbers.iter().map(pod).collect();
+        let ports = "ports: [{name: sql, port: 1}]";
+        let slice = format!("addressType: IPv4, {ports}, endpoints: [{}]", endpoints.join(", "));
+        pg("sql", SERVICE, &[&slice])
+    };
+    let uid = |snapshot: &Snapshot| snapshot.upstreams[&upstream("pg")].endpoints[0].key.uid.clone().unwrap();
+    let (before, _) = first(&pods(&[1]));
+    let (now, _) = then(&pods(&[1, 2]), &before);
+    assert!(Arc::ptr_eq(&uid(&before), &uid(&now)));
+}
+
+#[test]
 fn a_port_is_followed_by_name_to_each_slices_own_number() {
     let two = "{kind: Service, metadata: {name: pg}, spec: {ports: \
                [{name: sql, port: 5432}, {name: admin, port: 8008}, {name: dns, port: 53, protocol: UDP}]}}";
