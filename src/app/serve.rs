@@ -133,6 +133,8 @@ pub async fn serve(serving: Serving) -> anyhow::Result<ExitCode> {
         }
         Empty::Waits | Empty::IsNotReady => Some(ready_once_all_is_served(empty, proxy.reports(), state.clone())),
     };
+    // Otherwise they would take memory until the end.
+    drop((first, report));
     // Not earlier: at an inherited address, the previous process still answers readiness probes.
     admin.open(&proxy, &state)?;
     let taken_over = offer(takeover.as_deref(), &proxy, admin.listener()?)?;
