@@ -16,8 +16,8 @@ pub use condition_state::ConditionState;
 pub use condition_state::condition;
 pub use crd::{SCHEMA_HASH, crd, schema, schema_hash};
 pub use scalar::{
-    AddressPort, Duration, EndpointRef, HeaderName, HexBytes, Host, HttpPath, Name, Network, ObjectName, PortRef,
-    ServerName, StatusRange, Text, format,
+    AddressPort, Duration, EndpointRef, HeaderName, HexBytes, Host, HttpHost, HttpPath, Name, Network, ObjectName,
+    PortRef, ServerName, StatusRange, Text, format,
 };
 pub use spec::*;
 pub use status::*;

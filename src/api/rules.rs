@@ -100,6 +100,13 @@ pub(super) fn unique(field: &str, message: &str) -> Rule {
     .message(message)
 }
 
+/// Refuses names that a TLS client cannot request: labels of more than 63 characters, or a number as the last label.
+pub(super) fn requestable_server_name() -> Rule {
+    Rule::new("!self.matches('[^.]{64}|(^|[.])[0-9]+$') || isIP(self)").message(
+        "not a server name that can be requested: write labels of at most 63 characters, the last one not a number",
+    )
+}
+
 /// Permits at most one route without server names.
 pub(super) fn one_default_route() -> Rule {
     Rule::new("size(self.filter(r, !has(r.serverNames) || size(r.serverNames) == 0)) <= 1")

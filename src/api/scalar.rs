@@ -52,13 +52,15 @@ macro_rules! string_type {
 mod dns_name;
 mod endpoint_ref;
 mod network;
+mod port_number;
 mod question;
 
 use dns_name::{is_dns_label, is_dns_subdomain};
 pub use endpoint_ref::EndpointRef;
 pub use network::Network;
 use network::has_mapped_mark;
-pub use question::{HeaderName, HexBytes, HttpPath, StatusRange, Text};
+use port_number::port_number;
+pub use question::{HeaderName, HexBytes, HttpHost, HttpPath, StatusRange, Text};
 
 /// Validates a text.
 ///
@@ -88,6 +90,7 @@ pub fn format(name: &str) -> Option<Validator> {
         "PortRef" => |text| port_name(text).map(drop),
         "Text" => read::<Text>,
         "HexBytes" => read::<HexBytes>,
+        "HttpHost" => read::<HttpHost>,
         "HttpPath" => read::<HttpPath>,
         "HeaderName" => read::<HeaderName>,
         "StatusRange" => read::<StatusRange>,
@@ -178,7 +181,7 @@ impl FromStr for AddressPort {
             )
         };
         let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
-        let port = number(port).ok_or_else(wrong)?;
+        let port = port_number(port).ok_or_else(wrong)?;
         let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
         let ip = match bracketed {
             Some(host) => {
@@ -197,11 +200,6 @@ impl FromStr for AddressPort {
         };
         Ok(Self { host, port })
     }
-}
-
-/// A port number without sign and leading zeros.
-fn number(text: &str) -> Option<u16> {
-    text.parse().ok().filter(|port: &u16| *port > 0 && port.to_string() == text)
 }
 
 /// True for labels of letters, digits, dashes and underscores, separated by dots, at most 253 characters in all. The

@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use rustls::pki_types::ServerName;
+
 use super::{
     context::TranslateContext,
     defaults,
@@ -278,6 +280,25 @@ fn preconnect(declared: &api::Preconnect, path: &mut FieldPath) -> Preconnect {
 
 pub(super) fn start_tls(declared: Option<api::StartTls>) -> Option<StartTls> {
     declared.map(|api::StartTls::Postgres| StartTls::Postgres)
+}
+
+/// Converts a server name that a TLS client requests. `wildcard` is the message about a wildcard.
+pub(super) fn requestable(
+    declared: &api::ServerName,
+    wildcard: &str,
+    path: &mut FieldPath,
+) -> Option<ServerName<'static>> {
+    let name = ServerName::try_from(declared.0.clone()).ok();
+    if name.is_none() {
+        path.refuse(match declared.0.starts_with('*') {
+            true => wildcard.to_owned(),
+            false => format!(
+                "`{declared}` is not a server name that can be requested: write labels of at most 63 characters, the \
+                 last one not a number"
+            ),
+        });
+    }
+    name
 }
 
 pub(super) fn given(declared: Option<api::Duration>, default: Duration) -> Duration {

@@ -1,9 +1,12 @@
 //! Strings in health checks.
 
-use std::{borrow::Cow, fmt, ops::RangeInclusive, str::FromStr};
+use std::{borrow::Cow, fmt, net::Ipv6Addr, ops::RangeInclusive, str::FromStr};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::json;
+
+use super::port_number::port_number;
 
 /// A line of text: 1 to 256 characters, without control characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +108,63 @@ string_type!(
             "rule": "self.matches('^/[!$-;=?-\\\\[\\\\]_a-z~]*$')",
             "message": NOT_A_PATH,
         }],
+    })
+);
+
+/// The Host header of an HTTP request: a host name or an IP address, with an optional port, at most 256 characters.
+///
+/// RFC 3986 permits more characters in a host name, for example `~` and percent-encoded ones. DNS names have none of
+/// them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpHost(pub String);
+
+impl FromStr for HttpHost {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let valid = text.len() <= 256 && is_http_host(text);
+        if valid { Ok(Self(text.to_owned())) } else { Err(format!("`{}` is {NOT_A_HOST}", text.escape_debug())) }
+    }
+}
+
+fn is_http_host(text: &str) -> bool {
+    let (host, port) = match text.rsplit_once(':') {
+        // The last colon of an IPv6 address without a port.
+        Some((_, rest)) if rest.ends_with(']') => (text, None),
+        Some((host, port)) => (host, Some(port)),
+        None => (text, None),
+    };
+    let valid = match host.strip_prefix('[') {
+        Some(rest) => {
+            let ip = rest.strip_suffix(']').and_then(|ip| ip.parse::<Ipv6Addr>().ok());
+            // CEL does not support IPv4-mapped addresses.
+            ip.is_some_and(|ip| ip.to_ipv4_mapped().is_none())
+        }
+        None => !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)),
+    };
+    valid && port.is_none_or(|port| port_number(port).is_some())
+}
+
+impl fmt::Display for HttpHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+const NOT_A_HOST: &str = "not a host of an HTTP request: write a host name or an IP address with an optional port, \
+                          for example db.example.com, 192.0.2.7:8008 or [2001:db8::7]:8008";
+
+const HOST_RULES: [&str; 3] = [
+    r"self.matches('^(\\[[0-9a-fA-F.]*:[0-9a-fA-F:.]*\\]|[-A-Za-z0-9_.]+)(:[1-9][0-9]{0,4})?$')",
+    "!self.matches(':[0-9]{5}$') || int(self.substring(self.lastIndexOf(':') + 1)) <= 65535",
+    r"!self.matches('^\\[[0-9a-fA-F:.]+\\]') || isIP(self.substring(1, self.lastIndexOf(']')))",
+];
+
+string_type!(
+    HttpHost,
+    json_schema!({
+        "type": "string", "minLength": 1, "maxLength": 256,
+        "x-kubernetes-validations": HOST_RULES.map(|rule| json!({"rule": rule, "message": NOT_A_HOST})),
     })
 );
 
@@ -234,6 +294,53 @@ mod tests {
         assert_eq!(HexBytes(b"PING\r\n".to_vec()).to_string(), "50494e470d0a");
         for text in ["", "5", "505", "5g", "0x50", "50 49", "+5"] {
             assert!(text.parse::<HexBytes>().unwrap_err().contains("is not hexadecimal bytes: write two"), "{text}");
+        }
+    }
+
+    #[test]
+    fn http_hosts_are_names_or_addresses_with_an_optional_port() {
+        for text in [
+            "h",
+            "patroni:8008",
+            "DB_1.example.com.",
+            "192.0.2.7:65535",
+            "[2001:db8::7]",
+            "[2001:db8::7]:80",
+            "a".repeat(256).as_str(),
+        ] {
+            assert_eq!(text.parse(), Ok(HttpHost(text.into())));
+        }
+        for text in [
+            "",
+            ":80",
+            "a b",
+            " a",
+            "a\r\nX: y",
+            "a\0",
+            "ü",
+            "a/b",
+            "u@h",
+            "a?b",
+            "http://a",
+            "a:",
+            "a:0",
+            "a:080",
+            "a:65536",
+            "a:123456",
+            "a:http",
+            "a:1:2",
+            "2001:db8::7",
+            "[]",
+            "[192.0.2.7]",
+            "[::1",
+            "[::1]80",
+            "[::1]:",
+            "[fe80::1%eth0]",
+            "[::ffff:192.0.2.7]",
+            "a".repeat(257).as_str(),
+        ] {
+            let error = text.parse::<HttpHost>().unwrap_err();
+            assert!(error.contains("is not a host of an HTTP request: write a host name or an IP"), "{error}");
         }
     }
 

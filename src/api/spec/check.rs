@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::tls::{RefKind, Reference};
-use crate::api::{HeaderName, HexBytes, HttpPath, ObjectName, ServerName, StatusRange, Text, rules};
+use crate::api::{HeaderName, HexBytes, HttpHost, HttpPath, ObjectName, ServerName, StatusRange, Text, rules};
 
 #[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 pub enum CheckType {
@@ -79,9 +79,10 @@ pub struct HttpCheck {
             .message("the range ends before it begins: write for example 200-299")
     )]
     pub statuses: Vec<StatusRange>,
-    /// The Host header. Default: the probed address.
+    /// The Host header: a host name or an IP address, with an optional port. 1 to 256 characters. Default: the probed
+    /// address.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub host: Option<Text>,
+    pub host: Option<HttpHost>,
     /// Additional headers. At most 8.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
@@ -112,7 +113,8 @@ pub struct TlsCheck {
     /// The server name to request (SNI). Default: the server name of the backend's `tls`, or none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("!self.startsWith('*')")
-        .message("a wildcard cannot be requested: write one name, for example db.example.com"))]
+        .message("a wildcard cannot be requested: write one name, for example db.example.com"),
+        validation = rules::requestable_server_name())]
     pub server_name: Option<ServerName>,
 }
 

@@ -249,6 +249,7 @@ pub struct BackendTls {
     /// The server name to request (SNI) and to verify in the backend's certificate. Required unless insecureSkipVerify
     /// is true.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::requestable_server_name())]
     pub server_name: Option<ServerName>,
     /// The authorities that may issue the backend's certificate. At most 8. Required unless insecureSkipVerify is true.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -22,7 +22,7 @@ use crate::{
         field_errors::FieldPath,
         quotas,
         references::{ReferencedText, object_or_files},
-        settings::{MILLISECOND, at_most, given, nonzero_u16},
+        settings::{MILLISECOND, at_most, given, nonzero_u16, requestable},
         verdict::{Part, Reason},
     },
     world::ProcessMode,
@@ -217,7 +217,7 @@ fn bytes(declared: &api::CheckBytes, path: &mut FieldPath) -> Option<Arc<[u8]>> 
 
 fn http(declared: &api::HttpCheck, path: &mut FieldPath) -> Option<Probe> {
     let uri = declared.path.as_ref().map_or("/", |path| &path.0);
-    let host = declared.host.as_ref().and_then(|host| header(&HOST, host, &mut path.at("host")));
+    let host = declared.host.as_ref().and_then(|host| header(&HOST, &host.0, &mut path.at("host")));
     let mut headers: Vec<_> = host.into_iter().collect();
     let mut path = path.at("headers");
     for (index, declared) in declared.headers.iter().enumerate() {
@@ -227,7 +227,7 @@ fn http(declared: &api::HttpCheck, path: &mut FieldPath) -> Option<Probe> {
             Ok(CONTENT_LENGTH | TRANSFER_ENCODING) => {
                 path.refuse("probes have no body: remove Content-Length and Transfer-Encoding");
             }
-            Ok(name) => headers.extend(header(&name, &declared.value, &mut path.at("value"))),
+            Ok(name) => headers.extend(header(&name, &declared.value.0, &mut path.at("value"))),
             Err(_) => path.at("name").refuse("not a header name: write for example X-Token"),
         }
     }
@@ -238,8 +238,8 @@ fn http(declared: &api::HttpCheck, path: &mut FieldPath) -> Option<Probe> {
     Some(Probe::Http(HttpRequest { path: PathAndQuery::try_from(uri).ok()?, headers, statuses }))
 }
 
-fn header(name: &HeaderName, value: &api::Text, path: &mut FieldPath) -> Option<(HeaderName, HeaderValue)> {
-    let Ok(mut value) = HeaderValue::from_bytes(value.0.as_bytes()) else {
+fn header(name: &HeaderName, value: &str, path: &mut FieldPath) -> Option<(HeaderName, HeaderValue)> {
+    let Ok(mut value) = HeaderValue::from_bytes(value.as_bytes()) else {
         path.refuse("not a line of text: write 1 to 256 characters, without control characters");
         return None;
     };
@@ -248,11 +248,7 @@ fn header(name: &HeaderName, value: &api::Text, path: &mut FieldPath) -> Option<
 }
 
 fn server_name(declared: &api::ServerName, path: &mut FieldPath) -> Option<ServerName<'static>> {
-    let name = ServerName::try_from(declared.0.clone()).ok();
-    if name.is_none() {
-        path.refuse("a wildcard cannot be requested: write one name, for example db.example.com");
-    }
-    name
+    requestable(declared, "a wildcard cannot be requested: write one name, for example db.example.com", path)
 }
 
 /// Translates the login of a PostgreSQL check. `None`: the check does not log in.

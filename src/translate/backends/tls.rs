@@ -20,7 +20,7 @@ use crate::{
     translate::{
         declaration::Declaration,
         field_errors::FieldPath,
-        settings::start_tls,
+        settings::{requestable, start_tls},
         tls::{authorities::verifier, certificates::CertificateLoader},
         verdict::Reason,
     },
@@ -109,11 +109,8 @@ fn server_name(declared: &api::BackendTls, path: &mut FieldPath) -> Option<Serve
         }
         return None;
     };
-    let valid = ServerName::try_from(name.0.clone()).ok();
-    if valid.is_none() {
-        path.refuse(format!("`{name}` is not the name of one server: write one name in the backend's certificate"));
-    }
-    valid
+    let wildcard = format!("`{name}` is not the name of one server: write one name in the backend's certificate");
+    requestable(name, &wildcard, path)
 }
 
 fn client(terms: &BackendTlsTerms, verifier: Option<Arc<dyn ServerCertVerifier>>) -> Result<TlsClientConfig, String> {

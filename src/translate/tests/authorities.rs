@@ -481,6 +481,7 @@ fn invalid_backend_tls_drops_that_backend() {
             "{serverName: '*.example.com', caRefs: [{name: ca}]}",
             "serverName: `*.example.com` is not the name of one server",
         ),
+        ("{serverName: db.7, caRefs: [{name: ca}]}", "serverName: `db.7` is not a server name that can be requested"),
         ("{serverName: db.example.com}", "caRefs: must not be empty: write the name of a ConfigMap or Secret"),
         ("{serverName: db.example.com, caRefs: [{name: other}]}", "caRefs[0]: ConfigMap shop/other does not exist"),
         (

@@ -104,6 +104,10 @@ const CHECK_MISTAKES: &[(&str, &str)] = &[
     ("{type: TLS, transport: Plain}", ".transport: transport has no effect with types TCP, TLS and None"),
     ("{type: None, transport: TLS}", ".transport: transport has no effect with types TCP, TLS and None"),
     ("{type: TLS, tls: {serverName: '*.a'}}", ".tls.serverName: a wildcard cannot be requested: write one name"),
+    (
+        "{type: TLS, tls: {serverName: db.7}}",
+        ".tls.serverName: `db.7` is not a server name that can be requested: write labels of at most 63 characters",
+    ),
     ("{type: MySQL}", ".mysql: type MySQL requires an account, since the server counts connections that do not log"),
     ("{type: Postgres, postgres: {role: Replica}}", ".postgres.role: role requires user, since PostgreSQL reports"),
     (
