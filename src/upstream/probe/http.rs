@@ -86,8 +86,13 @@ fn request(wanted: &HttpRequest, to: SocketAddr) -> Request<Empty<Bytes>> {
     headers.insert(HOST, host);
     headers.insert(USER_AGENT, HeaderValue::from_static("tcplb"));
     headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    for (name, value) in &wanted.headers {
-        headers.insert(name, value.clone());
+    for (index, (name, value)) in wanted.headers.iter().enumerate() {
+        // The first header of a name replaces the default. Further ones of the same name are sent too.
+        if wanted.headers[..index].iter().any(|(earlier, _)| earlier == name) {
+            headers.append(name, value.clone());
+        } else {
+            headers.insert(name, value.clone());
+        }
     }
     request
 }

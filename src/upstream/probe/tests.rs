@@ -4,6 +4,7 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering::SeqCst},
 };
 
+use hyper::header::{HeaderName, HeaderValue};
 use proptest::prelude::*;
 use tokio::{net::TcpListener, runtime::Runtime, time::timeout};
 use tokio_util::task::AbortOnDropHandle;
@@ -192,6 +193,18 @@ async fn a_status_passes_if_it_is_one_of_the_expected() {
         };
         assert_eq!(found(Probe::Http(request), &[(ASKED, status)]).await.err().unwrap_or_default(), expected);
     }
+}
+
+#[tokio::test]
+async fn headers_of_the_same_name_are_all_sent() {
+    const ASKED: &[u8] = b"GET /primary HTTP/1.1\r\nhost: db\r\nuser-agent: probe\r\nconnection: close\r\n\
+                           x-token: one\r\nx-token: two\r\n\r\n";
+    const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+    let headers = [("host", "db"), ("x-token", "one"), ("user-agent", "probe"), ("x-token", "two")]
+        .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+        .to_vec();
+    let request = HttpRequest { path: PATH, headers, statuses: vec![200..=200] };
+    assert_eq!(found(Probe::Http(request), &[(ASKED, OK)]).await, Ok(()));
 }
 
 #[tokio::test]
