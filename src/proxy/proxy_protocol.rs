@@ -3,6 +3,7 @@
 //!
 //! Source: [The PROXY protocol](https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt), sections 2.1 and 2.2.
 
+mod checksum;
 mod encode;
 mod limits;
 mod signature;
@@ -18,11 +19,14 @@ use std::{
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use self::signature::{Match, Version};
 pub use self::{
     encode::encode,
     limits::MAX_V1,
     signature::{Inspection, SignatureGuard},
+};
+use self::{
+    limits::V2_FIXED,
+    signature::{Match, Version},
 };
 
 /// A PROXY header, and the bytes read behind it.
@@ -88,8 +92,6 @@ pub async fn read_header<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Header,
 
 /// Holds any version 1 header, and the addresses of any version 2 header with the additional fields of nearly all.
 const BUFFER: usize = 256;
-/// Signature, version and command, family and protocol, length.
-const V2_FIXED: usize = 16;
 
 struct Input<'a, S> {
     stream: &'a mut S,
@@ -131,13 +133,25 @@ impl<S: AsyncRead + Unpin> Input<'_, S> {
         }
         self.fill(length.min(BUFFER)).await?;
         let addresses = parse_v2(command, family, &self.bytes[V2_FIXED..self.filled])?;
-        let mut unread = length - self.filled;
-        while unread > 0 {
-            self.filled = 0;
-            self.read_towards(unread.min(BUFFER)).await?;
-            unread -= self.filled;
+        let is_wrong = match length > BUFFER {
+            true => checksum::is_wrong(&self.longer(length).await?),
+            false => checksum::is_wrong(&self.bytes[..length]),
+        };
+        if is_wrong {
+            return Err(HeaderError::Malformed("its checksum is that of another header"));
         }
         Ok(Header { addresses, rest: Vec::new() })
+    }
+
+    /// Reads a header of this length, which exceeds the buffer.
+    async fn longer(&mut self, length: usize) -> Result<Vec<u8>, HeaderError> {
+        let mut header = self.bytes[..self.filled].to_vec();
+        while header.len() < length {
+            self.filled = 0;
+            self.read_towards((length - header.len()).min(BUFFER)).await?;
+            header.extend_from_slice(&self.bytes[..self.filled]);
+        }
+        Ok(header)
     }
 
     async fn fill(&mut self, end: usize) -> Result<(), HeaderError> {

@@ -169,6 +169,37 @@ fn a_version_2_header_against_the_specification_is_refused() {
 }
 
 #[test]
+fn the_checksum_of_a_version_2_header_is_verified() {
+    // The check value of CRC-32C: https://reveng.sourceforge.io/crc-catalogue/all.htm
+    assert_eq!(checksum::crc32c(b"123456789"), 0xe306_9283);
+    let v4 = [192, 0, 2, 1, 198, 51, 100, 2, 0x1f, 0x90, 0x01, 0xbb];
+    // Before and after the checksum: a field of 2 bytes, and one that exceeds the buffer.
+    let (before, long) = ([4_u8, 0, 2, 9, 9], [&[4_u8, 1, 0][..], &[0; 256]].concat());
+    for (command, family, block) in [
+        (0x21, 0x11, [&v4[..], &[3, 0, 4, 0, 0, 0, 0]].concat()),
+        (0x21, 0x11, [&v4[..], &before, &[3, 0, 4, 0, 0, 0, 0], &long].concat()),
+        (0x20, 0x00, vec![3, 0, 4, 0, 0, 0, 0]),
+    ] {
+        let mut header = v2(command, family, &block);
+        let at = header.windows(3).position(|field| field == [3, 0, 4]).unwrap() + 3;
+        let sum = checksum::crc32c(&header).to_be_bytes();
+        header[at..at + 4].copy_from_slice(&sum);
+        assert!(Peer::sending(header.clone()).header().is_ok());
+        // Another source port, or another checksum.
+        for changed in [24, at].into_iter().filter(|changed| *changed < header.len()) {
+            let mut wrong = header.clone();
+            wrong[changed] ^= 1;
+            let error = Peer::sending(wrong).header().expect_err("another header");
+            assert!(error.to_string().ends_with("its checksum is that of another header"), "{error}");
+        }
+    }
+    for field in [&[3, 0, 3, 0, 0, 0][..], &[3, 0, 5, 0, 0, 0, 0, 0], &[3, 0, 4, 0, 0]] {
+        let header = v2(0x21, 0x11, &[&v4[..], field].concat());
+        assert!(matches!(Peer::sending(header).header(), Err(HeaderError::Malformed(_))), "{field:?}");
+    }
+}
+
+#[test]
 fn bytes_that_begin_no_header_are_refused_at_once() {
     for bytes in ["G", "PROXYX", "\r\n\r\nQ", "proxy "] {
         // Reading one more byte would mean a wait; this peer ends instead, which would be another error.
