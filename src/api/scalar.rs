@@ -203,7 +203,8 @@ impl FromStr for AddressPort {
 }
 
 /// True for labels of letters, digits, dashes and underscores, separated by dots, at most 253 characters in all. The
-/// last label must not be a number, because the name would be a mistyped IPv4 address.
+/// last label must not be a number, because the name would be a mistyped IPv4 address. The system's resolver also reads
+/// hexadecimal numbers as IPv4 addresses: 0x7f000001 is 127.0.0.1.
 fn is_host_name(text: &str) -> bool {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
@@ -212,7 +213,11 @@ fn is_host_name(text: &str) -> bool {
             && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
     };
     let text = text.strip_suffix('.').unwrap_or(text);
-    let numeric = text.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
+    let is_number = |label: &str| match label.strip_prefix("0x").or(label.strip_prefix("0X")) {
+        Some(digits) => digits.bytes().all(|byte| byte.is_ascii_hexdigit()),
+        None => label.bytes().all(|byte| byte.is_ascii_digit()),
+    };
+    let numeric = text.rsplit('.').next().is_some_and(is_number);
     text.len() <= 253 && !numeric && text.split('.').all(label)
 }
 
@@ -242,7 +247,7 @@ string_type!(
 const NOT_AN_ADDRESS: &str =
     "not an address: write host:port, for example db.example.com:5432, 192.0.2.7:5432 or [2001:db8::7]:5432";
 
-const ADDRESS_RULES: [&str; 5] = [
+const ADDRESS_RULES: [&str; 6] = [
     r"self.matches('^(\\[[0-9a-fA-F.]*:[0-9a-fA-F:.]*\\]|[-A-Za-z0-9_.]+)(:[^:]*)?$')",
     "self.matches(':[1-9][0-9]{0,4}$') && int(self.substring(self.lastIndexOf(':') + 1)) <= 65535",
     // CEL does not support IPv4-mapped addresses: see `network`.
@@ -252,6 +257,7 @@ const ADDRESS_RULES: [&str; 5] = [
     "!self.matches('(^|[.])[-.]|-[.:]|[^.:]{64}')",
     // A name that ends in a number would be a mistyped IPv4 address.
     "!self.matches('^([^:]*[.])?[0-9]+[.]?:') || isIP(self.substring(0, self.lastIndexOf(':')))",
+    "!(self.contains('0x') || self.contains('0X')) || !self.matches('(^|[.])0[xX][0-9a-fA-F]*[.]?:')",
 ];
 
 const NOWHERE: &str = "not a connectable address (unspecified, multicast, broadcast, or link-local without an interface): write the \
@@ -554,7 +560,9 @@ mod tests {
 
     #[test]
     fn addresses_are_host_and_port() {
-        for text in ["db.example.com:5432", "192.0.2.7:1", "[2001:db8::7]:65535", "redis_1:6379", "localhost:80"] {
+        for text in
+            ["db.example.com:5432", "192.0.2.7:1", "[2001:db8::7]:65535", "redis_1:6379", "localhost:80", "0xg:1"]
+        {
             assert_eq!(text.parse::<AddressPort>().unwrap().to_string(), text);
         }
         assert_eq!("DB.Example.com:1".parse::<AddressPort>().unwrap().host, Host::Name("db.example.com".into()));
@@ -569,6 +577,9 @@ mod tests {
             "2001:db8::7:80",
             "[db]:80",
             "300.1.1.1:80",
+            "0x7f000001:80",
+            "127.0.0.0X1:80",
+            "a.0x:80",
             "-a:1",
             "a..b:1",
         ] {
