@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::json::json;
 use crate::{
-    model::{ConnectionList, ConnectionOrder, ConnectionView, ListenerKey},
+    model::{ConnectionList, ConnectionOrder, ConnectionView, ListenerKey, Networks},
     printable::printable,
     proxy::{
         AddressFilter, ConnectionQuery, EndpointFilter, ListedConnection, Monitor,
@@ -210,8 +210,10 @@ fn endpoint(text: &str) -> Result<EndpointFilter, String> {
 }
 
 fn network(text: &str) -> Result<IpNet, String> {
-    let address = || text.parse().map(|ip: IpAddr| IpNet::from(ip.to_canonical()));
-    text.parse().or_else(|_| address()).map_err(|_| "write an IP address or a network, for example 10.0.0.0/8".into())
+    let read = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    let network = read.map_err(|_| "write an IP address or a network, for example 10.0.0.0/8".to_owned())?;
+    // The addresses of clients are never IPv4-mapped.
+    Ok(Networks::from_iter([network]).iter().next().unwrap_or(network))
 }
 
 impl LoadBalancerFilter {

@@ -21,6 +21,16 @@ fn parameters_select_order_limit_and_connections() {
 }
 
 #[test]
+fn mapped_networks_select_the_ipv4_clients() {
+    let endpoint = "10.0.0.1:5432".parse().ok();
+    for query in ["client=::ffff:10.0.0.0/104", "client=::ffff:10.9.9.9"] {
+        let addresses = ConnectionParameters::parse(query).unwrap().addresses;
+        assert!(addresses.matches("10.9.9.9:1".parse().unwrap(), endpoint), "{query}");
+        assert!(!addresses.matches("192.0.2.1:1".parse().unwrap(), endpoint), "{query}");
+    }
+}
+
+#[test]
 fn invalid_parameters_are_named_with_what_to_write() {
     for (query, expected) in [
         ("limit=0", "write a number from 1 to 10000"),
