@@ -24,9 +24,10 @@ impl FromStr for ListenAddress {
             )
         };
         if let Ok(address) = text.parse::<std::net::SocketAddr>() {
-            return match address.port() {
-                0 => Err(wrong()),
-                port => Ok(Self { host: Some(address.ip()), port }),
+            // The parser accepts leading zeros in the port, and an IPv6 scope, which would be lost.
+            return match text.rsplit(':').next().and_then(self::port) {
+                Some(port) if !text.contains('%') => Ok(Self { host: Some(address.ip()), port }),
+                _ => Err(wrong()),
             };
         }
         let port = text.strip_prefix(':').unwrap_or(text);
@@ -181,7 +182,7 @@ mod tests {
         for text in ["0", "+80", "080", "80-", "-80", "65536", "90-80", " 80"] {
             assert!(port_range(text).unwrap_err().contains("write for example 20000-24999"), "{text}");
         }
-        for text in [":0", ":+80", ":080", "080", ":65536", "127.0.0.01:80", ""] {
+        for text in [":0", ":+80", ":080", "080", ":65536", "127.0.0.01:80", "127.0.0.1:080", "[fe80::1%2]:80", ""] {
             assert!(text.parse::<ListenAddress>().unwrap_err().contains("write :4000"), "{text}");
         }
     }
