@@ -46,8 +46,11 @@ impl AdminToken {
 
 fn read(path: &Path) -> io::Result<String> {
     let mut text = String::new();
-    File::open(path)?.take(MAX_FILE).read_to_string(&mut text)?;
-    Ok(text)
+    File::open(path)?.take(MAX_FILE + 1).read_to_string(&mut text)?;
+    match text.len() as u64 > MAX_FILE {
+        true => Err(io::Error::other(format!("it has more than {MAX_FILE} bytes"))),
+        false => Ok(text),
+    }
 }
 
 #[cfg(test)]
@@ -73,6 +76,8 @@ mod tests {
             let error = token.authorization().await.unwrap_err();
             assert!(error.ends_with(expected) && !error.contains("cret"), "{error}");
         }
+        fs::write(&path, "x".repeat(20_000)).unwrap();
+        assert!(token.authorization().await.unwrap_err().ends_with("cannot be read: it has more than 16384 bytes"));
         assert_eq!(AdminToken::default().authorization().await, Ok(None));
     }
 }

@@ -136,7 +136,12 @@ fn read(path: &Path) -> Result<String, String> {
         if !file.metadata()?.is_file() {
             return Err(io::Error::other("not a regular file"));
         }
-        io::read_to_string(file.take(MAX_FILTER))
+        let text = io::read_to_string(file.take(MAX_FILTER + 1))?;
+        // The beginning of a longer filter would be another filter.
+        if text.len() as u64 > MAX_FILTER {
+            return Err(io::Error::other(format!("the file has more than {MAX_FILTER} bytes")));
+        }
+        Ok(text)
     };
     text().map(|text| text.trim().to_owned()).map_err(|error| error.to_string())
 }
@@ -188,12 +193,14 @@ mod tests {
     }
 
     #[test]
-    fn only_regular_files_are_read() {
+    fn only_regular_files_are_read_and_no_part_of_a_long_one() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("filter");
         assert!(read(&file).unwrap_err().contains("No such file"));
         assert_eq!(read(folder.path()), Err("not a regular file".to_owned()));
         std::fs::write(&file, "debug\n").unwrap();
         assert_eq!(read(&file).as_deref(), Ok("debug"));
+        std::fs::write(&file, format!("info,{}=debug", "x".repeat(20_000))).unwrap();
+        assert_eq!(read(&file), Err("the file has more than 16384 bytes".to_owned()));
     }
 }
