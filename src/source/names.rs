@@ -258,7 +258,6 @@ impl NameState {
             Ok(answer) if answer.is_empty() => self.problem = Some("has no address".into()),
             Ok(answer) => {
                 self.problem = None;
-                self.is_truncated = answer.len() > Lookup::MAX_ADDRESSES;
                 self.addresses.retain(|address, without| {
                     *without = if answer.contains(address) { 0 } else { *without + 1 };
                     *without < Self::ANSWERS_WITHOUT
@@ -266,6 +265,7 @@ impl NameState {
                 for address in answer {
                     self.addresses.entry(address).or_default();
                 }
+                self.is_truncated = self.addresses.len() > Lookup::MAX_ADDRESSES;
                 self.limit_addresses();
             }
         }

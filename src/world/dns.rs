@@ -20,9 +20,9 @@ impl WantedName {
 /// The result of a DNS lookup.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lookup {
-    /// The last good answer. Empty: no answer yet.
+    /// The addresses of the last good answers. Empty: no answer yet.
     pub addresses: BTreeSet<IpAddr>,
-    /// True if the last good answer had more than [`Self::MAX_ADDRESSES`].
+    /// True if the last good answers had more than [`Self::MAX_ADDRESSES`] together.
     pub is_truncated: bool,
     /// The reason why the latest lookup failed, as a predicate of the name: `cannot be resolved: …`.
     pub problem: Option<Arc<str>>,

@@ -69,7 +69,17 @@ fn a_name_has_a_maximum_number_of_addresses_and_the_choice_is_stable() {
     // Addresses of the last answer come before those that it does not have any more.
     state.observe(Ok(numbered(1000..1200)));
     let mixed = numbered(0..56).into_iter().chain(numbered(1000..1200)).collect();
-    assert_eq!((state.lookup().addresses, state.lookup().is_truncated), (mixed, false));
+    assert_eq!((state.lookup().addresses, state.lookup().is_truncated), (mixed, true));
+}
+
+#[test]
+fn a_name_is_truncated_while_addresses_of_earlier_answers_are_dropped() {
+    let block = |third: u8| -> BTreeSet<IpAddr> { (0..200).map(|last| IpAddr::from([10, 0, third, last])).collect() };
+    let mut state = NameState::default();
+    for (third, count, is_truncated) in [(0, 200, false), (1, 256, true), (1, 256, false)] {
+        state.observe(Ok(block(third)));
+        assert_eq!((state.lookup().addresses.len(), state.lookup().is_truncated), (count, is_truncated));
+    }
 }
 
 /// A resolver with scripted answers and the times of its lookups.
