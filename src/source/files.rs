@@ -340,7 +340,7 @@ fn read_text(file: &Path) -> Result<String, String> {
     if text.trim().is_empty() { Err(wrong("is empty: write a manifest, or delete the file")) } else { Ok(text) }
 }
 
-/// Decodes UTF-8 without a byte order mark at the beginning.
+/// Decodes UTF-8 without the byte order marks at the beginning. A concatenation of files may have several.
 ///
 /// # Errors
 /// If the bytes are not UTF-8 text.
@@ -357,9 +357,8 @@ pub fn decoded(mut bytes: Vec<u8>) -> Result<String, String> {
             line_at(&bytes, at)
         ));
     }
-    if bytes.starts_with(MARK) {
-        bytes.drain(..MARK.len());
-    }
+    let marks = bytes.chunks_exact(MARK.len()).take_while(|chunk| *chunk == MARK).count();
+    bytes.drain(..marks * MARK.len());
     // After a concatenation of files with byte order marks, a mark hides the `---` that follows it.
     if let Some(at) = bytes.windows(MARK.len() + 1).position(|part| part[0] == b'\n' && &part[1..] == MARK) {
         let line = line_at(&bytes, at) + 1;

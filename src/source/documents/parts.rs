@@ -114,8 +114,10 @@ fn yaml_values(text: &str, legacy_octal_numbers: bool) -> Result<Vec<Spanned<Uni
     serde_saphyr::from_multiple_with_options(text, options)
 }
 
-/// The documents of a JSON text, up to the first error. The text after an error cannot be interpreted.
+/// The documents of a JSON text, up to the first error. The text after an error cannot be interpreted. As in YAML, byte
+/// order marks at the beginning are ignored.
 pub(super) fn json(text: &str) -> impl Iterator<Item = DocumentPart> {
+    let text = text.trim_start_matches('\u{feff}');
     let mut documents = serde_json::Deserializer::from_str(text).into_iter();
     // Each line is counted once, independently of the number of documents.
     let (mut line, mut counted, mut ended) = (1, 0, false);

@@ -130,6 +130,18 @@ fn json_is_read_from_files_called_so() {
 }
 
 #[test]
+fn byte_order_marks_at_the_beginning_are_ignored_in_json_and_yaml() {
+    let service = r#"{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"}}"#;
+    for marks in ["\u{feff}", "\u{feff}\u{feff}"] {
+        let text = format!("{marks}{service}");
+        let files = ["a.json", "a.yaml"].map(|file| Documents::read(Path::new(file), &text, "default"));
+        for documents in files.iter().chain([&Documents::read_unnamed("standard input", &text, "default")]) {
+            assert_eq!((documents.objects.len(), documents.problems.len()), (1, 0), "{documents:?}");
+        }
+    }
+}
+
+#[test]
 fn a_byte_order_mark_between_json_documents_is_named() {
     let documents = Documents::read(Path::new("a.json"), "{\"kind\": 1}\n\n\u{feff}{\"kind\": 1}", "default");
     assert_eq!(documents.problems.len(), 2, "{documents:?}");

@@ -456,14 +456,16 @@ fn a_pipe_is_read_once() {
 }
 
 #[test]
-fn a_byte_order_mark_at_the_beginning_means_nothing() {
+fn byte_order_marks_at_the_beginning_mean_nothing() {
     let mut folder = Folder::new();
     let json = r#"{"apiVersion": "tcplb.io/v1alpha1", "kind": "TcpLoadBalancer", "metadata": {"name": "j"},
         "spec": {"listeners": [{"port": 2}], "backends": [{"addresses": ["192.0.2.7:1"]}]}}"#;
-    folder.write("a.yaml", format!("\u{feff}{}", lb("a", 1))).write("j.json", format!("\u{feff}{json}"));
-    let world = folder.read();
-    assert_eq!(world.problems, Vec::<String>::new());
-    assert_eq!((served(&world, "a"), served(&world, "j")), (good(1), good(2)));
+    for marks in ["\u{feff}", "\u{feff}\u{feff}"] {
+        folder.write("a.yaml", format!("{marks}{}", lb("a", 1))).write("j.json", format!("{marks}{json}"));
+        let world = folder.read();
+        assert_eq!(world.problems, Vec::<String>::new());
+        assert_eq!((served(&world, "a"), served(&world, "j")), (good(1), good(2)));
+    }
 }
 
 #[test]
