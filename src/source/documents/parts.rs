@@ -1,11 +1,18 @@
-//! Splits a text into documents, before their kinds are known.
+//! Splits a text into documents.
 
 use std::iter;
 
 use serde_json::Value;
 use serde_saphyr::{Spanned, budget::BudgetBreach};
 
-use super::{aliases::AliasBudget, node_problem::NodeProblem, octal, tags, unique::Unique};
+use super::{
+    aliases::AliasBudget,
+    kind::DocumentKind,
+    lists::{self, ListKind},
+    node_problem::NodeProblem,
+    octal, tags,
+    unique::Unique,
+};
 
 /// The maximum number of anchors in a document. The reader clears all anchors of a text at each of its documents.
 const MAX_ANCHORS: usize = 1000;
@@ -52,11 +59,38 @@ pub(super) fn separated(text: &str) -> Vec<(u64, &str)> {
 
 /// The documents of a text. `lines_before` is the number of lines before it.
 fn yaml_from(lines_before: u64, text: &str, budget: &mut AliasBudget) -> Result<Vec<DocumentPart>, SyntaxError> {
-    tags::check(text).and_then(|()| budget.spend(text)).map_err(|NodeProblem { line, column, sentence }| {
+    let at_node = |NodeProblem { line, column, sentence }: NodeProblem| {
         let line = lines_before + line;
         SyntaxError { message: format!("line {line}, column {column}: {sentence}"), line: Some(line) }
-    })?;
-    let documents = yaml_values(text, false).map_err(|error| match error {
+    };
+    let values = budget.spend(text).map_err(at_node);
+    let values = values.and_then(|()| yaml_values(text, false).map_err(|error| syntax_error(lines_before, error)));
+    let documents = match (tags::check(text), values) {
+        (Ok(()), values) => values?,
+        // Other tools know the tags in objects of their kinds, which are skipped.
+        (Err(_), Ok(documents)) if are_of_other_kinds(&documents) => documents,
+        (Err(problem), _) => return Err(at_node(problem)),
+    };
+    let octal = octal::are_possible(text).then(|| yaml_values(text, true).ok()).flatten();
+    let part = |(index, document): (usize, Spanned<Unique>)| {
+        let (line, value) = (lines_before + document.referenced.line(), document.value.0);
+        let as_octal = octal.as_ref().and_then(|octal| Some(&octal.get(index)?.value.0));
+        match as_octal.and_then(|as_octal| octal::difference(&value, as_octal)) {
+            Some(path) => {
+                let message = format!(
+                    "line {line}: {path}: the number has a leading zero, which makes it octal for kubectl: remove the \
+                     zero, or quote the value if it is text"
+                );
+                Err(SyntaxError { message, line: Some(line) })
+            }
+            None => Ok((line, value)),
+        }
+    };
+    Ok(documents.into_iter().enumerate().map(part).collect())
+}
+
+fn syntax_error(lines_before: u64, error: serde_saphyr::Error) -> SyntaxError {
+    match error {
         serde_saphyr::Error::DuplicateMappingKey { key: Some(key), location } => {
             let line = lines_before + location.line();
             let column = location.column();
@@ -77,23 +111,20 @@ fn yaml_from(lines_before: u64, text: &str, budget: &mut AliasBudget) -> Result<
             let message = format!("is not YAML: {}", error.render_with_options(counted));
             SyntaxError { message, line: line.map(|line| lines_before + line) }
         }
-    })?;
-    let octal = octal::are_possible(text).then(|| yaml_values(text, true).ok()).flatten();
-    let part = |(index, document): (usize, Spanned<Unique>)| {
-        let (line, value) = (lines_before + document.referenced.line(), document.value.0);
-        let as_octal = octal.as_ref().and_then(|octal| Some(&octal.get(index)?.value.0));
-        match as_octal.and_then(|as_octal| octal::difference(&value, as_octal)) {
-            Some(path) => {
-                let message = format!(
-                    "line {line}: {path}: the number has a leading zero, which makes it octal for kubectl: remove the \
-                     zero, or quote the value if it is text"
-                );
-                Err(SyntaxError { message, line: Some(line) })
-            }
-            None => Ok((line, value)),
-        }
-    };
-    Ok(documents.into_iter().enumerate().map(part).collect())
+    }
+}
+
+/// True for objects of kinds that are skipped.
+fn are_of_other_kinds(documents: &[Spanned<Unique>]) -> bool {
+    !documents.is_empty() && documents.iter().all(|document| is_of_other_kind(&document.value.0))
+}
+
+fn is_of_other_kind(document: &Value) -> bool {
+    let text = |field: &str| document[field].as_str().unwrap_or_default();
+    let (api_version, kind) = (text("apiVersion"), text("kind"));
+    ListKind::of(api_version, kind).is_none()
+        && !lists::is_mistyped(document)
+        && matches!(DocumentKind::of(api_version, kind), DocumentKind::Other)
 }
 
 fn yaml_values(text: &str, legacy_octal_numbers: bool) -> Result<Vec<Spanned<Unique>>, serde_saphyr::Error> {
@@ -109,6 +140,8 @@ fn yaml_values(text: &str, legacy_octal_numbers: bool) -> Result<Vec<Spanned<Uni
             enforce_alias_anchor_ratio: false,
         },
         with_snippet: false,
+        // It may not be text.
+        ignore_binary_tag_for_string: true,
         legacy_octal_numbers: legacy_octal_numbers,
     };
     serde_saphyr::from_multiple_with_options(text, options)

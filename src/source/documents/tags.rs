@@ -34,3 +34,55 @@ fn refusal(event: &Event) -> Option<&'static str> {
         (None, _) => Some("has a tag (a word after `!`), which is not supported: remove it, or quote text with a `!`"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use crate::source::documents::Documents;
+
+    const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\n";
+
+    fn read(text: &str) -> Documents {
+        Documents::read(Path::new("a.yaml"), text, "default")
+    }
+
+    #[test]
+    fn tags_in_objects_of_other_kinds_are_ignored() {
+        let deployment = "apiVersion: apps/v1\nkind: Deployment\n";
+        for tagged in [
+            "image: !Ref Image\n",
+            "env: [!env {a: 1}, !Sub [a, b]]\nkey: !vault |\n  text\n",
+            "key: !!binary //79\n",
+            "kind: !x Deployment\n",
+        ] {
+            let object = match tagged.starts_with("kind") {
+                true => format!("apiVersion: apps/v1\n{tagged}"),
+                false => format!("{deployment}{tagged}"),
+            };
+            let documents = read(&format!("{SERVICE}---\n{object}---\n{SERVICE}"));
+            let found = (documents.objects.len(), documents.problems.len(), documents.passed_over);
+            assert_eq!(found, (2, 0, 1), "{tagged}: {documents:?}");
+            let documents = read(&object);
+            assert_eq!((documents.problems.len(), documents.passed_over), (0, 1), "{tagged}: {documents:?}");
+        }
+    }
+
+    #[test]
+    fn tags_in_supported_objects_and_lists_are_refused() {
+        let other = "---\napiVersion: apps/v1\nkind: Deployment\nimage: !Ref Image\n";
+        for refused in [
+            "apiVersion: v1\nkind: Service\nmetadata: {name: !env b}\n",
+            "apiVersion: v1\nkind: !x Secret\nmetadata: {name: b}\n",
+            "apiVersion: v1\nkind: List\nitems: [{apiVersion: apps/v1, kind: Deployment, image: !Ref b}]\n",
+            "apiVersion: v1\nkind: Lists\nitems: [{apiVersion: v1, kind: Service, metadata: {name: !env b}}]\n",
+            "kind: service\napiVersion: v1\nmetadata: {name: !env b}\n",
+            "image: !Ref b\n",
+        ] {
+            let documents = read(&format!("{SERVICE}{other}---\n{refused}"));
+            let found = (documents.objects.len(), documents.problems.len(), documents.passed_over);
+            assert_eq!(found, (1, 1, 1), "{refused}: {documents:?}");
+            assert!(documents.problems[0].contains("has a tag (a word after `!`)"), "{documents:?}");
+        }
+    }
+}
