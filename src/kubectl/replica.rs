@@ -127,27 +127,39 @@ pub struct ReplicaSearch {
     pub replicas: Vec<ReplicaPod>,
     /// Other pods with the labels and the admin port of replicas, such as those of tenants.
     pub others: Vec<ObjectKey>,
+    /// The namespaces of installations. `None`: unknown.
+    pub namespaces: Option<BTreeSet<String>>,
 }
 
 impl ReplicaSearch {
     pub async fn run(connection: &ClusterConnection) -> Result<Self, AccessError> {
         let pods: Vec<Pod> = connection.list(connection.install_namespace.as_deref(), &connection.selector).await?;
         let namespaces = install_namespaces(connection).await?;
-        Ok(Self::new(pods.iter().filter_map(ReplicaPod::read).collect(), namespaces.as_ref()))
+        Ok(Self::new(pods.iter().filter_map(ReplicaPod::read).collect(), namespaces))
     }
 
-    /// `namespaces` are those of installations. `None`: unknown.
-    fn new(mut pods: Vec<ReplicaPod>, namespaces: Option<&BTreeSet<String>>) -> Self {
+    fn new(mut pods: Vec<ReplicaPod>, namespaces: Option<BTreeSet<String>>) -> Self {
         pods.sort_by(|a, b| a.key.cmp(&b.key));
-        let is_replica = |pod: &ReplicaPod| namespaces.is_none_or(|known| known.contains(&*pod.key.namespace));
-        let (replicas, others): (_, Vec<_>) = pods.into_iter().partition(is_replica);
-        Self { replicas, others: others.into_iter().map(|pod| pod.key).collect() }
+        let mut search = Self { namespaces, ..Self::default() };
+        for pod in pods {
+            if search.is_of_installation(&pod.key.namespace) {
+                search.replicas.push(pod);
+            } else {
+                search.others.push(pod.key);
+            }
+        }
+        search
+    }
+
+    /// True for the namespace of an installation, and for every namespace if they are unknown.
+    pub fn is_of_installation(&self, namespace: &str) -> bool {
+        self.namespaces.as_ref().is_none_or(|known| known.contains(namespace))
     }
 }
 
 /// The namespaces of installations. `None`: unknown, because the user may not list ClusterRoleBindings, or there are
 /// none.
-pub async fn install_namespaces(connection: &ClusterConnection) -> Result<Option<BTreeSet<String>>, AccessError> {
+async fn install_namespaces(connection: &ClusterConnection) -> Result<Option<BTreeSet<String>>, AccessError> {
     if let Some(namespace) = &connection.install_namespace {
         return Ok(Some([namespace.clone()].into()));
     }
@@ -270,7 +282,7 @@ pub mod tests {
         forged.metadata.namespace = Some("shop".into());
         let pods = [forged, pod("tcplb-2", &[]), pod("tcplb-1", &[])];
         let pods: Vec<ReplicaPod> = pods.iter().filter_map(ReplicaPod::read).collect();
-        let search = ReplicaSearch::new(pods.clone(), Some(&namespaces));
+        let search = ReplicaSearch::new(pods.clone(), Some(namespaces));
         let replicas: Vec<String> = search.replicas.iter().map(|replica| replica.key.to_string()).collect();
         assert_eq!(replicas, ["tcplb-system/tcplb-1", "tcplb-system/tcplb-2"]);
         assert_eq!(search.others, [ObjectKey::new("shop", "a")]);

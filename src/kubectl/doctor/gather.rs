@@ -31,7 +31,7 @@ use crate::{
         admin_pages::{page, read_all, time},
         connection::ClusterConnection,
         permission::{AccessError, Permission},
-        replica::{ReplicaPod, ReplicaSearch, install_namespaces},
+        replica::{ReplicaPod, ReplicaSearch},
     },
     model::ObjectKey,
     printable::printable,
@@ -152,6 +152,7 @@ async fn installation(
     flags: &DoctorFlags,
     found: Result<ReplicaSearch, AccessError>,
 ) -> InstallationFacts {
+    let workloads = workloads(connection, found.as_ref().ok()).await;
     let (found, others) = match found {
         Ok(found) => (Ok(found.replicas), found.others),
         Err(error) => (Err(error), Vec::new()),
@@ -165,7 +166,7 @@ async fn installation(
         connection.list(connection.namespace_flag.as_deref(), "").await;
     let mut facts = InstallationFacts {
         namespace: connection.namespace_flag.clone(),
-        workloads: workloads(connection).await,
+        workloads,
         leases: join_all(leases.into_iter().map(async |key| {
             let lease = connection.get::<Lease>(&key.namespace, &key.name).await;
             (key, lease)
@@ -198,14 +199,13 @@ fn distinct<'a>(pods: &'a [ReplicaPod], name: impl Fn(&'a ReplicaPod) -> Option<
 
 /// The Deployments and DaemonSets of the replicas. Kinds that cannot be listed are left out: the check `permissions`
 /// names a missing permission.
-async fn workloads(connection: &ClusterConnection) -> Vec<WorkloadFacts> {
+async fn workloads(connection: &ClusterConnection, found: Option<&ReplicaSearch>) -> Vec<WorkloadFacts> {
     let (namespace, selector) = (connection.install_namespace.as_deref(), &connection.selector);
     let deployments: Vec<Deployment> = connection.list(namespace, selector).await.unwrap_or_default();
     let daemon_sets: Vec<DaemonSet> = connection.list(namespace, selector).await.unwrap_or_default();
     let deployments = deployments.iter().map(WorkloadFacts::of_deployment);
     let workloads = deployments.chain(daemon_sets.iter().map(WorkloadFacts::of_daemon_set));
-    let known = install_namespaces(connection).await.unwrap_or_default();
-    let is_installed = |namespace: &str| known.as_ref().is_none_or(|known| known.contains(namespace));
+    let is_installed = |namespace: &str| found.is_none_or(|found| found.is_of_installation(namespace));
     workloads.filter(|workload| is_installed(&workload.key.namespace)).collect()
 }
 
@@ -231,9 +231,58 @@ async fn replica_facts(connection: &ClusterConnection, pods: Vec<ReplicaPod>) ->
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        convert::Infallible,
+        sync::{Arc, Mutex},
+    };
+
+    use clap::Parser;
+    use hyper::Response;
+    use kube::Client;
     use serde_json::json;
 
     use super::*;
+    use crate::cli::{KubectlCli, KubectlCommand};
+
+    /// A connection to an API server without objects, and the paths of all requests.
+    fn empty_cluster() -> (ClusterConnection, Arc<Mutex<Vec<String>>>) {
+        let requests = Arc::<Mutex<Vec<String>>>::default();
+        let received = requests.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let path = request.uri().path().to_owned();
+            let answer = match &*path {
+                "/version" => json!({"major": "1", "minor": "34", "gitVersion": "v1.34.1"}),
+                _ => json!({"kind": "List", "apiVersion": "v1", "metadata": {}, "items": []}),
+            };
+            received.lock().unwrap().push(path);
+            async move { Ok::<_, Infallible>(Response::new(Body::from(answer.to_string().into_bytes()))) }
+        });
+        let client = Client::new(service, "default");
+        let connection = ClusterConnection {
+            streams: client.clone(),
+            client,
+            namespace: "default".into(),
+            namespace_flag: None,
+            timeout: None,
+            install_namespace: None,
+            selector: "app.kubernetes.io/name=tcplb".into(),
+        };
+        (connection, requests)
+    }
+
+    #[tokio::test]
+    async fn cluster_role_bindings_are_listed_once() {
+        let (connection, requests) = empty_cluster();
+        let arguments = ["kubectl-tcplb", "doctor", "--skip-connections"];
+        let KubectlCommand::Doctor(flags) = KubectlCli::parse_from(arguments).kubectl.command else {
+            panic!("another command")
+        };
+        let installation = facts(&connection, &flags).await.installation.unwrap();
+        assert!(installation.replicas.is_ok_and(|replicas| replicas.is_empty()));
+        let requests = requests.lock().unwrap();
+        let count = |resource: &str| requests.iter().filter(|path| path.ends_with(resource)).count();
+        assert_eq!((count("/clusterrolebindings"), count("/deployments")), (1, 1), "{requests:?}");
+    }
 
     #[test]
     fn only_a_successful_answer_has_a_version() {
