@@ -2,7 +2,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io::{self, Write},
     ops::RangeInclusive,
+    sync::Once,
 };
 
 use anyhow::bail;
@@ -11,7 +13,7 @@ use k8s_openapi::api::{
     rbac::v1::ClusterRoleBinding,
 };
 
-use super::{connection::ClusterConnection, permission::AccessError};
+use super::{connection::ClusterConnection, output::Cell, permission::AccessError};
 use crate::{
     api::{DEFAULT_CLASS, ObjectName, Placement, TcpLoadBalancer},
     cli::port_range,
@@ -22,6 +24,9 @@ use crate::{
 const ADMIN: &str = "admin";
 /// The default of `tcplb controller --ports`.
 const DEFAULT_PORTS: RangeInclusive<u16> = 20000..=24999;
+
+/// The maximum number of ignored pods in a message.
+const MAX_IGNORED: usize = 5;
 
 /// A pod that runs `tcplb controller`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,6 +160,23 @@ impl ReplicaSearch {
     pub fn is_of_installation(&self, namespace: &str) -> bool {
         self.namespaces.as_ref().is_none_or(|known| known.contains(namespace))
     }
+
+    /// The sentence about the other pods. `None`: there are none.
+    fn ignored(&self) -> Option<String> {
+        let named: Vec<String> = self.others.iter().take(MAX_IGNORED).map(ToString::to_string).collect();
+        let more = match self.others.len() - named.len() {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        (!named.is_empty()).then(|| {
+            format!(
+                "pods with the labels of replicas are ignored, because no ClusterRoleBinding with these labels names a \
+                 service account of their namespaces: {}{more}; if they are replicas, set --install-namespace to their \
+                 namespace",
+                named.join(", ")
+            )
+        })
+    }
 }
 
 /// The namespaces of installations. `None`: unknown, because the user may not list ClusterRoleBindings, or there are
@@ -178,9 +200,17 @@ fn bound_namespaces(bindings: &[ClusterRoleBinding]) -> BTreeSet<String> {
     accounts.filter_map(|account| account.namespace.clone()).collect()
 }
 
-/// The replicas of all installations that the flags select, by name.
+/// The replicas of all installations that the flags select, by name. The first call names ignored pods on standard
+/// error; some commands search repeatedly.
 pub async fn replicas(connection: &ClusterConnection) -> Result<Vec<ReplicaPod>, AccessError> {
-    Ok(ReplicaSearch::run(connection).await?.replicas)
+    static NAMED: Once = Once::new();
+
+    let search = ReplicaSearch::run(connection).await?;
+    if let Some(sentence) = search.ignored() {
+        // A closed standard error does not matter.
+        NAMED.call_once(|| drop(writeln!(io::stderr(), "tcplb: {}", Cell::plain(sentence))));
+    }
+    Ok(search.replicas)
 }
 
 /// The same, at least one.
@@ -288,6 +318,20 @@ pub mod tests {
         assert_eq!(search.others, [ObjectKey::new("shop", "a")]);
         let search = ReplicaSearch::new(pods, None);
         assert_eq!((search.replicas.len(), search.others.len()), (3, 0), "without knowledge, every pod counts");
+    }
+
+    #[test]
+    fn ignored_pods_are_named_with_the_flag_that_selects_them() {
+        let ignored = |count: usize| {
+            let others = (1..=count).map(|number| ObjectKey::new("edge", &format!("tcplb-{number}"))).collect();
+            ReplicaSearch { others, ..ReplicaSearch::default() }.ignored()
+        };
+        assert_eq!(ignored(0), None);
+        let advice = "if they are replicas, set --install-namespace to their namespace";
+        let message = ignored(2).unwrap();
+        assert!(message.ends_with(&format!(": edge/tcplb-1, edge/tcplb-2; {advice}")), "{message}");
+        let message = ignored(7).unwrap();
+        assert!(message.ends_with(&format!("edge/tcplb-5 and 2 more; {advice}")), "{message}");
     }
 
     #[test]

@@ -210,10 +210,12 @@ async fn pods_of_tenants_are_no_replicas(client: &Client, kubeconfig: &Path) {
     });
     apply(&Api::<ClusterRoleBinding>::all(client.clone()), binding).await;
     until(|| !shown());
+    let (_, _, error) = kubectl(kubeconfig, &["status", "pg", "-n", "shop"]);
+    assert!(error.contains("are ignored") && error.contains("shop/fake; if they are replicas, set"), "{error}");
     let (_, told, _) = kubectl(kubeconfig, &["doctor", "--skip-connections"]);
     assert!(told.contains("shop/fake: the pod has the labels of a replica, but is ignored"), "{told}");
-    let (_, told, _) = kubectl(kubeconfig, &["status", "pg", "-n", "shop", "--install-namespace", "shop"]);
-    assert!(told.contains("fake"), "the flag selects any namespace: {told}");
+    let (_, told, error) = kubectl(kubeconfig, &["status", "pg", "-n", "shop", "--install-namespace", "shop"]);
+    assert!(told.contains("fake") && !error.contains("ignored"), "the flag selects any namespace: {told}{error}");
 }
 
 /// The paths and contents of all files.
