@@ -39,8 +39,9 @@ struct WatchEntries {
 #[derive(Debug)]
 struct WatchEntry {
     kind: &'static str,
-    /// The time since which the watch has failed without having worked.
-    failing_since: Option<Instant>,
+    is_failing: bool,
+    /// The time since which the watch has failed without having worked. `None`: it works, or its failure is no outage.
+    outage_since: Option<Instant>,
 }
 
 /// The watches of one kind.
@@ -48,7 +49,7 @@ struct WatchEntry {
 pub struct WatchTotals {
     pub working: usize,
     pub failing: usize,
-    /// The time since the first of the failing watches failed. Zero if all work.
+    /// The time since the first of the failing watches failed, without refused references. Zero if all others work.
     pub outage_age: Duration,
 }
 
@@ -58,21 +59,22 @@ impl WatchInstruments {
         let mut running = self.running();
         running.next_id += 1;
         let id = running.next_id;
-        running.watches.insert(id, WatchEntry { kind, failing_since: None });
+        running.watches.insert(id, WatchEntry { kind, is_failing: false, outage_since: None });
         RunningWatch { instruments: self.clone(), kind, id }
     }
 
     /// The totals of each kind with a watch.
     pub fn totals(&self, now: Instant) -> BTreeMap<&'static str, WatchTotals> {
         let mut totals = BTreeMap::<_, WatchTotals>::new();
-        for WatchEntry { kind, failing_since } in self.running().watches.values() {
+        for WatchEntry { kind, is_failing, outage_since } in self.running().watches.values() {
             let totals = totals.entry(*kind).or_default();
-            match failing_since {
-                Some(since) => {
-                    totals.failing += 1;
-                    totals.outage_age = totals.outage_age.max(now.saturating_duration_since(*since));
-                }
-                None => totals.working += 1,
+            if *is_failing {
+                totals.failing += 1;
+            } else {
+                totals.working += 1;
+            }
+            if let Some(since) = outage_since {
+                totals.outage_age = totals.outage_age.max(now.saturating_duration_since(*since));
             }
         }
         totals
@@ -93,16 +95,37 @@ pub struct RunningWatch {
 
 impl RunningWatch {
     pub fn failed(&self, reason: WatchFailure) {
-        let watches = &self.instruments;
-        watches.failures.get_or_create(&WatchFailureLabels { kind: self.kind, reason }).inc();
-        if let Some(entry) = watches.running().watches.get_mut(&self.id) {
-            entry.failing_since.get_or_insert_with(Instant::now);
-        }
+        self.count(reason);
+        self.update(|entry| {
+            entry.is_failing = true;
+            entry.outage_since.get_or_insert_with(Instant::now);
+        });
+    }
+
+    /// Counts a refusal to read an object that a load balancer refers to. It is no outage, because the status of the
+    /// load balancer shows it.
+    pub fn refused_reference(&self) {
+        self.count(WatchFailure::Refused);
+        self.update(|entry| {
+            entry.is_failing = true;
+            entry.outage_since = None;
+        });
     }
 
     pub fn works(&self) {
+        self.update(|entry| {
+            entry.is_failing = false;
+            entry.outage_since = None;
+        });
+    }
+
+    fn count(&self, reason: WatchFailure) {
+        self.instruments.failures.get_or_create(&WatchFailureLabels { kind: self.kind, reason }).inc();
+    }
+
+    fn update(&self, change: impl FnOnce(&mut WatchEntry)) {
         if let Some(entry) = self.instruments.running().watches.get_mut(&self.id) {
-            entry.failing_since = None;
+            change(entry);
         }
     }
 }
@@ -143,5 +166,20 @@ mod tests {
         let failures =
             |reason| instruments.failures.get_or_create(&WatchFailureLabels { kind: "Secret", reason }).get();
         assert_eq!([failures(WatchFailure::Unreachable), failures(WatchFailure::Refused)], [1, 2]);
+    }
+
+    #[test]
+    fn a_refused_reference_fails_without_an_outage() {
+        let instruments = Arc::new(WatchInstruments::default());
+        let watch = instruments.start("Secret");
+        let totals = || instruments.totals(Instant::now() + Duration::from_secs(9))["Secret"];
+        for _ in 0..2 {
+            watch.refused_reference();
+            assert_eq!(totals(), WatchTotals { failing: 1, ..WatchTotals::default() });
+            watch.failed(WatchFailure::Unreachable);
+            assert!(totals().failing == 1 && totals().outage_age >= Duration::from_secs(9), "{:?}", totals());
+        }
+        let labels = WatchFailureLabels { kind: "Secret", reason: WatchFailure::Refused };
+        assert_eq!(instruments.failures.get_or_create(&labels).get(), 2);
     }
 }

@@ -75,7 +75,7 @@ families! {
     LOOKUP_DURATION: "tcplb_dns_lookup_duration" Histogram Some(Unit::Seconds), &[], "Duration of DNS lookups";
     WATCHES: "tcplb_watches" Gauge None, &["kind", "state"], "Watches of the API server, by kind of the objects; state is working or failing. In a cluster";
     WATCH_FAILURES: "tcplb_watch_failures" Counter None, &["kind", "reason"], "Failures of watches; reason is refused (by the API server) or unreachable. In a cluster";
-    WATCH_OUTAGE_AGE: "tcplb_watch_outage_age" Gauge Some(Unit::Seconds), &["kind"], "Time for which the objects of this kind have not been updated completely: since the first of the failing watches failed, or 0. In a cluster";
+    WATCH_OUTAGE_AGE: "tcplb_watch_outage_age" Gauge Some(Unit::Seconds), &["kind"], "Time for which the objects of this kind have not been updated completely: since the first of the failing watches failed, or 0. Secrets and ConfigMaps that the API server has refused from the beginning do not count, because statuses show them. In a cluster";
     API_WRITES: "tcplb_api_writes" Counter None, &["resource", "result"], "Writes to the API server; result is ok, conflict (another writer was faster; repeated) or failed. Controller only";
     LEADER: "tcplb_leader" Gauge None, &["lease"], "1 if this replica is the leader, otherwise 0. Controller only";
     RECONCILE: "tcplb_reconcile_duration" Histogram Some(Unit::Seconds), &[], "Duration of reconciliations by the leader";

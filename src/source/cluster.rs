@@ -118,6 +118,8 @@ impl Cluster {
             statuses_changed: Arc::new(statuses_changed),
             outage: Arc::default(),
             outcomes: Arc::default(),
+            // The status of a sidecar's load balancer is about its declaration only.
+            has_statuses: scope.only.is_none(),
             instruments,
         };
         let mut cluster = Self {

@@ -34,6 +34,8 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// The stored part of an object. Reading accepts any content, so that no object ever stops a watch.
 pub trait WatchedObject: Clone + PartialEq + Send + Sync + 'static {
     const KIND: &'static str;
+    /// True if each watch is of one object that load balancers refer to.
+    const IS_REFERENCE: bool = false;
 
     fn resource() -> ApiResource;
 
@@ -196,6 +198,7 @@ impl<T> CachedObject<T> {
 
 impl<T: BuiltInKind> WatchedObject for CachedObject<T> {
     const KIND: &'static str = T::KIND;
+    const IS_REFERENCE: bool = T::IS_REFERENCE;
 
     fn resource() -> ApiResource {
         T::resource()
@@ -238,6 +241,8 @@ impl<T: BuiltInKind> WatchedObject for CachedObject<T> {
 /// A built-in kind of Kubernetes. Reads the needed part of an object, or returns the reason why it cannot.
 pub trait BuiltInKind: Clone + PartialEq + Send + Sync + Sized + 'static {
     const KIND: &'static str;
+    /// See [`WatchedObject::IS_REFERENCE`].
+    const IS_REFERENCE: bool = false;
 
     fn resource() -> ApiResource;
 
@@ -320,6 +325,7 @@ impl BuiltInKind for EndpointSlice {
 
 impl BuiltInKind for Secret {
     const KIND: &'static str = "Secret";
+    const IS_REFERENCE: bool = true;
 
     fn resource() -> ApiResource {
         ApiResource::erase::<Self>(&())
@@ -358,6 +364,7 @@ const CA_KEYS: [&str; 2] = ["ca.crt", "ca.crl"];
 /// A ConfigMap with certificates of authorities.
 impl BuiltInKind for ConfigMap {
     const KIND: &'static str = "ConfigMap";
+    const IS_REFERENCE: bool = true;
 
     fn resource() -> ApiResource {
         ApiResource::erase::<Self>(&())

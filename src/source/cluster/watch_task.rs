@@ -44,6 +44,8 @@ pub struct Common {
     pub outage: Arc<Outage>,
     /// Incremented when a watch has read everything, works again, or fails.
     pub outcomes: Arc<AtomicU64>,
+    /// True if a leader writes the statuses of the load balancers. They show references that cannot be read.
+    pub has_statuses: bool,
     pub instruments: Arc<Instruments>,
 }
 
@@ -342,11 +344,14 @@ impl<K: WatchedObject> WatchTask<K> {
     }
 
     fn breaks(&self, watch_error: WatchError) {
-        self.running.failed(match &watch_error {
-            WatchError::Denied(_) => WatchFailure::Refused,
-            WatchError::Unreachable(_) => WatchFailure::Unreachable,
-        });
         let mut state = locked(&self.state);
+        // A status does not show that an object which was read before is now refused.
+        let is_in_status = K::IS_REFERENCE && self.common.has_statuses && !state.store.is_synced();
+        match &watch_error {
+            WatchError::Denied(_) if is_in_status => self.running.refused_reference(),
+            WatchError::Denied(_) => self.running.failed(WatchFailure::Refused),
+            WatchError::Unreachable(_) => self.running.failed(WatchFailure::Unreachable),
+        }
         let shown = |state: &WatchState<K>| [state.reported(), state.refused()].map(|why| why.map(str::to_owned));
         let before = shown(&state);
         state.breaks(watch_error, &self.common.outage);

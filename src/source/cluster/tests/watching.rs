@@ -58,6 +58,16 @@ async fn world_where(cluster: &mut Cluster, holds: impl Fn(&World) -> bool) -> W
     }
 }
 
+/// The number of failing watches of a kind.
+fn failing(cluster: &Cluster, kind: &str) -> usize {
+    cluster.common.instruments.watches.totals(std::time::Instant::now())[kind].failing
+}
+
+/// The age of the outage of a kind in a second.
+fn outage(cluster: &Cluster, kind: &str) -> Duration {
+    cluster.common.instruments.watches.totals(std::time::Instant::now() + Duration::from_secs(1))[kind].outage_age
+}
+
 fn key(name: &str) -> ObjectKey {
     ObjectKey::new("shop", name)
 }
@@ -270,6 +280,7 @@ async fn a_forbidden_secret_is_reported_until_it_is_permitted() {
     let world = world_where(&mut cluster, |world| !world.problems.is_empty()).await;
     let problem = "Secret shop/tls cannot be watched: secrets is forbidden: allow get, list and watch";
     assert_eq!(world.problems, [problem]);
+    assert_eq!((failing(&cluster, "Secret"), outage(&cluster, "Secret")), (1, Duration::ZERO), "the status shows it");
     server.allow("secrets");
     world_where(&mut cluster, |world| {
         world.secrets.contains_key(&key("tls")) && world.problems.is_empty() && world.unreadable.is_empty()
@@ -280,6 +291,7 @@ async fn a_forbidden_secret_is_reported_until_it_is_permitted() {
     server.break_after(|_| {});
     let world = world_where(&mut cluster, |world| !world.problems.is_empty()).await;
     assert!(world.secrets.contains_key(&key("tls")) && world.unreadable.is_empty(), "what it was stays");
+    assert!(failing(&cluster, "Secret") == 1 && outage(&cluster, "Secret") > Duration::ZERO, "no status shows it");
 }
 
 #[tokio::test]
@@ -367,6 +379,7 @@ async fn forbidden_api_server_addresses_are_reported_and_delay_nothing() {
     timeout(WAIT_LIMIT, cluster.synced(Duration::from_hours(1))).await.unwrap();
     assert_eq!(names(&cluster.world()), ["a"]);
     let world = world_where(&mut cluster, |world| world.problems.len() == 2).await;
+    assert!(outage(&cluster, "Service") > Duration::ZERO);
     let expected = [
         "Service default/kubernetes cannot be watched: services is forbidden: allow get, list and watch",
         "EndpointSlice default/kubernetes cannot be watched: endpointslices is forbidden: allow get, list and watch",

@@ -60,14 +60,13 @@ async fn a_missing_permission_of_the_replicas_is_reported_everywhere() {
         scenario.apply(&load_balancer_with("unreadable", tls, "echo", "")).await;
         let unreadable = |status: &_| is_not(status, "ResolvedRefs", "InvalidCertificateRef");
         scenario.status("the Secret is not read", "unreadable", unreadable).await;
-        let reason = "cannot be watched";
-        let secret = format!("Secret {}/db-tls {reason}: secrets \"db-tls\" is forbidden", scenario.namespace);
+        let secret = format!("Secret {}/db-tls cannot be watched: secrets \"db-tls\" is forbidden", scenario.namespace);
         let fault = Fault {
             command: doctor(),
             words: vec![secret, "allow get, list and watch".to_owned()],
-            reason,
-            alert: "TcplbWatchFailing",
-            labels: vec![("namespace", own.namespace.clone()), ("kind", "Secret".to_owned())],
+            reason: "InvalidCertificateRef",
+            alert: "TcplbLoadBalancerNotReady",
+            labels: surfaces.labels("unreadable"),
         };
         surfaces.report(&fault).await;
     })
