@@ -19,24 +19,34 @@ const MIN_TURN: Duration = Duration::from_millis(200);
 /// The maximum number of reviews that a source waits for, so that other sources get their turns too.
 const MAX_PER_SOURCE: usize = 4;
 
-/// Limits the number and rate of reviews. Sources get their turns in the order of their requests.
+/// Limits the number and rate of reviews. A source has one turn at a time, so that its slow reviews leave the other
+/// turns to other sources. Sources get their turns in the order of their requests.
 pub struct ReviewQueue {
     turns: Arc<Semaphore>,
     waiting: WaitingSources,
 }
 
-/// The number of waiting or running reviews of each source.
-type WaitingSources = Arc<Mutex<BTreeMap<IpAddr, usize>>>;
+/// The sources with waiting or running reviews.
+type WaitingSources = Arc<Mutex<BTreeMap<IpAddr, WaitingSource>>>;
+
+struct WaitingSource {
+    /// The number of waiting or running reviews.
+    count: usize,
+    /// One permit, for the review that runs or waits for a turn. The others wait for this permit.
+    first: Arc<Semaphore>,
+}
 
 /// A place in the queue. Dropping it frees the place.
 struct QueuePlace {
     source: IpAddr,
+    first: Arc<Semaphore>,
     waiting: WaitingSources,
 }
 
 /// The permission for one review.
 pub struct ReviewTurn {
     _permit: Arc<OwnedSemaphorePermit>,
+    _first: OwnedSemaphorePermit,
     _place: QueuePlace,
 }
 
@@ -50,41 +60,48 @@ impl ReviewQueue {
     /// Waits for a turn. `None`: the source has too many reviews already.
     pub async fn turn(&self, source: IpAddr) -> Option<ReviewTurn> {
         let place = QueuePlace::take(source.to_canonical(), &self.waiting)?;
-        // The semaphore is never closed.
+        // The semaphores are never closed.
+        let first = place.first.clone().acquire_owned().await.ok()?;
         let permit = Arc::new(self.turns.clone().acquire_owned().await.ok()?);
         let held = permit.clone();
         tokio::spawn(async move {
             sleep(MIN_TURN).await;
             drop(held);
         });
-        Some(ReviewTurn { _permit: permit, _place: place })
+        Some(ReviewTurn { _permit: permit, _first: first, _place: place })
+    }
+}
+
+impl Default for WaitingSource {
+    fn default() -> Self {
+        Self { count: 0, first: Arc::new(Semaphore::new(1)) }
     }
 }
 
 impl QueuePlace {
     fn take(source: IpAddr, waiting: &WaitingSources) -> Option<Self> {
-        let mut counts = lock(waiting);
-        let count = counts.entry(source).or_default();
-        if *count >= MAX_PER_SOURCE {
+        let mut sources = lock(waiting);
+        let reviews = sources.entry(source).or_default();
+        if reviews.count >= MAX_PER_SOURCE {
             return None;
         }
-        *count += 1;
-        Some(Self { source, waiting: waiting.clone() })
+        reviews.count += 1;
+        Some(Self { source, first: reviews.first.clone(), waiting: waiting.clone() })
     }
 }
 
 impl Drop for QueuePlace {
     fn drop(&mut self) {
-        let mut counts = lock(&self.waiting);
-        if let Some(count) = counts.get_mut(&self.source) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.source);
+        let mut sources = lock(&self.waiting);
+        if let Some(reviews) = sources.get_mut(&self.source) {
+            reviews.count -= 1;
+            if reviews.count == 0 {
+                sources.remove(&self.source);
             }
         }
     }
 }
 
-fn lock(waiting: &WaitingSources) -> MutexGuard<'_, BTreeMap<IpAddr, usize>> {
+fn lock(waiting: &WaitingSources) -> MutexGuard<'_, BTreeMap<IpAddr, WaitingSource>> {
     waiting.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -36,6 +36,8 @@ enum ApiCondition {
     Answering,
     Failing,
     Silent,
+    /// Answers only about known tokens, as with a slow webhook for the others.
+    SilentAboutOthers,
 }
 
 impl FakeApi {
@@ -84,12 +86,18 @@ impl FakeApi {
                 let response = Response::builder().status(StatusCode::INTERNAL_SERVER_ERROR);
                 return response.body(Body::from(status.to_string().into_bytes())).unwrap();
             }
+            ApiCondition::SilentAboutOthers if reviews_token && !self.knows(&review) => pending().await,
+            ApiCondition::SilentAboutOthers => {}
             ApiCondition::Silent => pending().await,
         }
         let status = if reviews_token { self.token_status(&review) } else { self.access_status(&head.uri, &review) };
         let mut review = review;
         review["status"] = status;
         Response::builder().status(StatusCode::CREATED).body(Body::from(review.to_string().into_bytes())).unwrap()
+    }
+
+    fn knows(&self, review: &Value) -> bool {
+        self.tokens.lock().unwrap().contains_key(review["spec"]["token"].as_str().unwrap())
     }
 
     fn token_status(&self, review: &Value) -> Value {
@@ -260,4 +268,26 @@ async fn a_flood_of_tokens_neither_loads_the_api_server_nor_excludes_others() {
     assert!(reviews > 100, "{reviews}: the flood is one");
     assert_eq!(authorizer.authorize("token-of-a-guest", "report", [10, 2, 0, 1].into()).await, Ok(()));
     floods.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_reviews_of_some_sources_do_not_delay_others() {
+    let (api, authorizer) = FakeApi::start();
+    api.become_(ApiCondition::SilentAboutOthers);
+    let begin = |source: u8, number: u8| {
+        let authorizer = authorizer.clone();
+        tokio::spawn(async move {
+            authorizer.authorize(&format!("{source}-{number}"), "report", [10, 1, 0, source].into()).await
+        })
+    };
+    let all = (0..3).flat_map(|source| (0..20).map(move |number| (source, number)));
+    let slow: Vec<_> = all.map(|(source, number)| begin(source, number)).collect();
+    sleep(seconds(1)).await;
+    assert_eq!(api.token_reviews(), 3, "one of each source");
+    let asked = Instant::now();
+    assert_eq!(authorizer.authorize(TOKEN, "report", SOURCE).await, Ok(()));
+    assert!(asked.elapsed() < Duration::from_millis(100), "{:?}", asked.elapsed());
+    for refused in join_all(slow).await {
+        assert!(refused.unwrap().is_err());
+    }
 }
