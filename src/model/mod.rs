@@ -27,7 +27,7 @@ mod trust;
 mod upstream;
 
 pub use any_certificate::AnyCertificate;
-pub use certificate::{Certificate, Fingerprint};
+pub use certificate::{Certificate, CertificateNames, Fingerprint};
 pub use certificate_cache::{AuthorityReview, CertificateCache, SharedVerifiers, VerifiedPeer, VerifierKey};
 pub use check::{
     ActiveCheck, Exchange, GrpcHealth, Hidden, HttpRequest, MySqlSession, Password, PostgresSession, Probe,

@@ -235,7 +235,8 @@ fn write_certificates(page: &mut String, listeners: &[AppliedListener], applied:
                 0..14 => ("warning", format!("in {days} days")),
                 _ => ("good", format!("in {days} days")),
             };
-            [text(&used_for), text(&certificate.source), text(&certificate.names.join(", ")), marked(class, &expiry)]
+            let names = certificate.names.as_slice().join(", ");
+            [text(&used_for), text(&certificate.source), text(&names), marked(class, &expiry)]
         }),
     );
 }

@@ -1,4 +1,4 @@
-use std::{cell::Cell, collections::HashMap, fmt, sync::Arc};
+use std::{cell::Cell, fmt, sync::Arc};
 
 use arc_swap::ArcSwap;
 use rustls::{
@@ -22,20 +22,34 @@ pub(super) fn take_requested_name() -> Option<Box<str>> {
 /// Selects the certificate of a handshake by the requested server name: the exact name, else a wildcard for its first
 /// label (RFC 6125 section 6.4), with a key that the client can verify. If no certificate matches, or there is no name,
 /// the first one with such a key.
-pub(super) struct CertificateResolver(ArcSwap<ByName>);
+///
+/// It has no table of names: the tables of the certificates are shared by all listeners.
+pub(super) struct CertificateResolver(ArcSwap<Vec<Arc<Certificate>>>);
 
 impl CertificateResolver {
     pub fn new(certificates: &[Arc<Certificate>]) -> Self {
-        Self(ArcSwap::from_pointee(ByName::new(certificates)))
+        Self(ArcSwap::from_pointee(certificates.to_vec()))
     }
 
     /// Selects by the server name and the verifiable keys of a ClientHello.
     pub fn choose(&self, name: Option<&str>, verifiable: VerifiableKeys) -> Option<Arc<CertifiedKey>> {
-        self.0.load().choose(name, verifiable)
+        let certificates = self.0.load();
+        let name = name.and_then(server_name::normalized);
+        let above = name.as_deref().and_then(|name| name.split_once('.'));
+        let wildcard = above.map(|(_, above)| format!("*.{above}"));
+        // The lowest rank is preferred, and `false` is lower than `true`. If the client can verify no certificate for
+        // the name, it gets one that it cannot verify, and rustls reports that to both sides.
+        let rank = |certificate: &&Arc<Certificate>| {
+            let has = |requested: &str| certificate.names.contains(requested);
+            let is_exact = name.as_deref().is_some_and(has);
+            let is_for_name = is_exact || wildcard.as_deref().is_some_and(has);
+            (!is_for_name, !verifiable.include(&certificate.key), !is_exact)
+        };
+        certificates.iter().min_by_key(rank).map(|certificate| certificate.key.clone())
     }
 
     pub fn replace(&self, certificates: &[Arc<Certificate>]) {
-        self.0.store(Arc::new(ByName::new(certificates)));
+        self.0.store(Arc::new(certificates.to_vec()));
     }
 }
 
@@ -77,45 +91,7 @@ impl<'a> VerifiableKeys<'a> {
 
 impl fmt::Debug for CertificateResolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.0.load().names.keys()).finish()
-    }
-}
-
-/// Certificates in the order of the manifest.
-#[derive(Default)]
-struct ByName {
-    /// By names in lower case, wildcards (`*.example.com`) among them.
-    names: HashMap<Arc<str>, Vec<Arc<CertifiedKey>>>,
-    all: Vec<Arc<CertifiedKey>>,
-}
-
-impl ByName {
-    fn new(certificates: &[Arc<Certificate>]) -> Self {
-        let mut by_name = Self::default();
-        for certificate in certificates {
-            by_name.all.push(Arc::clone(&certificate.key));
-            for name in &certificate.names {
-                by_name.names.entry(Arc::clone(name)).or_default().push(Arc::clone(&certificate.key));
-            }
-        }
-        by_name
-    }
-
-    fn choose(&self, name: Option<&str>, keys: VerifiableKeys) -> Option<Arc<CertifiedKey>> {
-        let verifiable = |of: &'_ [Arc<CertifiedKey>]| of.iter().find(|key| keys.include(key)).cloned();
-        let name = name.and_then(server_name::normalized);
-        let exact = name.as_deref().map_or(&[][..], |name| self.named(name));
-        if let Some(key) = verifiable(exact) {
-            return Some(key);
-        }
-        let above = name.as_deref().and_then(|name| name.split_once('.'));
-        let wildcard = above.map_or(&[][..], |(_, above)| self.named(&format!("*.{above}")));
-        // If the client can verify none, rustls reports that to both sides.
-        let of_the_name = || verifiable(wildcard).or_else(|| exact.first().or(wildcard.first()).cloned());
-        of_the_name().or_else(|| verifiable(&self.all)).or_else(|| self.all.first().cloned())
-    }
-
-    fn named(&self, name: &str) -> &[Arc<CertifiedKey>] {
-        self.names.get(name).map_or(&[], Vec::as_slice)
+        let certificates = self.0.load();
+        f.debug_list().entries(certificates.iter().flat_map(|certificate| certificate.names.as_slice())).finish()
     }
 }

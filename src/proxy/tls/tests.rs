@@ -26,7 +26,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio_rustls::{TlsConnector, client};
 
 use super::{certificates::VerifiableKeys, *};
-use crate::model::{Certificate, TlsVersion};
+use crate::{
+    cost::assert_grows_no_faster_than_n_log_n,
+    model::{Certificate, TlsVersion},
+};
 
 /// The authority of a test's certificates.
 pub(super) struct CertificateIssuer(CertifiedIssuer<'static, KeyPair>);
@@ -254,6 +257,32 @@ fn certificates_are_selected_by_normalized_name_and_verifiable_key() {
 
 fn any_curve(schemes: &[SignatureScheme]) -> VerifiableKeys<'_> {
     VerifiableKeys { schemes, curves: None }
+}
+
+#[test]
+fn listeners_share_the_names_of_a_certificate() {
+    let certificate = CertificateIssuer::new().certificate(&["db.example.com"]);
+    let name = &certificate.names.as_slice()[0];
+    let owners = Arc::strong_count(name);
+    let listeners = [(); 3].map(|()| ServerTls::new(&tls(&[&certificate])).unwrap());
+    listeners[0].update(&tls(&[&certificate])).unwrap();
+    assert_eq!(Arc::strong_count(name), owners);
+}
+
+#[test]
+fn the_cost_of_a_listener_does_not_grow_with_the_names_of_a_certificate() {
+    let authority = CertificateIssuer::new();
+    let prepare = |count: usize| {
+        let texts: Vec<_> = (0..count).map(|number| format!("n{number}.example.com")).collect();
+        let names: Vec<_> = texts.iter().map(String::as_str).collect();
+        (authority.certificate(&names), count)
+    };
+    assert_grows_no_faster_than_n_log_n(500, prepare, |(certificate, count)| {
+        let certificates = [certificate.clone()];
+        let listeners: Vec<_> = (0..*count).map(|_| CertificateResolver::new(&certificates)).collect();
+        let keys = any_curve(&[SignatureScheme::ECDSA_NISTP256_SHA256]);
+        assert!(listeners.iter().all(|listener| listener.choose(Some("n0.example.com"), keys).is_some()));
+    });
 }
 
 #[tokio::test]

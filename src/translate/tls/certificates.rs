@@ -26,7 +26,8 @@ use super::{
 use crate::{
     api,
     model::{
-        Certificate, CertificateCache, Fingerprint, Listener, ObjectKey, SharedVerifiers, UpstreamConfig, server_name,
+        Certificate, CertificateCache, CertificateNames, Fingerprint, Listener, ObjectKey, SharedVerifiers,
+        UpstreamConfig, server_name,
     },
     printable::quoted,
     translate::{
@@ -376,13 +377,13 @@ pub(super) const WRITE_CERTIFICATE: &str = "write a PEM text that begins with --
 
 /// DNS names and wildcards of a certificate. Common names of its subject count only if no alternative name identifies a
 /// service (RFC 6125, section 6.4.4).
-fn names(certificate: &X509Certificate) -> Vec<Arc<str>> {
+fn names(certificate: &X509Certificate) -> CertificateNames {
     /// `SRVName` (RFC 4985).
     const SRV_NAME: &str = "1.3.6.1.5.5.7.8.7";
 
     let alternatives = match certificate.subject_alternative_name() {
         Ok(alternatives) => alternatives.map_or(&[][..], |names| &names.value.general_names),
-        Err(_) => return Vec::new(),
+        Err(_) => return CertificateNames::default(),
     };
     let of_service = |name: &&GeneralName| match name {
         GeneralName::DNSName(_) | GeneralName::URI(_) => true,
