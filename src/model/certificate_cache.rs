@@ -62,6 +62,8 @@ impl SharedVerifiers {
 pub struct AuthorityReview {
     pub refused: Option<String>,
     pub warnings: Vec<String>,
+    /// The verified signatures, as in [`CertificateCache::signatures`].
+    pub signatures: Vec<(Fingerprint, bool)>,
 }
 
 impl CertificateCache {

@@ -158,7 +158,7 @@ fn authorities_come_from_config_maps_secrets_and_files() {
 }
 
 /// A load balancer with a listener for each of these lists of ConfigMaps, and a backend for each of the others.
-fn combining(clients: &[&str], backends: &[&str]) -> World {
+pub fn combining(clients: &[&str], backends: &[&str]) -> World {
     let references =
         |names: &str| names.split(' ').map(|name| format!("{{name: {name}}}")).collect::<Vec<_>>().join(", ");
     let listeners = clients.iter().enumerate().map(|(index, names)| {

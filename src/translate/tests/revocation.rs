@@ -9,10 +9,10 @@ use rcgen::{
 use rustls::pki_types::{CertificateDer, UnixTime};
 
 use super::{
-    authorities::{Ca, store, validating, validation},
+    authorities::{Ca, combining, store, validating, validation},
     *,
 };
-use crate::cost::assert_grows_no_faster_than_n_log_n;
+use crate::{cost::assert_grows_no_faster_than_n_log_n, model::AuthorityReview};
 
 fn joined(texts: impl IntoIterator<Item = String>) -> String {
     texts.into_iter().collect()
@@ -91,12 +91,16 @@ fn several_authorities_of_one_name_in_one_object_cannot_have_lists() {
 #[test]
 fn what_was_read_or_verified_before_is_not_read_or_verified_again() {
     let world = of_many_names(3, false);
-    let (mut before, verdicts) = first(&world);
+    let (start, verdicts) = first(&world);
     assert_eq!(sentences(&verdicts, "pg"), Vec::<String>::new());
+    // A translation that needs no signature keeps the results.
+    let (mut before, _) = then(&world, &start);
     let cache = Arc::make_mut(&mut before.certificate_cache);
-    assert_eq!((cache.signatures.len(), cache.authorities.len()), (3, 2));
+    assert_eq!((cache.signatures.len(), cache.authorities.len(), cache.reviews.len()), (3, 2, 1));
     // Without the cached results there would be no problem.
     each_mut(&mut cache.signatures, |signed| *signed = false);
+    // Only a new comparison reads them.
+    cache.reviews.clear();
     let (_, verdicts) = then(&world, &before);
     assert!(sentences(&verdicts, "pg")[0].contains("that is not signed by the authority of this name"));
 
@@ -113,6 +117,30 @@ fn what_was_read_or_verified_before_is_not_read_or_verified_again() {
     );
     let (nothing, _) = then(&World::default(), &before);
     assert!(nothing.certificate_cache.authorities.is_empty());
+}
+
+#[test]
+fn the_next_translation_does_not_compare_the_same_authorities_again() {
+    let world = of_one_name(2, false);
+    let (mut before, verdicts) = first(&world);
+    let messages = sentences(&verdicts, "pg");
+    assert!(messages[0].contains("caRefs: several authorities have the name \"CN=N\""), "{messages:?}");
+    let cache = Arc::make_mut(&mut before.certificate_cache);
+    let other = Arc::new(AuthorityReview { refused: Some("as before".into()), ..AuthorityReview::default() });
+    each_mut(&mut cache.reviews, |review| *review = other.clone());
+    let messages = sentences(&then(&world, &before).1, "pg");
+    assert!(messages[0].contains("caRefs: as before"), "{messages:?}");
+}
+
+#[test]
+fn listeners_with_the_same_authorities_do_not_compare_them_again() {
+    let prepare = |count: usize| {
+        let listeners = combining(&vec!["a b"; 2 * count], &["a b"]);
+        (count, World { config_maps: of_many_names(count, false).config_maps, ..listeners })
+    };
+    assert_grows_no_faster_than_n_log_n(40, prepare, |(count, world)| {
+        assert_eq!(first(world).0.listeners.len(), 2 * *count);
+    });
 }
 
 #[test]

@@ -122,9 +122,7 @@ impl<'a> CertificateLoader<'a> {
         for warning in &review.warnings {
             path.warn(Reason::Invalid, warning.as_str());
         }
-        // Ambiguous names are not verified, so each list costs one signature.
-        let problem = revocation::ambiguity(authorities).or_else(|| self.forgery(authorities));
-        problem.or_else(|| review.refused.clone())
+        review.refused.clone()
     }
 
     fn authority(
@@ -159,6 +157,7 @@ impl<'a> CertificateLoader<'a> {
         Some(authority)
     }
 
+    /// Compares authorities with each other, once for each set of them.
     fn review(&mut self, authorities: &[Arc<Authority>]) -> Arc<AuthorityReview> {
         if authorities.iter().all(|authority| authority.revoked.is_empty()) {
             return Arc::default();
@@ -167,15 +166,30 @@ impl<'a> CertificateLoader<'a> {
             let of_one = fingerprint([authority.source.as_bytes(), &authority.fingerprint]);
             fingerprint([&before, &of_one])
         });
-        cached(&mut self.cache.reviews, &self.cache_before.reviews, of_all, || {
-            Arc::new(revocation::review(authorities))
-        })
+        if let Some(known) = self.cache.reviews.get(&of_all) {
+            return known.clone();
+        }
+        let known = self.cache_before.reviews.get(&of_all).cloned();
+        let review = known.unwrap_or_else(|| Arc::new(self.new_review(authorities)));
+        // Reviews of other sets may need the same signatures.
+        self.cache.signatures.extend(review.signatures.iter().copied());
+        self.cache.reviews.insert(of_all, review.clone());
+        review
     }
 
-    /// Problem of a list whose issuer is in another source and has not signed it.
-    fn forgery(&mut self, authorities: &[Arc<Authority>]) -> Option<String> {
+    fn new_review(&mut self, authorities: &[Arc<Authority>]) -> AuthorityReview {
+        let (review, mut signatures) = (revocation::review(authorities), Vec::new());
         let (now, before) = (&mut self.cache.signatures, &self.cache_before.signatures);
-        revocation::forgery(authorities, |of_both, verify| cached(now, before, of_both, verify))
+        let forgery = || {
+            revocation::forgery(authorities, |of_both, verify| {
+                let is_valid = cached(now, before, of_both, verify);
+                signatures.push((of_both, is_valid));
+                is_valid
+            })
+        };
+        // Ambiguous names are not verified, so each list costs one signature.
+        let refused = revocation::ambiguity(authorities).or_else(forgery).or(review.refused);
+        AuthorityReview { refused, signatures, ..review }
     }
 
     fn texts(&self, reference: &api::CaRef, declaration: &Declaration) -> Result<Texts<'a>, String> {

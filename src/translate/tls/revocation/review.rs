@@ -84,7 +84,7 @@ pub fn review(authorities: &[Arc<Authority>]) -> AuthorityReview {
         if !subjects.contains(issuer.as_raw()) {
             if let Some(subject) = canonical.get(&names::canonical(issuer)) {
                 let refused = Some(names::misnamed(&authority.source, issuer, &subject.to_string()));
-                return AuthorityReview { refused, warnings };
+                return AuthorityReview { refused, warnings, ..AuthorityReview::default() };
             }
             strange.push(format!(
                 "{} has a revocation list of {}, which is not among the authorities, so the list only applies if it is \
@@ -110,7 +110,8 @@ pub fn review(authorities: &[Arc<Authority>]) -> AuthorityReview {
     warnings.extend(in_one(incomplete.collect()));
     warnings.extend(in_one(revoked(authorities)));
     let lists: Vec<_> = lists.into_iter().map(|(_, list)| list).collect();
-    AuthorityReview { refused: tie(&lists).map(|problem| format!("the sources have {problem}")), warnings }
+    let refused = tie(&lists).map(|problem| format!("the sources have {problem}"));
+    AuthorityReview { refused, warnings, ..AuthorityReview::default() }
 }
 
 fn revoked(authorities: &[Arc<Authority>]) -> Vec<String> {
