@@ -1,5 +1,5 @@
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     num::NonZeroU32,
     sync::Arc,
     time::Duration,
@@ -78,6 +78,13 @@ pub fn covers(wide: SocketAddr, narrow: SocketAddr) -> bool {
         wide => wide == narrow.ip(),
     };
     covers && wide.port() == narrow.port()
+}
+
+/// The addresses that cover this one, itself last.
+pub fn covering(address: SocketAddr) -> impl Iterator<Item = SocketAddr> {
+    let ips = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED), address.ip()];
+    let wide = ips.into_iter().map(move |ip| SocketAddr::new(ip, address.port()));
+    wide.filter(move |wide| covers(*wide, address))
 }
 
 /// The TLS settings of a listener.

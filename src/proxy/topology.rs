@@ -24,7 +24,7 @@ use tracing::{debug, error, info, warn};
 
 use self::{
     loops::LoopGuard,
-    plan::{BindPlan, plan},
+    plan::{AddressesByPort, BindPlan, plan},
 };
 use super::{
     access_log::ListenerLabel,
@@ -46,7 +46,7 @@ use super::{
 };
 use crate::{
     capacity::Share,
-    model::{self, BindState, Listener, ListenerDrain, ListenerKey, ObjectKey, Report, Snapshot, overlap},
+    model::{self, BindState, Listener, ListenerDrain, ListenerKey, ObjectKey, Report, Snapshot},
     upstream::{Backends, LogLimiter, Upstream, Upstreams, in_place},
 };
 
@@ -94,7 +94,7 @@ pub struct TopologyState {
     listeners: BTreeMap<ListenerKey, ListenerEntry>,
     shares: BTreeMap<ObjectKey, LoadBalancerShares>,
     /// Removed listeners that still had connections at the last check.
-    draining_listeners: Vec<DrainingListener>,
+    draining_listeners: BTreeMap<ListenerKey, DrainingListener>,
     next_id: u64,
     loop_guard: LoopGuard,
     /// True if a listener could not be set up, so that the next snapshot tries again.
@@ -188,7 +188,8 @@ impl Topology {
         let inherited = self.inherited.keys().copied().collect();
         let plan = plan(&open, &inherited, &snapshot.listeners);
         self.state.is_incomplete = false;
-        self.state.failed.retain(|address, _| plan.open.iter().any(|bind| bind.address == *address));
+        let opening: BTreeSet<SocketAddr> = plan.open.iter().map(|bind| bind.address).collect();
+        self.state.failed.retain(|address, _| opening.contains(address));
         for bind in plan.open {
             self.open(bind).await;
         }
@@ -324,9 +325,12 @@ impl Topology {
         let now = Instant::now();
         let due = self.state.failed.iter().filter(|(_, failure)| failure.retry_at <= now);
         let due: Vec<_> = due.map(|(address, failure)| (*address, failure.listener.clone())).collect();
+        let mut by_port: AddressesByPort = self.state.open.keys().copied().collect();
         for (address, listener) in due {
-            let overlaps = self.state.open.keys().any(|other| overlap(*other, address));
-            self.open(BindPlan { address, listener, overlaps }).await;
+            self.open(BindPlan { address, listener, overlaps: by_port.overlap(address) }).await;
+            if self.state.open.contains_key(&address) {
+                by_port.insert(address);
+            }
         }
         let open: BTreeSet<SocketAddr> = self.state.open.keys().copied().collect();
         self.close_all(plan(&open, &BTreeSet::new(), &self.state.applied.listeners).close).await;
@@ -337,10 +341,12 @@ impl Topology {
     /// Closes addresses that are no longer configured, except those of a listener whose new address could not be
     /// opened.
     async fn close_all(&mut self, addresses: Vec<SocketAddr>) {
+        let failed: BTreeSet<ListenerKey> =
+            self.state.failed.values().map(|failure| failure.listener.clone()).collect();
         let mut closing = Vec::new();
         for address in addresses {
             let Some(open) = self.state.open.get(&address) else { continue };
-            if self.state.failed.values().all(|failure| failure.listener != open.listener) {
+            if !failed.contains(&open.listener) {
                 closing.extend(self.close(address));
             }
         }
@@ -424,8 +430,7 @@ impl Topology {
     fn entry(&mut self, key: &ListenerKey) -> &mut ListenerEntry {
         let TopologyState { listeners, shares, draining_listeners, next_id, .. } = &mut self.state;
         listeners.entry(key.clone()).or_insert_with(|| {
-            if let Some(place) = draining_listeners.iter().position(|draining| draining.listener.key == *key) {
-                let DrainingListener { listener, drain } = draining_listeners.swap_remove(place);
+            if let Some(DrainingListener { listener, drain }) = draining_listeners.remove(key) {
                 return ListenerEntry { listener, tls: None, drain };
             }
             *next_id += 1;
@@ -452,14 +457,15 @@ impl Topology {
         listeners.retain(|key, entry| {
             let wanted = applied.listeners.contains_key(key);
             if !wanted {
-                draining_listeners.push(DrainingListener { listener: entry.listener.clone(), drain: entry.drain });
+                let draining = DrainingListener { listener: entry.listener.clone(), drain: entry.drain };
+                draining_listeners.insert(key.clone(), draining);
             }
             wanted
         });
-        draining_listeners.retain(|draining| draining.listener.counters.totals().active() > 0);
+        draining_listeners.retain(|_, draining| draining.listener.counters.totals().active() > 0);
         let used = |object: &ObjectKey| {
             listeners.range(object.listeners()).next().is_some()
-                || draining_listeners.iter().any(|draining| draining.listener.key.object == *object)
+                || draining_listeners.range(object.listeners()).next().is_some()
         };
         shares.retain(|object, _| used(object));
     }
@@ -494,13 +500,13 @@ impl Topology {
             usable_changes: 0,
         };
         let live = listeners.values().map(|entry| entry.listener.clone());
-        let draining = draining_listeners.iter().map(|draining| draining.listener.clone());
+        let draining = draining_listeners.values().map(|draining| draining.listener.clone());
         let view = View {
             snapshot: applied.clone(),
             // Set by `publish`.
             report: Arc::default(),
             listeners: live.chain(draining).collect(),
-            draining: draining_listeners.iter().cloned().collect(),
+            draining: draining_listeners.values().cloned().collect(),
             upstreams: self.upstreams.iter().map(|(key, upstream)| (key.clone(), upstream.clone())).collect(),
         };
         self.publish(|_| report, |_| view);
