@@ -3,7 +3,12 @@
 //! One ConfigMap stores them and is always replaced as a whole, so that no port ever has two owners. Each of its keys
 //! is a port, and the value names the owner or the time at which the port was freed.
 
-use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+    ops::RangeInclusive,
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -89,22 +94,37 @@ impl Allocations {
     /// port that its listener lost, because its Service leads to another one, is freed at `now`.
     pub fn corrected_by(&self, targets: &Targets, range: &RangeInclusive<u16>, now: Timestamp) -> Self {
         let mut corrected = self.clone();
-        for (port, shown) in targets.iter().filter(|(port, _)| range.contains(port)) {
-            // The owner of a Service without a uid is known from the stored allocations only.
-            let shown: Vec<&ServiceTarget> = shown.iter().filter(|target| !target.uid.is_empty()).collect();
-            let written = corrected.0.get(port);
-            if written.is_some_and(|written| shown.iter().any(|target| written.is_of(target))) {
-                continue;
-            }
-            let Some(ServiceTarget { uid, object, listener }) = shown.first().copied().cloned() else { continue };
-            for other in corrected.0.values_mut().filter(|other| *other.uid == *uid && other.port == listener) {
-                if other.freed.is_none() {
-                    other.free(now);
+        let targets = targets.iter().filter(|(port, _)| range.contains(port));
+        let differing: Vec<_> =
+            targets.filter_map(|(port, shown)| Some((*port, self.differing(*port, shown)?))).collect();
+        if differing.is_empty() {
+            return corrected;
+        }
+        let mut owned: BTreeMap<(Arc<str>, u16), Vec<u16>> = BTreeMap::new();
+        for (port, allocation) in self.0.iter().filter(|(_, allocation)| allocation.freed.is_none()) {
+            owned.entry((allocation.uid.clone(), allocation.port)).or_default().push(*port);
+        }
+        for (port, target) in differing {
+            let ports = owned.entry((target.uid.clone(), target.listener)).or_default();
+            for other in mem::replace(ports, vec![port]) {
+                // Another listener may have got the port since.
+                if let Some(lost) = corrected.0.get_mut(&other).filter(|allocation| allocation.is_of(target)) {
+                    lost.free(now);
                 }
             }
-            corrected.0.insert(*port, Allocation { uid, port: listener, object, freed: None });
+            let ServiceTarget { uid, object, listener } = target.clone();
+            corrected.0.insert(port, Allocation { uid, port: listener, object, freed: None });
         }
         corrected
+    }
+
+    /// The target that Services show for a port, if the port is allocated to none of their targets.
+    fn differing<'a>(&self, port: u16, shown: &'a BTreeSet<ServiceTarget>) -> Option<&'a ServiceTarget> {
+        // The owner of a Service without a uid is known from the stored allocations only.
+        let mut shown = shown.iter().filter(|target| !target.uid.is_empty());
+        let written = self.0.get(&port);
+        let is_written = written.is_some_and(|written| shown.clone().any(|target| written.is_of(target)));
+        if is_written { None } else { shown.next() }
     }
 
     /// The port of every listener, by the load balancer's uid and the listener's port. The lowest one if there are

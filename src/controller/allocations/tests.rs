@@ -197,6 +197,39 @@ fn unreadable_entries_are_freed_and_a_wrong_clock_does_not_hold_ports() {
 }
 
 #[test]
+fn of_two_services_of_one_listener_the_one_with_the_higher_port_counts() {
+    let input = AllocationInput::default().target(100, "a", 1).target(101, "a", 1);
+    for before in [stored([]), stored([(100, allocation("b", 1, None))]), stored([(103, allocation("a", 1, None))])] {
+        let after = input.allocations(&before, START);
+        assert_eq!(after.0[&101], allocation("a", 1, None));
+        assert_eq!(after.0.values().filter(|allocation| allocation.freed.is_none()).count(), 1, "{after:?}");
+    }
+}
+
+#[test]
+fn the_cost_of_an_allocation_is_that_of_sorting_its_listeners() {
+    let claimed = |count: usize| (0..count).map(|number| claim(&number.to_string(), &[1])).collect::<Vec<_>>();
+    let run = |(claims, targets): &mut (Vec<Claim>, Targets)| {
+        let (taken, gone) = (BTreeSet::new(), BTreeSet::new());
+        let input = Claims { claims, targets, taken: &taken, gone: &gone, range: 1..=u16::MAX };
+        let plan = allocate(&input, &Allocations::default(), START);
+        assert_eq!((plan.allocations.0.len(), plan.shortage.len()), (claims.len(), 0));
+    };
+    // New listeners, and those whose allocations are lost while their Services remain.
+    let are_new = |count: usize| (claimed(count), Targets::new());
+    let are_lost = |count: usize| {
+        let claims = claimed(count);
+        let target =
+            |claim: &Claim| ServiceTarget { uid: claim.uid.clone(), object: claim.object.clone(), listener: 1 };
+        let targets: Targets =
+            (1..).zip(&claims).map(|(port, claim)| (port, BTreeSet::from([target(claim)]))).collect();
+        (claims, targets)
+    };
+    crate::cost::assert_grows_no_faster_than_n_log_n(1_000, are_new, run);
+    crate::cost::assert_grows_no_faster_than_n_log_n(1_000, are_lost, run);
+}
+
+#[test]
 fn a_port_outside_of_the_range_stays_with_its_owner() {
     let before = stored([(9, allocation("a", 1, None))]);
     assert_eq!(AllocationInput::of([claim("a", &[1])]).allocations(&before, START), before);
