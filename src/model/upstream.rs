@@ -38,6 +38,31 @@ pub struct UpstreamConfig {
     pub rebalance: Option<Rebalance>,
 }
 
+#[cfg(test)]
+impl UpstreamConfig {
+    /// The backend `b` with an endpoint at each of these addresses, in ascending order, without checks.
+    pub fn plain(addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
+        let endpoint = |address| {
+            let key = EndpointKey { backend: "b".into(), address, uid: None };
+            let (stable_id, proximity) = (StableId::Address(address), Proximity::Remote);
+            EndpointConfig { key, stable_id, weight: Weight::ONE, proximity }
+        };
+        let (timeout, deadline) = (Duration::from_secs(3), Duration::from_secs(10));
+        Self {
+            balancing: Balancing { hash_prefix_v6: 64, ..Balancing::default() },
+            backends: [("b".into(), Arc::default())].into(),
+            endpoints: addresses.into_iter().map(endpoint).collect(),
+            unready: BTreeMap::new(),
+            active_check: None,
+            passive_check: None,
+            connect: Connect { timeout, deadline, attempts: NonZeroU16::MIN, preconnect: None },
+            keepalive: None,
+            drain: EndpointDrain::default(),
+            rebalance: None,
+        }
+    }
+}
+
 /// The reason why a listed endpoint does not serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum Unready {

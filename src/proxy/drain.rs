@@ -35,6 +35,7 @@ use super::{
 };
 use crate::{
     model::{Close, DrainCause, Report, Snapshot, UpstreamKey},
+    shared::changes,
     upstream::{ChangeLog, Endpoint, Upstream, in_place},
 };
 
@@ -118,25 +119,39 @@ struct UpstreamDrains {
 }
 
 impl DrainingEndpoints {
-    fn follow(&mut self, view: &View, changes: &ChangeLog, now: Instant) {
+    fn follow(&mut self, view: &View, log: &ChangeLog, now: Instant) {
         self.remove_idle(now);
         // The changes are taken first, so that a change in between is not missed.
-        let (seen, changed) = changes.since(self.seen);
+        let (seen, changed) = log.since(self.seen);
         self.seen = seen;
-        // The routes of listeners decide which endpoints can take over.
         let before = mem::replace(&mut self.snapshot, view.snapshot.clone());
-        let listeners = before.changed_listeners(&view.snapshot);
-        let (Some(mut changed), Some(listeners), true) =
-            (changed, listeners, Arc::ptr_eq(&self.upstreams, &view.upstreams))
-        else {
-            return self.read_all(view, now);
-        };
-        changed.extend(listeners.into_iter().map(|key| UpstreamKey { object: key.object }));
+        let Some(mut changed) = changed else { return self.read_all(view, now) };
+        changed.extend(self.replace_upstreams(view));
+        // The routes of listeners decide which endpoints can take over.
+        let listeners = changes(&before.listeners, &view.snapshot.listeners);
+        changed.extend(listeners.map(|(key, ..)| UpstreamKey { object: key.object.clone() }));
         for key in changed {
-            if let Ok(place) = view.upstreams.binary_search_by(|(other, _)| other.cmp(&key)) {
-                self.read(&key, &view.upstreams[place].1, now);
+            if let Some(upstream) = find(&view.upstreams, &key) {
+                self.read(&key, upstream, now);
             }
         }
+    }
+
+    /// Takes over the upstreams of a view, and forgets the removed ones. Returns the new ones.
+    fn replace_upstreams(&mut self, view: &View) -> Vec<UpstreamKey> {
+        if Arc::ptr_eq(&self.upstreams, &view.upstreams) {
+            return Vec::new();
+        }
+        let before = mem::replace(&mut self.upstreams, view.upstreams.clone());
+        for (key, _) in before.iter().filter(|(key, _)| find(&view.upstreams, key).is_none()) {
+            self.draining.remove(key);
+            self.rebalanced.remove(key);
+        }
+        let is_known = |key: &UpstreamKey, upstream: &Arc<Upstream>| {
+            find(&before, key).is_some_and(|known| Arc::ptr_eq(known, upstream))
+        };
+        let new = view.upstreams.iter().filter(|(key, upstream)| !is_known(key, upstream));
+        new.map(|(key, _)| key.clone()).collect()
     }
 
     /// Removes draining endpoints without connections. They get no new ones before the next change of their upstream.
@@ -188,6 +203,12 @@ impl DrainingEndpoints {
         }
         DrainInput { draining, upstreams: &view.upstreams }
     }
+}
+
+/// The upstream with this key, in upstreams that are sorted by key.
+fn find<'a>(upstreams: &'a [(UpstreamKey, Arc<Upstream>)], key: &UpstreamKey) -> Option<&'a Arc<Upstream>> {
+    let place = upstreams.binary_search_by(|(other, _)| other.cmp(key)).ok()?;
+    Some(&upstreams[place].1)
 }
 
 fn reason_for(cause: DrainCause) -> CloseReason {

@@ -1,14 +1,11 @@
-use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    num::NonZeroU16,
-};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use imbl::OrdMap;
 use tokio::runtime::Handle;
 
 use super::*;
 use crate::{
-    model::{self, Balancing, Connect, EndpointKey, ObjectKey, Weight},
+    model::{ObjectKey, UpstreamConfig},
     upstream::{ActiveConnection, Backends, PreconnectBudget, TriedEndpoints, Upstreams},
 };
 
@@ -19,27 +16,9 @@ fn key() -> UpstreamKey {
 }
 
 /// An upstream with an endpoint at each of these ports.
-fn wanted(ports: impl IntoIterator<Item = u16>) -> OrdMap<UpstreamKey, Arc<model::UpstreamConfig>> {
-    let endpoint = |port| {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let key = EndpointKey { backend: "b".into(), address, uid: None };
-        let (stable_id, proximity) = (model::StableId::Address(address), model::Proximity::Remote);
-        model::EndpointConfig { key, stable_id, weight: Weight::ONE, proximity }
-    };
-    let (timeout, deadline) = (Duration::from_secs(3), Duration::from_secs(10));
-    let upstream = model::UpstreamConfig {
-        balancing: Balancing { hash_prefix_v6: 64, ..Balancing::default() },
-        backends: [("b".into(), Arc::default())].into(),
-        endpoints: ports.into_iter().map(endpoint).collect(),
-        active_check: None,
-        passive_check: None,
-        connect: Connect { timeout, deadline, attempts: NonZeroU16::MIN, preconnect: None },
-        keepalive: None,
-        unready: Default::default(),
-        drain: Default::default(),
-        rebalance: None,
-    };
-    OrdMap::unit(key(), Arc::new(upstream))
+fn wanted(ports: impl IntoIterator<Item = u16>) -> OrdMap<UpstreamKey, Arc<UpstreamConfig>> {
+    let addresses = ports.into_iter().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    OrdMap::unit(key(), Arc::new(UpstreamConfig::plain(addresses)))
 }
 
 /// Upstreams, and what the drain knows about them.
@@ -50,11 +29,17 @@ struct DrainFixture {
 }
 
 impl DrainFixture {
-    fn new(wanted: &OrdMap<UpstreamKey, Arc<model::UpstreamConfig>>) -> Self {
+    fn new(wanted: &OrdMap<UpstreamKey, Arc<UpstreamConfig>>) -> Self {
         let mut upstreams = Upstreams::new(Handle::current(), PreconnectBudget::new(0), 1000);
         upstreams.update(wanted);
-        let view = View { upstreams: [(key(), upstreams.find(&key()).unwrap())].into(), ..View::default() };
-        Self { upstreams, view, known: DrainingEndpoints::default() }
+        let mut fixture = Self { upstreams, view: View::default(), known: DrainingEndpoints::default() };
+        fixture.view_upstreams();
+        fixture
+    }
+
+    /// Updates the upstreams of the view.
+    fn view_upstreams(&mut self) {
+        self.view.upstreams = self.upstreams.iter().map(|(key, upstream)| (key.clone(), upstream.clone())).collect();
     }
 
     /// A connection to one of the endpoints.
@@ -104,4 +89,27 @@ async fn ignored_endpoints_drain_again_after_a_change() {
     let _open = fixture.connect();
     fixture.upstreams.update(&wanted([2]));
     assert_eq!(fixture.draining(now + 2 * IDLE_TIMEOUT), [1].into());
+}
+
+#[tokio::test]
+async fn a_new_or_removed_upstream_changes_nothing_for_the_others() {
+    let mut fixture = DrainFixture::new(&wanted([1]));
+    let now = Instant::now();
+    fixture.draining(now);
+    fixture.upstreams.update(&wanted([2]));
+    assert_eq!(fixture.draining(now), [1].into());
+    let later = now + IDLE_TIMEOUT;
+    assert!(fixture.draining(later).is_empty());
+    let other = UpstreamKey { object: ObjectKey::new("shop", "redis") };
+    let both = |port| wanted([2]).update(other.clone(), wanted([port])[&key()].clone());
+    for configured in [both(3), both(4)] {
+        fixture.upstreams.update(&configured);
+        fixture.view_upstreams();
+        let draining = fixture.draining(later);
+        assert!(!draining.contains(&1), "it has no connections: {draining:?}");
+    }
+    assert_eq!(fixture.draining(later), [3].into(), "the new upstream is followed");
+    fixture.upstreams.retain(&wanted([2]));
+    fixture.view_upstreams();
+    assert!(fixture.draining(later).is_empty());
 }
