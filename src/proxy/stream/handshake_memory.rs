@@ -203,4 +203,17 @@ mod tests {
         drop((all, small));
         assert_eq!((memory.in_use(), memory.places.lent()), (0, 0));
     }
+
+    #[test]
+    fn the_cost_of_a_division_is_linear_in_the_number_of_load_balancers() {
+        let shares = |count: usize| {
+            let memory = Arc::new(HandshakeMemory::default());
+            let shares: Vec<_> = (0..2 * count).map(|_| share(&memory)).collect();
+            (memory, shares)
+        };
+        crate::cost::assert_grows_no_faster_than_n_log_n(1_000, shares, |(memory, shares)| {
+            let (holders, former) = shares.split_at(shares.len() / 2);
+            memory.divide(holders.iter().map(|of| &**of), former.iter().map(|of| &**of));
+        });
+    }
 }

@@ -119,3 +119,37 @@ fn log_difference(before: &Loops, now: &Loops, snapshot: &Snapshot) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use super::*;
+    use crate::model::{ListenerKey, ObjectKey};
+
+    /// Listeners on all addresses, each with the next one as its endpoint. Nothing listens at the last endpoint.
+    fn chain(count: usize) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        for number in 0..count {
+            let object = ObjectKey::new("shop", &number.to_string());
+            let port = u16::try_from(number + 1).unwrap();
+            let key = ListenerKey { object: object.clone(), port };
+            let bind = (Ipv4Addr::UNSPECIFIED, port).into();
+            snapshot.listeners.insert(key, Arc::new(Listener::plain(object.clone(), bind)));
+            let next = SocketAddr::from((Ipv4Addr::LOCALHOST, port + 1));
+            snapshot.upstreams.insert(UpstreamKey { object }, Arc::new(UpstreamConfig::plain([next])));
+        }
+        snapshot
+    }
+
+    #[test]
+    fn the_cost_of_a_search_is_that_of_sorting_listeners_and_endpoints() {
+        crate::cost::assert_grows_no_faster_than_n_log_n(500, chain, |snapshot| {
+            let mut guard = LoopGuard::default();
+            assert!(matches!(guard.without_loops(snapshot), Cow::Borrowed(_)));
+            // Nothing has changed since.
+            assert!(matches!(guard.without_loops(snapshot), Cow::Borrowed(_)));
+            assert!(guard.found().is_empty());
+        });
+    }
+}
