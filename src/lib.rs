@@ -17,6 +17,7 @@
 //! - [`drain`]: the schedule for closing open connections;
 //! - `capacity`: limited numbers of places that load balancers and namespaces share;
 //! - `descriptors`: the budget of file descriptors;
+//! - `log_limit`: rate limits for log lines;
 //! - `memory`: settings of the C library for free memory;
 //! - [`tcp`]: a TCP connection on the event loop of its task;
 //! - [`takeover`]: passes listening sockets to the process that replaces this one;
@@ -47,6 +48,7 @@ mod descriptors;
 pub mod drain;
 pub mod instruments;
 pub mod kubectl;
+mod log_limit;
 mod memory;
 pub mod metrics;
 pub mod model;

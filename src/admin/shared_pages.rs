@@ -21,7 +21,7 @@ use tokio::{
 use tracing::warn;
 
 use super::rendering::Rendering;
-use crate::upstream::{LogLimiter, in_place};
+use crate::{log_limit::LogLimiter, upstream::in_place};
 
 /// The maximum time between the start of a rendering and a request that gets its page.
 const MAX_AGE: Duration = Duration::from_secs(1);

@@ -13,8 +13,9 @@ use super::{
 };
 use crate::{
     capacity::Share,
+    log_limit::LogLimiter,
     model::{self, ListenerKey},
-    upstream::{LogLimiter, Subset, Upstream},
+    upstream::{Subset, Upstream},
 };
 
 /// The part of a listener that outlives changes of its configuration.

@@ -46,8 +46,9 @@ use super::{
 };
 use crate::{
     capacity::Share,
+    log_limit::LogLimiter,
     model::{self, BindState, Listener, ListenerDrain, ListenerKey, ObjectKey, Report, Snapshot},
-    upstream::{Backends, LogLimiter, Upstream, Upstreams, in_place},
+    upstream::{Backends, Upstream, Upstreams, in_place},
 };
 
 /// The pause before the first retry of a bind; it doubles with each failure up to the longest one.

@@ -10,14 +10,13 @@ use rustix::{
     io::{Errno, FdFlags, fcntl_setfd},
     net::{SocketFlags, acceptfrom, acceptfrom_with},
 };
-use tokio::time::Instant;
 use tracing::{info, warn};
+
+use crate::log_limit::LogLimiter;
 
 /// The number of failed accepts that are retried at once. A connection that failed while it waited leaves the queue, so
 /// others may wait behind it. An accept that always fails would use a whole CPU.
 const RETRIES: u32 = 1024;
-/// The minimum time between two warnings of a socket.
-const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Accepts a waiting connection, independent of the event loop's readiness. The connection does not block.
 pub fn accept(socket: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
@@ -51,13 +50,13 @@ pub struct Backoff {
     /// Pauses since the last accepted connection.
     pauses: u32,
     is_reported: bool,
-    next_warning: Option<Instant>,
+    log: LogLimiter,
 }
 
 impl Backoff {
     /// For a socket of the listener with this name.
     pub fn new(listener: String) -> Self {
-        Self { listener, failures: 0, pauses: 0, is_reported: false, next_warning: None }
+        Self { listener, failures: 0, pauses: 0, is_reported: false, log: LogLimiter::new() }
     }
 
     /// The pause after a failed accept. `None`: the next accept may succeed at once.
@@ -83,12 +82,10 @@ impl Backoff {
 
     #[cold]
     fn report(&mut self, error: &io::Error) {
-        let now = Instant::now();
-        if self.is_reported || self.next_warning.is_some_and(|next| now < next) {
+        if self.is_reported || !self.log.allow() {
             return;
         }
         self.is_reported = true;
-        self.next_warning = Some(now + WARNING_INTERVAL);
         let remedy = if is_exhausted(error) {
             "raise the limit of open files, or the memory limit"
         } else {
@@ -124,17 +121,14 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_failure_is_reported_once_and_a_repeated_one_after_a_while() {
+    #[test]
+    fn a_failure_is_reported_and_a_repeated_one_within_the_log_limit_is_not() {
         let mut backoff = Backoff::new("shop/db/main".into());
-        let mut fails = async |after: Duration| {
-            tokio::time::advance(after).await;
+        let mut reports_failure = || {
             backoff.succeeded();
             backoff.failed(&Errno::MFILE.into());
             backoff.is_reported
         };
-        assert!(fails(Duration::ZERO).await);
-        assert!(!fails(Duration::from_secs(1)).await);
-        assert!(fails(WARNING_INTERVAL).await);
+        assert_eq!([reports_failure(), reports_failure()], [true, false]);
     }
 }

@@ -14,7 +14,6 @@ mod dial;
 mod endpoint;
 mod endpoint_set;
 mod in_place;
-mod log_limit;
 mod priority;
 mod probe;
 mod published;
@@ -45,7 +44,6 @@ pub use self::{
         pool::{PoolFigures, PreconnectBudget},
     },
     in_place::in_place,
-    log_limit::LogLimiter,
     published::FormerEndpoint,
     subset::Subset,
 };

@@ -3,12 +3,11 @@ use std::sync::{Arc, atomic::AtomicU64};
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
-use super::{
-    endpoint::Endpoint,
+use super::{endpoint::Endpoint, rebalance::RebalancePolicy};
+use crate::{
     log_limit::{LineLimit, LogLimiter},
-    rebalance::RebalancePolicy,
+    model::{self, Unready, UpstreamKey},
 };
-use crate::model::{self, Unready, UpstreamKey};
 
 /// The part of an upstream that its connections, its subsets and its control task share.
 pub struct Published {

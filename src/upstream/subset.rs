@@ -17,11 +17,13 @@ use super::{
     backends::Backends,
     balance::{Balancer, Candidate},
     endpoint::{ActiveConnection, Endpoint, TriedEndpoints},
-    log_limit::LogLimiter,
     priority::{ActivePriority, PriorityChange, PriorityLevels},
     published::Published,
 };
-use crate::model::{self, ActiveCheck, EndpointKey, Priority};
+use crate::{
+    log_limit::LogLimiter,
+    model::{self, ActiveCheck, EndpointKey, Priority},
+};
 
 /// The time for which waiting clients wait for further endpoints once one is usable. Without it, all of them would
 /// connect to the endpoint that was probed first.

@@ -12,8 +12,8 @@ use tracing::warn;
 use super::{gcra::Gcra, refusal::Refusal};
 use crate::{
     capacity::{PlaceKind, Places, Share, Terms},
+    log_limit::LogLimiter,
     model::{Limits, ListenerKey},
-    upstream::LogLimiter,
 };
 
 /// The entries for the sources of all listeners: a fixed number, however many addresses connect.

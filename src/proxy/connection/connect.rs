@@ -9,6 +9,7 @@ use tracing::warn;
 
 use super::{record::ConnectionRecord, sides::BackendConnection};
 use crate::{
+    log_limit::LogLimiter,
     model::{Backend, BackendTls, ProxyVersion, StartTls},
     proxy::{
         access_log::{Attempts, ConnectFault, FailedEndpoint},
@@ -18,7 +19,7 @@ use crate::{
         tls::{ClientStream, ClientTls},
     },
     tcp::TcpSocket,
-    upstream::{ActiveConnection, Endpoint, LogLimiter, Subset, TriedEndpoints, dial, is_local},
+    upstream::{ActiveConnection, Endpoint, Subset, TriedEndpoints, dial, is_local},
 };
 
 /// The client information that an endpoint gets ahead of the client's bytes.

@@ -18,7 +18,7 @@ use tokio::{
 use tracing::warn;
 
 use super::cancel_request::CancelRequest;
-use crate::{proxy::admission::Prefix, upstream::LogLimiter};
+use crate::{log_limit::LogLimiter, proxy::admission::Prefix};
 
 /// The maximum number of servers that get a CancelRequest, which does not name the server of its session.
 const MOST_SERVERS: usize = 32;

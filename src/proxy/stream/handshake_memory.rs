@@ -13,8 +13,8 @@ use tracing::warn;
 
 use crate::{
     capacity::{PlaceKind, Places, Share, Terms},
+    log_limit::LogLimiter,
     model::ObjectKey,
-    upstream::LogLimiter,
 };
 
 /// The bytes that are free for each client. Nearly all handshakes need less: a ClientHello has 200 to 2,000 bytes, and

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use tracing::warn;
 
-use crate::upstream::LogLimiter;
+use crate::log_limit::LogLimiter;
 
 /// The held bytes of all connections together from which reads are smallest.
 const LIMIT: usize = 32 << 20;

@@ -33,10 +33,10 @@ use self::{bounded::Bounded, connection::ProbeConnection, failure::ProbeError, p
 use super::{
     dial::{dial, is_local},
     endpoint::Endpoint,
-    log_limit::LogLimiter,
 };
 use crate::{
     capacity::{TenantPermit, TenantQueue},
+    log_limit::LogLimiter,
     model::{ActiveCheck, Backend, BackendTls, Probe, ProxyVersion, Transport},
 };
 

@@ -3,13 +3,13 @@ use std::num::NonZeroU32;
 use super::*;
 use crate::{
     capacity::{Places, Share},
+    log_limit::LogLimiter,
     model::ListenerKey,
     proxy::{
         accounting::ListenerCounters,
         admission::{Admission, CONNECTIONS, Sources},
         stream::handshake_memory::HandshakeShare,
     },
-    upstream::LogLimiter,
 };
 
 /// A draining resource with this many connections. Its kind makes no difference here.

@@ -33,9 +33,14 @@ impl LogLimiter {
     }
 
     pub fn allow(&self) -> bool {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        self.allow_at(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs())
+    }
+
+    fn allow_at(&self, now: u64) -> bool {
         let next = self.next.load(Relaxed);
-        now >= next && self.next.compare_exchange(next, now + PERIOD, Relaxed, Relaxed).is_ok()
+        // A clock that was set back does not silence the log.
+        let is_early = now < next && next <= now + PERIOD;
+        !is_early && self.next.compare_exchange(next, now + PERIOD, Relaxed, Relaxed).is_ok()
     }
 }
 
@@ -92,6 +97,13 @@ impl LineLimit {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_is_allowed_once_per_period_also_after_the_clock_is_set_back() {
+        let limiter = LogLimiter::new();
+        let allowed = [1000, 1000, 1009, 1010, 1019, 1020, 500, 509, 510].map(|now| limiter.allow_at(now));
+        assert_eq!(allowed, [true, false, false, true, false, true, true, false, true]);
+    }
 
     #[test]
     fn lines_beyond_the_limit_are_counted_and_reported_after_their_period() {
