@@ -7,7 +7,6 @@ mod any_certificate;
 mod certificate;
 mod certificate_cache;
 mod check;
-mod client_chain;
 mod connections;
 mod drain;
 mod key;
@@ -33,7 +32,6 @@ pub use check::{
     ActiveCheck, Exchange, GrpcHealth, Hidden, HttpRequest, MySqlSession, Password, PostgresSession, Probe,
     RedisSession, Role, Transport,
 };
-pub use client_chain::{ClientChainTooLong, MAX_CLIENT_CERTIFICATES, MAX_CLIENT_CHAIN};
 pub use connections::{ConnectionList, ConnectionOrder, ConnectionView};
 pub use drain::{Close, DRAIN_TOLERANCE, DrainCause, EndpointDrain, ListenerDrain, Rebalance};
 pub use key::{EndpointKey, ListenerKey, ObjectKey, UpstreamKey};

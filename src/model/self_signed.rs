@@ -14,11 +14,8 @@ use rustls::{
 };
 use x509_parser::{certificate::X509Certificate, extensions::ExtendedKeyUsage, prelude::FromDer};
 
-use super::client_chain::check_client_chain;
-
 /// Accepts certificates that are configured as their own authority, as OpenSSL's clients do. The inner verifier decides
-/// about all others; it refuses the certificate of an authority as the certificate of a server or client. Chains of
-/// clients have a maximum length.
+/// about all others; it refuses the certificate of an authority as the certificate of a server or client.
 pub struct WithSelfSigned<V: ?Sized> {
     pub own: BTreeSet<Box<[u8]>>,
     pub inner: Arc<V>,
@@ -137,7 +134,6 @@ impl<V: ClientCertVerifier + ?Sized> ClientCertVerifier for WithSelfSigned<V> {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        check_client_chain(end_entity, intermediates)?;
         if !self.has(end_entity) {
             return self.verify(now, |inner| inner.verify_client_cert(end_entity, intermediates, now));
         }

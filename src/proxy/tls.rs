@@ -2,6 +2,7 @@
 
 mod certificates;
 mod client;
+mod client_chain;
 mod client_hello;
 mod fault;
 mod sessions;
@@ -22,6 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::{
     certificates::{CertificateResolver, take_requested_name},
+    client_chain::ClientChainLimit,
     sessions::{LimitedTickets, SessionCache},
 };
 pub use self::{
@@ -144,7 +146,7 @@ fn configured(
     let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
     let builder = builder.with_protocol_versions(versions)?;
     let builder = match &tls.client_validation {
-        Some(validation) => builder.with_client_cert_verifier(validation.verifier.clone()),
+        Some(validation) => builder.with_client_cert_verifier(Arc::new(ClientChainLimit(validation.verifier.clone()))),
         None => builder.with_no_client_auth(),
     };
     let mut config = builder.with_cert_resolver(certificates.clone());

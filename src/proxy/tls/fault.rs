@@ -4,11 +4,8 @@ use std::io;
 
 use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible, PeerMisbehaved};
 
-use super::client_hello::HelloError;
-use crate::{
-    model::ClientChainTooLong,
-    proxy::{labeled_enum::labeled_enum, postgres::StartupError},
-};
+use super::{client_chain::ClientChainTooLong, client_hello::HelloError};
+use crate::proxy::{labeled_enum::labeled_enum, postgres::StartupError};
 
 labeled_enum! {
     /// The reason why the handshake of a client failed.

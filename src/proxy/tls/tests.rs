@@ -1,5 +1,4 @@
 use std::{
-    collections::BTreeSet,
     pin::pin,
     sync::{
         Arc,
@@ -25,7 +24,11 @@ use rustls::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio_rustls::{TlsConnector, client};
 
-use super::{certificates::VerifiableKeys, *};
+use super::{
+    certificates::VerifiableKeys,
+    client_chain::{MAX_CLIENT_CERTIFICATES, MAX_CLIENT_CHAIN},
+    *,
+};
 use crate::{
     cost::assert_grows_no_faster_than_n_log_n,
     model::{Certificate, TlsVersion},
@@ -105,13 +108,9 @@ impl CertificateIssuer {
     /// A server that requires certificates of this authority.
     fn validating_server(&self) -> ServerTls {
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let inner = WebPkiClientVerifier::builder_with_provider(self.roots().into(), provider).build().unwrap();
-        let verifier = model::WithSelfSigned { own: BTreeSet::new(), inner, upcoming: None, is_revoked: false };
-        let validation = ClientValidation {
-            mode: model::ClientValidationMode::Required,
-            authorities: Vec::new(),
-            verifier: Arc::new(verifier),
-        };
+        let verifier = WebPkiClientVerifier::builder_with_provider(self.roots().into(), provider).build().unwrap();
+        let mode = model::ClientValidationMode::Required;
+        let validation = ClientValidation { mode, authorities: Vec::new(), verifier };
         let certificate = self.certificate(&["db.example.com"]);
         ServerTls::new(&model::Tls { client_validation: Some(Arc::new(validation)), ..tls(&[&certificate]) }).unwrap()
     }
@@ -459,13 +458,13 @@ async fn tickets_come_with_the_first_data_also_after_a_second_client_hello() {
 async fn a_chain_that_is_too_long_is_refused() {
     let authority = CertificateIssuer::new();
     let server = authority.validating_server();
-    let most = model::MAX_CLIENT_CERTIFICATES - 1;
+    let most = MAX_CLIENT_CERTIFICATES - 1;
     for version in [&TLS12, &TLS13] {
         for (others, is_accepted) in [
             (vec![100; most], true),
             (vec![100; most + 1], false),
-            (vec![model::MAX_CLIENT_CHAIN - 2_000], true),
-            (vec![model::MAX_CLIENT_CHAIN], false),
+            (vec![MAX_CLIENT_CHAIN - 2_000], true),
+            (vec![MAX_CLIENT_CHAIN], false),
         ] {
             let (near, far) = duplex(64 << 10);
             let name = ServerName::try_from("db.example.com").unwrap();
