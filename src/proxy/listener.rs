@@ -8,8 +8,12 @@ use arc_swap::ArcSwap;
 
 use self::routes::Routes;
 use super::{
-    access_log::ListenerLabel, accounting::ListenerCounters, admission::Admission, postgres::Cancels,
-    stream::handshake_memory::HandshakeShare, tls::ServerTls,
+    access_log::ListenerLabel,
+    accounting::ListenerCounters,
+    admission::Admission,
+    postgres::Cancels,
+    stream::{handshake_memory::HandshakeShare, relay_memory::RelayShare},
+    tls::ServerTls,
 };
 use crate::{
     capacity::Share,
@@ -30,6 +34,8 @@ pub struct ListenerState {
     pub share: Arc<Share>,
     /// The handshake memory of its load balancer.
     pub handshakes: Arc<HandshakeShare>,
+    /// The relay memory of its load balancer.
+    pub relay_memory: Arc<RelayShare>,
     /// Limits the warning about refusals because the process is full.
     pub process_full_log: LogLimiter,
     /// The requests to cancel queries that are in progress, of all listeners.

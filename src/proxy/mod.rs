@@ -57,7 +57,6 @@ use admission::{CONNECTIONS, SWEEP, Sources};
 use drain::Drainer;
 use postgres::Cancels;
 use socket::Sharing;
-use stream::relay_memory::RELAY_MEMORY;
 use topology::Topology;
 use worker::{
     handle::{Shared, WorkerCommand, WorkerHandle, ask},
@@ -114,6 +113,7 @@ impl Proxy {
             workers,
             capacity: Arc::new(Places::new(options.descriptors / 2, CONNECTIONS)),
             handshake_memory: Arc::default(),
+            relay_memory: Arc::default(),
             spare_from: options.spare_from,
             pipes: options.pipes,
             access_log: Arc::new(options.access_log),
@@ -270,7 +270,7 @@ impl Monitor {
 
     /// Bytes that open connections hold because their receivers are slow.
     pub fn relay_memory(&self) -> usize {
-        RELAY_MEMORY.held()
+        self.shared.relay_memory.held()
     }
 
     /// The reports on applied snapshots. The view is updated before each report.

@@ -36,7 +36,7 @@ use super::{
     },
     postgres::Cancels,
     socket::{self, Sharing},
-    stream::handshake_memory::HandshakeShare,
+    stream::{handshake_memory::HandshakeShare, relay_memory::RelayShare},
     tls::ServerTls,
     view::{DrainingListener, View},
     worker::{
@@ -128,6 +128,7 @@ struct BindFailure {
 struct LoadBalancerShares {
     connections: Arc<Share>,
     handshakes: Arc<HandshakeShare>,
+    relay_memory: Arc<RelayShare>,
 }
 
 struct ListenerEntry {
@@ -292,8 +293,8 @@ impl Topology {
         Ok(sockets)
     }
 
-    /// Divides the connections that the remaining descriptors allow, and the handshake memory, among the load
-    /// balancers.
+    /// Divides the connections that the remaining descriptors allow, and the memory for handshakes and slow receivers,
+    /// among the load balancers.
     fn divide(&self) {
         let TopologyState { listeners, shares, .. } = &self.state;
         let (listening, capacity) = (self.state.listening, &self.shared.capacity);
@@ -309,6 +310,7 @@ impl Topology {
             holders.iter().map(|(_, shares)| &*shares.handshakes),
             former.iter().map(|(_, shares)| &*shares.handshakes),
         );
+        self.shared.relay_memory.divide(holders.len());
         if total != before {
             info!(connections = total, listening_sockets = listening, "connection limit by file descriptors");
         }
@@ -438,6 +440,7 @@ impl Topology {
             let own = shares.entry(key.object.clone()).or_insert_with(|| LoadBalancerShares {
                 connections: Arc::new(Share::new(self.shared.capacity.clone())),
                 handshakes: Arc::new(HandshakeShare::new(key.object.clone(), self.shared.handshake_memory.clone())),
+                relay_memory: Arc::new(RelayShare::new(key.object.clone(), self.shared.relay_memory.clone())),
             });
             let listener = ListenerState {
                 key: key.clone(),
@@ -446,6 +449,7 @@ impl Topology {
                 admission: Arc::new(Admission::new(key.clone(), self.sources.clone())),
                 share: own.connections.clone(),
                 handshakes: own.handshakes.clone(),
+                relay_memory: own.relay_memory.clone(),
                 process_full_log: LogLimiter::new(),
                 cancels: self.cancels.clone(),
             };

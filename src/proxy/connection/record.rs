@@ -17,7 +17,7 @@ use crate::{
         access_log::{AccessLog, Attempts, ConnectionId, Event, Kind, logs_end, logs_start},
         accounting::{CloseReason, Shard},
         listener::ListenerConfig,
-        stream::Stream,
+        stream::{Stream, relay_memory::RelayShare},
         tls::{ClientTls, HandshakeFault, Identity},
     },
     upstream::{
@@ -357,6 +357,10 @@ impl Drop for ConnectionRecord {
 }
 
 impl Meter for ConnectionRecord {
+    fn memory(&self) -> &RelayShare {
+        &self.config.state.relay_memory
+    }
+
     fn sent_to_backend(&self, bytes: usize) {
         self.session.bytes_to_backend.set(self.session.bytes_to_backend.get() + bytes as u64);
         self.shard().bytes_to_backend.add(bytes as u64);

@@ -30,7 +30,7 @@ use crate::proxy::{
     proxy_protocol::SignatureGuard,
     stream::{
         Stream,
-        relay_memory::{HeldBytes, RELAY_MEMORY},
+        relay_memory::{HeldBytes, RelayShare},
     },
 };
 
@@ -62,6 +62,8 @@ pub struct Deadlines {
 
 /// Receives measurements of a connection while it is relayed.
 pub trait Meter {
+    /// The memory that bytes are charged to while they cannot be passed on.
+    fn memory(&self) -> &RelayShare;
     fn sent_to_backend(&self, bytes: usize);
     fn sent_to_client(&self, bytes: usize);
     /// Called after each poll that moved bytes.
@@ -85,7 +87,7 @@ pub fn both_ways<'a>(
     let mut relay = Relay {
         up: Direction::new(guard),
         down: Direction::new(None),
-        held: HeldBytes::none_of(&RELAY_MEMORY),
+        held: HeldBytes::none_of(meter.memory()),
         deadlines,
         last_activity: now,
         undelivered: (0, 0),
@@ -114,13 +116,13 @@ pub fn both_ways<'a>(
     }
 }
 
-struct Relay {
+struct Relay<'a> {
     /// From the client to the backend.
     up: Direction,
     /// From the backend to the client.
     down: Direction,
     /// The memory of this connection's bytes that could not be passed on.
-    held: HeldBytes,
+    held: HeldBytes<'a>,
     deadlines: Deadlines,
     last_activity: Instant,
     /// Undelivered bytes to the client and the backend at the last check.
@@ -132,7 +134,7 @@ struct Relay {
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl Relay {
+impl Relay<'_> {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -141,6 +143,7 @@ impl Relay {
         meter: &impl Meter,
     ) -> Poll<Ending> {
         let mut moved = false;
+        let memory = self.held.share();
         let ending = SHARED.with_borrow_mut(|buffer| {
             loop {
                 let before = (self.up.state, self.down.state);
@@ -149,7 +152,8 @@ impl Relay {
                     moved = true;
                     meter.sent_to_backend(bytes);
                 };
-                let mut flow = Flow { source: &mut *client, destination: &mut *backend, buffer: &mut *buffer, wrote };
+                let mut flow =
+                    Flow { source: &mut *client, destination: &mut *backend, buffer: &mut *buffer, memory, wrote };
                 let up = self.up.poll(cx, &mut flow, last);
                 if let Poll::Ready(Err(fault)) = up
                     && let Some(ending) = self.up_failed(fault)
@@ -161,7 +165,8 @@ impl Relay {
                     moved = true;
                     meter.sent_to_client(bytes);
                 };
-                let mut flow = Flow { source: &mut *backend, destination: &mut *client, buffer: &mut *buffer, wrote };
+                let mut flow =
+                    Flow { source: &mut *backend, destination: &mut *client, buffer: &mut *buffer, memory, wrote };
                 let down = self.down.poll(cx, &mut flow, last);
                 if let Poll::Ready(Err(fault)) = down
                     && let Some(ending) = self.down_failed(fault)

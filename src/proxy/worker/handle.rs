@@ -30,7 +30,7 @@ use crate::{
         connection::AcceptedConnection,
         connections::{ConnectionQuery, FirstConnections},
         listener::ListenerSlot,
-        stream::handshake_memory::HandshakeMemory,
+        stream::{handshake_memory::HandshakeMemory, relay_memory::RelayMemory},
     },
 };
 
@@ -40,6 +40,7 @@ pub struct Shared {
     pub workers: Vec<WorkerHandle>,
     pub capacity: Arc<Places>,
     pub handshake_memory: Arc<HandshakeMemory>,
+    pub relay_memory: Arc<RelayMemory>,
     /// Client connections only use descriptors below this one.
     pub spare_from: RawFd,
     /// The maximum number of pipes of each worker.

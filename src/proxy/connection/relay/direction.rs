@@ -13,7 +13,7 @@ use crate::{
         proxy_protocol::{Inspection, SignatureGuard},
         stream::{
             pipe::{Pipe, PipeOutput},
-            relay_memory::{RECORD_READ, RELAY_MEMORY, discard_front},
+            relay_memory::{RECORD_READ, RelayShare, discard_front},
         },
     },
     tcp::TcpSocket,
@@ -71,6 +71,8 @@ pub struct Flow<'a, S, D, W> {
     pub destination: &'a mut D,
     /// Of [`BUFFER`] bytes, without content between polls.
     pub buffer: &'a mut [u8],
+    /// Limits the size of reads.
+    pub memory: &'a RelayShare,
     /// Called with the number of bytes of each write.
     pub wrote: W,
 }
@@ -206,7 +208,7 @@ impl Direction {
         flow: &mut Flow<'_, S, D, W>,
         keeps_up: bool,
     ) -> Poll<Result<usize, Fault>> {
-        let size = self.read_size(keeps_up, flow.source);
+        let size = self.read_size(keeps_up, flow.source, flow.memory.max_read());
         let Poll::Ready(count) = read(cx, flow.source, &mut flow.buffer[..size])? else {
             // Nothing to read: flush the TLS layer.
             ready!(Pin::new(&mut *flow.destination).poll_flush(cx)).map_err(|_| Fault::Write)?;
@@ -230,15 +232,13 @@ impl Direction {
         Poll::Ready(Ok(if flow.source.plain().is_some() { count } else { size }))
     }
 
-    /// The size of the next read: less for a receiver that did not accept everything the last time, and while slow
-    /// receivers take much memory.
-    fn read_size(&self, keeps_up: bool, source: &impl Side) -> usize {
+    /// The size of the next read: less for a receiver that did not accept everything the last time, and at most `most`.
+    fn read_size(&self, keeps_up: bool, source: &impl Side, most: usize) -> usize {
         let size = match keeps_up {
             false => RECORD_READ,
             true if self.moves_much => BUFFER,
             true => READ,
         };
-        let most = RELAY_MEMORY.max_read();
         // A TLS record is held as a whole in any case.
         size.min(if source.plain().is_some() { most } else { most.max(RECORD_READ) })
     }

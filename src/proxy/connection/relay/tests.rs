@@ -8,6 +8,7 @@ use std::{
     os::fd::{AsFd, OwnedFd},
     pin::pin,
     rc::Rc,
+    sync::Arc,
 };
 
 use socket2::SockRef;
@@ -19,7 +20,11 @@ use tokio::{
 };
 
 use super::*;
-use crate::{proxy::stream::undelivered::undelivered, tcp::TcpSocket};
+use crate::{
+    model::ObjectKey,
+    proxy::stream::{relay_memory::RelayMemory, undelivered::undelivered},
+    tcp::TcpSocket,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(1);
@@ -40,14 +45,35 @@ struct Near {
     backend: OwnedFd,
 }
 
-#[derive(Default)]
 struct Counts {
+    memory: RelayShare,
     to_backend: Cell<usize>,
     to_client: Cell<usize>,
     long_lived: Cell<usize>,
 }
 
+impl Default for Counts {
+    fn default() -> Self {
+        Self::of(&Arc::default())
+    }
+}
+
+impl Counts {
+    fn of(memory: &Arc<RelayMemory>) -> Self {
+        Self {
+            memory: RelayShare::new(ObjectKey::new("shop", "db"), memory.clone()),
+            to_backend: Cell::default(),
+            to_client: Cell::default(),
+            long_lived: Cell::default(),
+        }
+    }
+}
+
 impl Meter for Counts {
+    fn memory(&self) -> &RelayShare {
+        &self.memory
+    }
+
     fn sent_to_backend(&self, bytes: usize) {
         self.to_backend.set(self.to_backend.get() + bytes);
     }
@@ -439,18 +465,28 @@ impl Side for EndlessSender {
 
 #[tokio::test]
 async fn a_slow_receiver_holds_one_read_which_is_small_while_others_hold_much() {
-    let mut others = HeldBytes::none_of(&RELAY_MEMORY);
-    for (held, read) in [(0, 64 << 10), (16 << 20, 16 << 10), (32 << 20, 4 << 10)] {
+    let memory = Arc::<RelayMemory>::default();
+    let of_others = Counts::of(&memory);
+    let mut others = HeldBytes::none_of(of_others.memory());
+    let (full, record, small) = (64 << 10, 16 << 10, 4 << 10);
+    for (load_balancers, held, read) in [
+        (2, 32 << 20, full),
+        // Without a guaranteed part.
+        (usize::MAX, 0, full),
+        (usize::MAX, 16 << 20, record),
+        (usize::MAX, 32 << 20, small),
+    ] {
+        memory.divide(load_balancers);
         others.set(held);
         let ((_client, near_client, _), (_backend, near_backend, _)) = (pair().await, pair().await);
-        let (encrypted, sent, meter) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)), Counts::default());
+        let (encrypted, sent, meter) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)), Counts::of(&memory));
         let mut client = SlowReceiver { stream: near_client, encrypted: encrypted.clone() };
         let mut backend = EndlessSender { stream: near_backend, sent: sent.clone() };
         let mut relayed = pin!(both_ways(&mut client, &mut backend, Deadlines::default(), None, &meter));
         for _ in 0..3 {
             assert!(futures::poll!(&mut relayed).is_pending());
             assert_eq!((encrypted.get(), sent.get()), (read, read), "nothing is read before that is sent");
-            assert!(RELAY_MEMORY.held() >= held + read);
+            assert_eq!((meter.memory().held(), memory.held()), (read, held + read));
         }
         encrypted.set(0);
         assert!(futures::poll!(&mut relayed).is_pending());

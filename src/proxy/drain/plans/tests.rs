@@ -8,7 +8,7 @@ use crate::{
     proxy::{
         accounting::ListenerCounters,
         admission::{Admission, CONNECTIONS, Sources},
-        stream::handshake_memory::HandshakeShare,
+        stream::{handshake_memory::HandshakeShare, relay_memory::RelayShare},
     },
 };
 
@@ -22,6 +22,7 @@ fn resource(id: u64, connections: u64) -> Arc<ListenerState> {
         admission: Arc::new(Admission::new(ListenerKey { object: object(), port: 1 }, sources)),
         share: Arc::new(Share::new(Arc::new(Places::new(1, CONNECTIONS)))),
         handshakes: Arc::new(HandshakeShare::new(object(), Arc::default())),
+        relay_memory: Arc::new(RelayShare::new(object(), Arc::default())),
         process_full_log: LogLimiter::new(),
         cancels: Arc::new(crate::proxy::postgres::Cancels::new(1)),
     };

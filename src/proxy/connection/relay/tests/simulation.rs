@@ -187,12 +187,17 @@ impl Side for Script {
 
 /// Counts bytes, and records the last time at which bytes moved.
 struct Activity {
+    memory: RelayShare,
     to_backend: Cell<usize>,
     to_client: Cell<usize>,
     last: Cell<Instant>,
 }
 
 impl Meter for Activity {
+    fn memory(&self) -> &RelayShare {
+        &self.memory
+    }
+
     fn sent_to_backend(&self, bytes: usize) {
         self.to_backend.set(self.to_backend.get() + bytes);
     }
@@ -223,7 +228,8 @@ async fn run(seed: u64) -> CloseReason {
     let (idle, half_closed) = (limit(random), limit(random));
     let longest = Duration::from_millis(random.u64(1..40_000));
     let deadlines = Deadlines { idle, half_closed, end: Some(started + longest) };
-    let activity = Activity { to_backend: Cell::new(0), to_client: Cell::new(0), last: Cell::new(started) };
+    let memory = RelayShare::new(ObjectKey::new("shop", "db"), Arc::default());
+    let activity = Activity { memory, to_backend: Cell::new(0), to_client: Cell::new(0), last: Cell::new(started) };
     let reason = both_ways(&mut client, &mut backend, deadlines, None, &activity).await;
 
     let (elapsed, silence) = (started.elapsed(), activity.last.get().elapsed());
