@@ -105,10 +105,12 @@ pub fn both_ways<'a>(
             }
             Ending::Cut(reason) => reason,
             Ending::ClientBroke(reason) => {
+                relay.discard_held(client, backend);
                 Box::pin(deliver(backend)).await;
                 reason
             }
             Ending::BackendBroke(reason) => {
+                relay.discard_held(backend, client);
                 Box::pin(deliver(client)).await;
                 reason
             }
@@ -197,13 +199,13 @@ impl Relay<'_> {
             Fault::Read => Some(Ending::ClientBroke(self.client_broke())),
             // The backend has sent everything and closed: deliver that to the client before it sees the failure.
             Fault::Write if self.down.state == DirectionState::Done => {
-                self.up.state = DirectionState::Discarding;
+                self.up.stop(DirectionState::Discarding);
                 self.linger_until = Some(Instant::now() + LINGER);
                 None
             }
             // Read the bytes that the backend sent before it broke; its end is then not a clean one.
             Fault::Write => {
-                self.up.state = DirectionState::Broken;
+                self.up.stop(DirectionState::Broken);
                 self.down.source_broke = true;
                 None
             }
@@ -215,12 +217,20 @@ impl Relay<'_> {
             Fault::Read => Some(Ending::BackendBroke(CloseReason::BackendReset)),
             Fault::Write if self.up.state.is_over() => Some(Ending::Cut(CloseReason::ClientReset)),
             Fault::Write => {
-                self.down.state = DirectionState::Broken;
+                self.down.stop(DirectionState::Broken);
                 self.up.source_broke = true;
                 None
             }
             Fault::Forbidden => unreachable!("only clients' bytes are guarded"),
         }
+    }
+
+    /// Frees the memory of the bytes that cannot be delivered: all but those that were written to the intact side.
+    fn discard_held(&mut self, broken: &mut impl Side, intact: &impl Side) {
+        self.up.discard_held();
+        self.down.discard_held();
+        broken.discard_held();
+        self.held.set(intact.held());
     }
 
     fn client_broke(&self) -> CloseReason {

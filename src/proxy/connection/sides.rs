@@ -91,6 +91,10 @@ impl Side for TlsBackend {
     fn held(&self) -> usize {
         TlsStream::held(self)
     }
+
+    fn discard_held(&mut self) {
+        TlsStream::discard_held(self);
+    }
 }
 
 impl Side for TlsClient {
@@ -108,5 +112,9 @@ impl Side for TlsClient {
 
     fn held(&self) -> usize {
         TlsStream::held(self)
+    }
+
+    fn discard_held(&mut self) {
+        TlsStream::discard_held(self);
     }
 }

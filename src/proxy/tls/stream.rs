@@ -145,6 +145,11 @@ impl<C: TlsSession, S> TlsStream<C, S> {
         self.incomplete.capacity() + self.decrypted.capacity() + unsent
     }
 
+    /// Frees this memory. The stream cannot be used after that.
+    pub fn discard_held(&mut self) {
+        (self.incomplete, self.decrypted, self.unsent) = (Vec::new(), Vec::new(), Vec::new());
+    }
+
     /// The encrypted stream.
     pub fn get_mut(&mut self) -> &mut S {
         &mut self.stream
@@ -337,15 +342,18 @@ impl<C: TlsSession, S: AsyncRead + AsyncWrite + Unpin> TlsStream<C, S> {
         })
     }
 
-    /// Sends all bytes that are still to be sent.
+    /// Sends all bytes that are still to be sent. If the stream fails, they are discarded.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.defers_unsent = false;
         if self.unsent.is_empty() {
             return Poll::Ready(Ok(()));
         }
         let (sent, result) = poll_write_some(&mut self.stream, cx, &self.unsent);
+        if let Err(error) = result {
+            self.unsent = Vec::new();
+            return Poll::Ready(Err(error));
+        }
         discard_front(&mut self.unsent, sent);
-        result?;
         if self.unsent.is_empty() { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 }

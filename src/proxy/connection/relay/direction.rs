@@ -112,6 +112,18 @@ impl Direction {
         self.pending.capacity()
     }
 
+    /// Stops passing bytes on, because the destination accepts no more.
+    pub fn stop(&mut self, state: DirectionState) {
+        self.state = state;
+        self.discard_held();
+    }
+
+    /// Frees the memory of bytes that are read and will not be written.
+    pub fn discard_held(&mut self) {
+        self.pending = Vec::new();
+        self.pipe = None;
+    }
+
     pub fn is_broken(&self) -> bool {
         matches!(self.state, DirectionState::Broken | DirectionState::Discarding)
     }

@@ -19,4 +19,7 @@ pub trait Side: AsyncRead + AsyncWrite + Unpin {
     fn held(&self) -> usize {
         0
     }
+
+    /// Frees this memory. Nothing is read or written after that.
+    fn discard_held(&mut self) {}
 }

@@ -1,5 +1,6 @@
 //! Relay tests with real sockets, and a clock that only the tests move.
 
+mod broken;
 mod simulation;
 
 use std::{

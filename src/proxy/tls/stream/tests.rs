@@ -155,6 +155,16 @@ async fn a_slow_reader_makes_its_writer_wait() {
 }
 
 #[tokio::test]
+async fn bytes_that_the_stream_no_longer_accepts_are_discarded() {
+    let (client, mut server) = Sides::new(&TLS13).with_server(10_000).await;
+    assert!(matches!(futures::poll!(pin!(server.write(&bytes(100_000)))), Poll::Ready(Ok(100_000))));
+    assert!(server.unsent.len() > 80_000);
+    drop(client);
+    server.flush().await.unwrap_err();
+    assert_eq!(server.unsent.capacity(), 0);
+}
+
+#[tokio::test]
 async fn tickets_go_with_the_first_data_or_before_the_end() {
     let sides = Sides::new(&TLS13);
     let (mut client, mut server) = sides.with_server(100_000).await;

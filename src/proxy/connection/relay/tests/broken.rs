@@ -1,0 +1,94 @@
+//! The memory of connections with a side that broke.
+
+use super::*;
+use crate::proxy::stream::pipe::{self, Pipe};
+
+/// A side that sends nothing, and accepts some bytes and then none until it breaks.
+struct BreakingReceiver {
+    stream: Stream,
+    accepts: usize,
+    is_broken: Rc<Cell<bool>>,
+}
+
+impl AsyncRead for BreakingReceiver {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+}
+
+impl AsyncWrite for BreakingReceiver {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+        if self.is_broken.get() {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        match std::mem::take(&mut self.accepts) {
+            0 => Poll::Pending,
+            count => Poll::Ready(Ok(count)),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Side for BreakingReceiver {
+    fn stream(&mut self) -> &mut Stream {
+        &mut self.stream
+    }
+
+    fn plain(&self) -> Option<&TcpSocket> {
+        None
+    }
+}
+
+#[tokio::test]
+async fn a_direction_that_broke_holds_no_bytes() {
+    let ((_client, near_client, _), (_backend, near_backend, _)) = (pair().await, pair().await);
+    let (is_broken, meter) = (Rc::new(Cell::new(false)), Counts::default());
+    let mut client = BreakingReceiver { stream: near_client, accepts: 1000, is_broken: is_broken.clone() };
+    let mut backend = EndlessSender { stream: near_backend, sent: Rc::default() };
+    let mut relayed = pin!(both_ways(&mut client, &mut backend, Deadlines::default(), None, &meter));
+    assert!(futures::poll!(&mut relayed).is_pending());
+    assert!(meter.memory().held() > 60_000);
+    is_broken.set(true);
+    assert!(futures::poll!(&mut relayed).is_pending(), "the client may still send");
+    assert_eq!((meter.memory().held(), meter.to_client.get()), (0, 1000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_for_a_client_that_broke_are_discarded_before_the_backend_has_got_its_own() {
+    for pipes in [0, 1] {
+        pipe::allow(pipes);
+        with_still_clock(async {
+            let mut ends = Ends::relayed(Deadlines::default()).await;
+            ends.client.write_all(&vec![b'x'; UNREAD]).await.unwrap();
+            while ends.moved.to_backend.get() < UNREAD {
+                yield_now().await;
+            }
+            let Ends { client, backend, ended, moved, near: _near } = ends;
+            let mut quiet = 0;
+            while quiet < 100 {
+                quiet = if backend.try_write(&[0; 64 << 10]).is_ok() { 0 } else { quiet + 1 };
+                settled().await;
+            }
+            let holds_bytes = || moved.memory.held() > 0 || (pipes > 0 && Pipe::borrow().is_none());
+            assert!(holds_bytes());
+            let sent = (moved.to_backend.get(), moved.to_client.get());
+            client.set_zero_linger().unwrap();
+            drop(client);
+            let deadline = std::time::Instant::now() + 30 * SECOND;
+            while holds_bytes() {
+                assert!(std::time::Instant::now() < deadline, "{} bytes", moved.memory.held());
+                yield_now().await;
+            }
+            assert_eq!((moved.to_backend.get(), moved.to_client.get()), sent);
+            assert_eq!(ended.get(), None, "the backend has not read yet");
+        })
+        .await;
+    }
+}
