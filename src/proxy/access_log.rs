@@ -20,7 +20,7 @@ use std::{
     io::Write,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread,
@@ -31,7 +31,7 @@ pub use self::{
     encoder::{Format, LineEncoder},
     event::{
         Attempts, ConnectFault, ConnectionId, Event, FailedEndpoint, FullConnectionId, Kind, ListenerLabel,
-        ProcessIdentity,
+        ProcessIdentity, QueuedEvents,
     },
     followers::{EventFilter, Follower},
     json::schema,
@@ -42,6 +42,9 @@ use self::followers::Followers;
 
 /// The capacity of the queue in events. The queue has its full size from the start: about 270 bytes each.
 const QUEUE: usize = 4096;
+/// The maximum number of events of a load balancer in the queue, for each free place: one load balancer alone has at
+/// most three quarters of the queue, and those with many events always leave places for others while the sink is slow.
+const QUEUED_TO_FREE: usize = 3;
 
 /// The events that are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,6 +72,8 @@ struct Figures {
     logged: AtomicU64,
     dropped: AtomicU64,
     suppressed: AtomicU64,
+    /// The number of events in the queue.
+    queued: AtomicUsize,
 }
 
 impl AccessLog {
@@ -100,14 +105,22 @@ impl AccessLog {
         self.events == Events::StartsAndEnds
     }
 
-    /// Queues an event. If the queue is full, drops and counts it.
+    /// Queues an event. If the queue is full, or has too many events of the load balancer, drops and counts it.
     pub fn offer(&self, event: Event) {
-        let is_end = matches!(event.kind, Kind::End(_));
-        let taken = self.queue.try_send(Some(event)).is_ok();
-        match (is_end, taken) {
-            (true, true) => self.figures.logged.fetch_add(1, Relaxed),
-            (_, false) => self.figures.dropped.fetch_add(u64::from(is_end), Relaxed),
-            (false, true) => 0,
+        let ends = u64::from(matches!(event.kind, Kind::End(_)));
+        let own = event.listener.queued.0.fetch_add(1, Relaxed);
+        let free = QUEUE.saturating_sub(self.figures.queued.fetch_add(1, Relaxed));
+        let fits = own < QUEUED_TO_FREE * free;
+        let sent = if fits { self.queue.try_send(Some(event)) } else { Err(TrySendError::Full(Some(event))) };
+        match sent {
+            Ok(()) => self.figures.logged.fetch_add(ends, Relaxed),
+            Err(TrySendError::Full(rejected) | TrySendError::Disconnected(rejected)) => {
+                self.figures.queued.fetch_sub(1, Relaxed);
+                if let Some(event) = rejected {
+                    event.listener.queued.0.fetch_sub(1, Relaxed);
+                }
+                self.figures.dropped.fetch_add(ends, Relaxed)
+            }
         };
     }
 
@@ -192,10 +205,12 @@ fn write_events(waiting: &Receiver<Option<Event>>, encoder: &LineEncoder, mut si
                 open = false;
                 break;
             };
+            event.listener.queued.0.fetch_sub(1, Relaxed);
             taken += 1;
             ends += u64::from(matches!(event.kind, Kind::End(_)));
             encoder.write(&mut text, &event);
         }
+        figures.queued.fetch_sub(taken, Relaxed);
         if sink.write_all(&text).and_then(|()| sink.flush()).is_err() {
             // The sink failed (a closed pipe, a full disk): these events were counted as logged but are lost.
             figures.logged.fetch_sub(ends, Relaxed);

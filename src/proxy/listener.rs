@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 
 use self::routes::Routes;
 use super::{
-    access_log::ListenerLabel,
+    access_log::{ListenerLabel, QueuedEvents},
     accounting::ListenerCounters,
     admission::Admission,
     postgres::Cancels,
@@ -36,6 +36,8 @@ pub struct ListenerState {
     pub handshakes: Arc<HandshakeShare>,
     /// The relay memory of its load balancer.
     pub relay_memory: Arc<RelayShare>,
+    /// The access log events of its load balancer that wait.
+    pub queued_events: Arc<QueuedEvents>,
     /// Limits the warning about refusals because the process is full.
     pub process_full_log: LogLimiter,
     /// The requests to cancel queries that are in progress, of all listeners.

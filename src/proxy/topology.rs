@@ -27,7 +27,7 @@ use self::{
     plan::{AddressesByPort, BindPlan, plan},
 };
 use super::{
-    access_log::ListenerLabel,
+    access_log::{ListenerLabel, QueuedEvents},
     accounting::ListenerCounters,
     admission::{Admission, Sources},
     listener::{
@@ -129,6 +129,7 @@ struct LoadBalancerShares {
     connections: Arc<Share>,
     handshakes: Arc<HandshakeShare>,
     relay_memory: Arc<RelayShare>,
+    queued_events: Arc<QueuedEvents>,
 }
 
 struct ListenerEntry {
@@ -426,6 +427,7 @@ impl Topology {
             label: key.to_string().into(),
             load_balancer: key.object.to_string().into(),
             name: (*listener.name).into(),
+            queued: entry.listener.queued_events.clone(),
         });
         Some(Arc::new(ListenerConfig { listener, label, state: entry.listener.clone(), upstream, tls_handling }))
     }
@@ -441,6 +443,7 @@ impl Topology {
                 connections: Arc::new(Share::new(self.shared.capacity.clone())),
                 handshakes: Arc::new(HandshakeShare::new(key.object.clone(), self.shared.handshake_memory.clone())),
                 relay_memory: Arc::new(RelayShare::new(key.object.clone(), self.shared.relay_memory.clone())),
+                queued_events: Arc::default(),
             });
             let listener = ListenerState {
                 key: key.clone(),
@@ -450,6 +453,7 @@ impl Topology {
                 share: own.connections.clone(),
                 handshakes: own.handshakes.clone(),
                 relay_memory: own.relay_memory.clone(),
+                queued_events: own.queued_events.clone(),
                 process_full_log: LogLimiter::new(),
                 cancels: self.cancels.clone(),
             };

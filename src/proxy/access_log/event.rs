@@ -1,7 +1,7 @@
 use std::{
     fmt::{self, Display},
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicUsize},
     time::{Duration, SystemTime},
 };
 
@@ -134,15 +134,21 @@ impl Kind {
     }
 }
 
-/// The names of a listener in logs and metrics.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A listener as the origin of events.
+#[derive(Clone, Debug)]
 pub struct ListenerLabel {
     /// `namespace/name:port`.
     pub label: Box<str>,
     /// `namespace/name`.
     pub load_balancer: Box<str>,
     pub name: Box<str>,
+    /// The events of its load balancer in the queue.
+    pub queued: Arc<QueuedEvents>,
 }
+
+/// The number of events of one load balancer in the queue of the log.
+#[derive(Debug, Default)]
+pub struct QueuedEvents(pub AtomicUsize);
 
 /// The process that writes the log.
 #[derive(Clone, Debug)]

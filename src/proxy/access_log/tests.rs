@@ -34,6 +34,20 @@ impl Write for FailingWriter {
     }
 }
 
+/// Writes nothing while the gate is held.
+struct GatedWriter(Arc<Mutex<()>>);
+
+impl Write for GatedWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let _open = self.0.lock().unwrap();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 fn written(format: Format, events: impl IntoIterator<Item = Event>) -> String {
     let memory = SharedBuffer::default();
     let encoder = LineEncoder { format, process: ProcessIdentity::new("test") };
@@ -105,6 +119,27 @@ fn ends_that_cannot_be_written_count_as_dropped() {
     }
     writer.finish(&log, Duration::from_secs(30));
     assert_eq!((log.logged(), log.dropped()), (0, 1000));
+}
+
+#[test]
+fn a_load_balancer_with_many_events_leaves_others_places_in_the_queue() {
+    const MANY: usize = 2 * QUEUE;
+    const FEW: usize = 700;
+    let gate = Arc::new(Mutex::new(()));
+    let closed = gate.lock().unwrap();
+    let encoder = LineEncoder { format: Format::Text, process: ProcessIdentity::new("test") };
+    let (log, writer) = AccessLog::start(Events::Ends, encoder, GatedWriter(gate.clone()));
+    let [greedy, other] = [(); 2].map(|()| event(Kind::End(CloseReason::Complete)));
+    (0..MANY).for_each(|_| log.offer(greedy.clone()));
+    let dropped = log.dropped();
+    assert!(dropped > 0);
+    (0..FEW).for_each(|_| log.offer(other.clone()));
+    assert_eq!(log.dropped(), dropped);
+    drop(closed);
+    writer.finish(&log, Duration::from_secs(30));
+    assert_eq!(log.logged() + log.dropped(), (MANY + FEW) as u64);
+    let queued = [&log.figures.queued, &greedy.listener.queued.0, &other.listener.queued.0];
+    assert_eq!(queued.map(|queued| queued.load(Relaxed)), [0; 3]);
 }
 
 #[test]

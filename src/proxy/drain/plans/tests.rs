@@ -23,6 +23,7 @@ fn resource(id: u64, connections: u64) -> Arc<ListenerState> {
         share: Arc::new(Share::new(Arc::new(Places::new(1, CONNECTIONS)))),
         handshakes: Arc::new(HandshakeShare::new(object(), Arc::default())),
         relay_memory: Arc::new(RelayShare::new(object(), Arc::default())),
+        queued_events: Arc::default(),
         process_full_log: LogLimiter::new(),
         cancels: Arc::new(crate::proxy::postgres::Cancels::new(1)),
     };
