@@ -184,7 +184,7 @@ fn the_classic_format_names_families_like_their_samples() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_classic_page_has_the_converted_lines_of_an_open_metrics_page() {
-    let proxy = proxy_with(1).await;
+    let proxy = proxy_with(0).await;
     let (instruments, _leader, _watch) = leader_instruments();
     let metrics = Metrics::new(proxy.monitor(), Arc::new(ReadinessState::new(instruments)), EndpointSeries::All);
     let [open_metrics, classic] =

@@ -124,12 +124,13 @@ fn the_next_translation_does_not_compare_the_same_authorities_again() {
     let world = of_one_name(2, false);
     let (mut before, verdicts) = first(&world);
     let messages = sentences(&verdicts, "pg");
-    assert!(messages[0].contains("caRefs: several authorities have the name \"CN=N\""), "{messages:?}");
+    let of_the_name = "caRefs: several authorities have the name \"CN=N\"";
+    assert!(messages.iter().any(|message| message.contains(of_the_name)), "{messages:?}");
     let cache = Arc::make_mut(&mut before.certificate_cache);
     let other = Arc::new(AuthorityReview { refused: Some("as before".into()), ..AuthorityReview::default() });
     each_mut(&mut cache.reviews, |review| *review = other.clone());
     let messages = sentences(&then(&world, &before).1, "pg");
-    assert!(messages[0].contains("caRefs: as before"), "{messages:?}");
+    assert!(messages.iter().any(|message| message.contains("caRefs: as before")), "{messages:?}");
 }
 
 #[test]
