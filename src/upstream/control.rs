@@ -38,7 +38,7 @@ use super::{
     subset::{Candidates, Subset},
 };
 use crate::{
-    capacity::{TenantPlaces, TenantQueue},
+    capacity::{Share, TenantPlaces, TenantQueue},
     model::{self, ActiveCheck, Close, DrainCause, Priority},
 };
 
@@ -58,6 +58,8 @@ pub(super) struct UpstreamControl {
     probes: BTreeMap<u64, ProbeTask>,
     /// The pool tasks, by endpoint id.
     pools: BTreeMap<u64, PoolTask>,
+    /// The preconnected sockets of the upstream.
+    sockets: Arc<Share>,
     /// The subsets in use, and some that were dropped.
     subsets: Vec<SubsetEntry>,
     /// The time at which the published state changes without an event.
@@ -90,6 +92,7 @@ pub(super) struct UpstreamContext {
 impl UpstreamControl {
     pub fn new(context: UpstreamContext, upstream: Arc<Published>) -> Self {
         let (endpoint_set, probes, pools, subsets) = Default::default();
+        let sockets = context.budget.share();
         Self {
             context,
             upstream,
@@ -97,6 +100,7 @@ impl UpstreamControl {
             settings: None,
             probes,
             pools,
+            sockets,
             subsets,
             due: None,
             unsettled: false,
@@ -400,7 +404,7 @@ impl UpstreamControl {
         let usable: BTreeMap<_, _> = usable.map(|endpoint| (endpoint.id(), endpoint)).collect();
         self.pools.retain(|id, _| usable.contains_key(id));
         let refill =
-            || Refill { connect: settings.connect, keepalive: settings.keepalive, budget: self.context.budget.clone() };
+            || Refill { connect: settings.connect, keepalive: settings.keepalive, sockets: self.sockets.clone() };
         for (id, endpoint) in usable {
             let open = || PoolTask::new(&self.context.control, endpoint, Pool::new(preconnect), refill());
             self.pools.entry(id).or_insert_with(open);

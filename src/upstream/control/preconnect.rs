@@ -7,12 +7,13 @@ use tokio::time::{sleep, timeout};
 use tracing::warn;
 
 use crate::{
+    capacity::{Permit, Share},
     model::{Connect, Keepalive},
     upstream::{
         dial::{dial, is_local},
         endpoint::{
             Endpoint,
-            pool::{Idle, Pool, PreconnectBudget, Reservation},
+            pool::{Idle, Pool},
         },
         socket_options::{set_keepalive, set_urgent_inline},
     },
@@ -23,7 +24,8 @@ use crate::{
 pub(super) struct Refill {
     pub connect: Connect,
     pub keepalive: Option<Keepalive>,
-    pub budget: PreconnectBudget,
+    /// The sockets of the upstream.
+    pub sockets: Arc<Share>,
 }
 
 impl Refill {
@@ -60,11 +62,11 @@ impl Refill {
     /// endpoint.
     async fn round(&self, endpoint: &Endpoint, pool: &Pool) -> Result<(), RefillFailure> {
         const AT_ONCE: usize = 8;
-        let reserved: Vec<_> = (0..pool.missing().min(AT_ONCE)).map_while(|_| self.budget.reserve()).collect();
-        if reserved.is_empty() {
+        let permits: Vec<_> = (0..pool.missing().min(AT_ONCE)).map_while(|_| Share::permit(&self.sockets)).collect();
+        if permits.is_empty() {
             return Err(RefillFailure::BudgetUsedUp);
         }
-        let dials = reserved.into_iter().map(|reservation| self.open(endpoint, reservation));
+        let dials = permits.into_iter().map(|permit| self.open(endpoint, permit));
         let (opened, failed): (Vec<_>, Vec<_>) = future::join_all(dials).await.into_iter().partition(Result::is_ok);
         if !opened.is_empty() {
             endpoint.reached();
@@ -80,7 +82,7 @@ impl Refill {
         errors.pop().map_or(Ok(()), |error| Err(RefillFailure::Local(error)))
     }
 
-    async fn open(&self, endpoint: &Endpoint, reservation: Reservation) -> io::Result<Idle> {
+    async fn open(&self, endpoint: &Endpoint, permit: Permit) -> io::Result<Idle> {
         let limit = self.connect.timeout;
         let stream = match timeout(limit, dial(endpoint.address())).await {
             Ok(dialled) => dialled?.into_std(),
@@ -88,7 +90,7 @@ impl Refill {
         };
         set_keepalive(&stream, self.keepalive)?;
         set_urgent_inline(&stream)?;
-        Ok(Idle::new(stream, reservation))
+        Ok(Idle::new(stream, permit))
     }
 }
 

@@ -7,10 +7,7 @@ use std::{
     net::TcpStream,
     sync::{
         Arc,
-        atomic::{
-            AtomicU64, AtomicUsize,
-            Ordering::{self, Relaxed},
-        },
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -19,33 +16,32 @@ use crossbeam_queue::ArrayQueue;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::{sync::Notify, time::Instant};
 
-use crate::model::Preconnect;
+use crate::{
+    capacity::{Permit, Places, Share, Terms},
+    model::Preconnect,
+};
 
 /// The number of sockets that all pools together may hold, including those being dialled.
 #[derive(Clone, Debug)]
-pub struct PreconnectBudget(Arc<AtomicUsize>);
+pub struct PreconnectBudget(Arc<Places>);
+
+/// An upstream has at most three times as many sockets as are left: alone at most three quarters, and many together
+/// leave some for others. The places are never divided, so none are guaranteed.
+const TERMS: Terms = Terms { guaranteed_one_in: 4, to_come: 0, borrowed_to_left: 3 };
 
 impl PreconnectBudget {
     pub fn new(sockets: usize) -> Self {
-        Self(Arc::new(AtomicUsize::new(sockets)))
+        Self(Arc::new(Places::new(sockets, TERMS)))
     }
 
     /// The number of sockets that may still be opened.
     pub fn left(&self) -> usize {
-        self.0.load(Relaxed)
+        self.0.total().saturating_sub(self.0.lent())
     }
 
-    pub fn reserve(&self) -> Option<Reservation> {
-        let taken = self.0.fetch_update(Ordering::AcqRel, Relaxed, |left| left.checked_sub(1));
-        taken.is_ok().then(|| Reservation(self.clone()))
-    }
-}
-
-pub struct Reservation(PreconnectBudget);
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        self.0.0.fetch_add(1, Ordering::AcqRel);
+    /// The sockets of one upstream.
+    pub fn share(&self) -> Arc<Share> {
+        Arc::new(Share::new(self.0.clone()))
     }
 }
 
@@ -91,12 +87,12 @@ pub struct Idle {
     stream: TcpStream,
     born: Instant,
     /// Held until a client takes the socket or it is closed.
-    _reservation: Reservation,
+    _permit: Permit,
 }
 
 impl Idle {
-    pub fn new(stream: TcpStream, reservation: Reservation) -> Self {
-        Self { stream, born: Instant::now(), _reservation: reservation }
+    pub fn new(stream: TcpStream, permit: Permit) -> Self {
+        Self { stream, born: Instant::now(), _permit: permit }
     }
 }
 
