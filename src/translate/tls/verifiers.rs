@@ -81,16 +81,16 @@ impl VerifierQuota {
         quota
     }
 
-    /// Admits a verifier, unless it is a new one beyond the limit.
+    /// Admits a verifier, unless it exceeds the limit. The result depends on the declarations, not on the verifiers in
+    /// memory, unless these are many: so a later change of all lists is admitted as well.
     pub fn admit(&mut self, key: &VerifierKey) -> Result<(), String> {
         if self.used.keys.contains(key) {
             return Ok(());
         }
         let is_new = !self.in_memory.keys.contains(key);
-        let exceeds = || {
-            self.used.would_exceed(key, MAX_REPEATED) || self.in_memory.would_exceed(key, MAX_REPEATED_DURING_CHANGE)
-        };
-        if is_new && exceeds() {
+        let exceeds = self.used.would_exceed(key, MAX_REPEATED)
+            || (is_new && self.in_memory.would_exceed(key, MAX_REPEATED_DURING_CHANGE));
+        if exceeds {
             return Err(format!(
                 "the different combinations of authorities in namespace {} would repeat more than {} MiB of \
                  certificates and revocation lists: use the same caRefs for several listeners and backends, or have \
