@@ -68,8 +68,8 @@ fn yaml_from(lines_before: u64, text: &str, budget: &mut AliasBudget) -> Result<
     let documents = match (tags::check(text), values) {
         (Ok(()), values) => values?,
         // Other tools know the tags in objects of their kinds, which are skipped.
-        (Err(_), Ok(documents)) if are_of_other_kinds(&documents) => documents,
-        (Err(problem), _) => return Err(at_node(problem)),
+        (Err(tag), Ok(documents)) if !tag.of_kind && are_of_other_kinds(&documents) => documents,
+        (Err(tag), _) => return Err(at_node(tag.problem)),
     };
     let octal = octal::are_possible(text).then(|| yaml_values(text, true).ok()).flatten();
     let part = |(index, document): (usize, Spanned<Unique>)| {

@@ -4,21 +4,40 @@ use serde_saphyr::granit_parser::{Event, Parser};
 
 use super::node_problem::NodeProblem;
 
+/// A tag that is refused.
+pub struct RefusedTag {
+    pub problem: NodeProblem,
+    /// True if it is the tag of a document's `apiVersion` or `kind`, so that the kind is not known.
+    pub of_kind: bool,
+}
+
 /// # Errors
-/// If a node has a tag that is not of the core schema of YAML 1.2 (section 10.3), or is tagged as null and is not null.
+/// The tag of a document's kind, otherwise the first one, if a node has a tag that is not of the core schema of YAML 1.2 (section 10.3), or is tagged as null and is not null.
 /// The reader of the values refuses values that do not match the other tags. Messages do not quote the text.
-pub fn check(text: &str) -> Result<(), NodeProblem> {
+pub fn check(text: &str) -> Result<(), RefusedTag> {
     // Most texts have no tag.
     if !text.contains('!') {
         return Ok(());
     }
+    let mut first = Ok(());
+    let (mut depth, mut follows_kind) = (0_usize, false);
     // The reader of the values reports the errors of the syntax.
     for (event, span) in Parser::new_from_str(text).map_while(Result::ok) {
         if let Some(sentence) = refusal(&event) {
-            return Err(NodeProblem::at(span.tag_start.unwrap_or(span.start), sentence.into()));
+            let problem = NodeProblem::at(span.tag_start.unwrap_or(span.start), sentence.into());
+            if follows_kind {
+                return Err(RefusedTag { problem, of_kind: true });
+            }
+            first = first.and(Err(RefusedTag { problem, of_kind: false }));
+        }
+        follows_kind = depth == 1 && matches!(event.scalar(), Some(("apiVersion" | "kind", _)));
+        match event {
+            Event::MappingStart(..) | Event::SequenceStart(..) => depth += 1,
+            Event::MappingEnd | Event::SequenceEnd => depth -= 1,
+            _ => {}
         }
     }
-    Ok(())
+    first
 }
 
 fn refusal(event: &Event) -> Option<&'static str> {
@@ -54,12 +73,9 @@ mod tests {
             "image: !Ref Image\n",
             "env: [!env {a: 1}, !Sub [a, b]]\nkey: !vault |\n  text\n",
             "key: !!binary //79\n",
-            "kind: !x Deployment\n",
+            "owner: {kind: !x Deployment}\n",
         ] {
-            let object = match tagged.starts_with("kind") {
-                true => format!("apiVersion: apps/v1\n{tagged}"),
-                false => format!("{deployment}{tagged}"),
-            };
+            let object = format!("{deployment}{tagged}");
             let documents = read(&format!("{SERVICE}---\n{object}---\n{SERVICE}"));
             let found = (documents.objects.len(), documents.problems.len(), documents.passed_over);
             assert_eq!(found, (2, 0, 1), "{tagged}: {documents:?}");
@@ -74,6 +90,9 @@ mod tests {
         for refused in [
             "apiVersion: v1\nkind: Service\nmetadata: {name: !env b}\n",
             "apiVersion: v1\nkind: !x Secret\nmetadata: {name: b}\n",
+            "apiVersion: apps/v1\nimage: !Ref Image\nkind: !x Deployment\n",
+            "apiVersion: !x apps/v1\nkind: Deployment\n",
+            "apiVersion: tcplb.io/v1\nkind: !!binary VGNwTG9hZEJhbGFuY2Vy\n",
             "apiVersion: v1\nkind: List\nitems: [{apiVersion: apps/v1, kind: Deployment, image: !Ref b}]\n",
             "apiVersion: v1\nkind: Lists\nitems: [{apiVersion: v1, kind: Service, metadata: {name: !env b}}]\n",
             "kind: service\napiVersion: v1\nmetadata: {name: !env b}\n",
