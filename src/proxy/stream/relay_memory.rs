@@ -13,6 +13,10 @@ use crate::{log_limit::LogLimiter, model::ObjectKey};
 const LIMIT: usize = 32 << 20;
 /// One in this number of bytes of the limit is guaranteed to the load balancers, in equal parts.
 const GUARANTEED_ONE_IN: usize = 4;
+/// A load balancer that holds less than one in this number of bytes of the limit is not warned about.
+const WARN_ONE_IN: usize = 16;
+/// The minimum part of a load balancer, one in this number of bytes of the limit: 128 KiB, the largest read.
+const MIN_PART_ONE_IN: usize = 256;
 /// One TLS record: the largest read when half of the limit is held.
 pub const RECORD_READ: usize = 16 << 10;
 /// The largest read when the limit is held. Much smaller reads would take much more CPU.
@@ -20,7 +24,7 @@ const SMALL_READ: usize = 4 << 10;
 
 /// The relay memory of a process: the bytes that connections have read and could not write. A slow receiver is no reason
 /// to close a connection, so at the limit, each connection reads less at once and therefore holds less. Connections of
-/// load balancers that hold less than their guaranteed part read as much as otherwise.
+/// load balancers that hold less than their guaranteed part read up to 128 KiB.
 #[derive(Debug)]
 // All workers read and change it often: it shares no cache line with others.
 #[repr(align(128))]
@@ -44,7 +48,8 @@ impl RelayMemory {
 
     /// Divides the guaranteed part among this number of load balancers.
     pub fn divide(&self, load_balancers: usize) {
-        self.guaranteed.store(self.limit / GUARANTEED_ONE_IN / load_balancers.max(1), Relaxed);
+        let part = self.limit / GUARANTEED_ONE_IN / load_balancers.max(1);
+        self.guaranteed.store(part.max(self.limit / MIN_PART_ONE_IN), Relaxed);
     }
 
     pub fn held(&self) -> usize {
@@ -148,7 +153,7 @@ impl<'a> HeldBytes<'a> {
             let more = bytes - self.bytes;
             let own = held.0.fetch_add(more, Relaxed) + more;
             let all = memory.held.fetch_add(more, Relaxed) + more;
-            if all >= memory.limit && own >= self.share.guaranteed() {
+            if all >= memory.limit && own >= memory.limit / WARN_ONE_IN && own >= self.share.guaranteed() {
                 self.share.warn_of_limit();
             }
         }
@@ -210,6 +215,10 @@ mod tests {
         assert_eq!(other.max_read(), SMALL_READ, "a quarter of 120, divided by three");
         memory.divide(2);
         assert_eq!(other.max_read(), usize::MAX);
+
+        let memory = Arc::<RelayMemory>::default();
+        memory.divide(2_000);
+        assert_eq!(shares::<1>(&memory)[0].guaranteed(), 128 << 10, "one full-size read");
     }
 
     #[test]

@@ -469,25 +469,22 @@ async fn a_slow_receiver_holds_one_read_which_is_small_while_others_hold_much() 
     let memory = Arc::<RelayMemory>::default();
     let of_others = Counts::of(&memory);
     let mut others = HeldBytes::none_of(of_others.memory());
+    memory.divide(usize::MAX);
     let (full, record, small) = (64 << 10, 16 << 10, 4 << 10);
-    for (load_balancers, held, read) in [
-        (2, 32 << 20, full),
-        // Without a guaranteed part.
-        (usize::MAX, 0, full),
-        (usize::MAX, 16 << 20, record),
-        (usize::MAX, 32 << 20, small),
-    ] {
-        memory.divide(load_balancers);
+    let part = 128 << 10;
+    for (own, held, read) in [(0, 32 << 20, full), (part, 0, full), (part, 16 << 20, record), (part, 32 << 20, small)] {
         others.set(held);
         let ((_client, near_client, _), (_backend, near_backend, _)) = (pair().await, pair().await);
         let (encrypted, sent, meter) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)), Counts::of(&memory));
+        let mut of_other_connections = HeldBytes::none_of(meter.memory());
+        of_other_connections.set(own);
         let mut client = SlowReceiver { stream: near_client, encrypted: encrypted.clone() };
         let mut backend = EndlessSender { stream: near_backend, sent: sent.clone() };
         let mut relayed = pin!(both_ways(&mut client, &mut backend, Deadlines::default(), None, &meter));
         for _ in 0..3 {
             assert!(futures::poll!(&mut relayed).is_pending());
             assert_eq!((encrypted.get(), sent.get()), (read, read), "nothing is read before that is sent");
-            assert_eq!((meter.memory().held(), memory.held()), (read, held + read));
+            assert_eq!((meter.memory().held(), memory.held()), (own + read, held + own + read));
         }
         encrypted.set(0);
         assert!(futures::poll!(&mut relayed).is_pending());
