@@ -29,6 +29,9 @@ use self::{
     signature::{Match, Version},
 };
 
+/// The version and the command of a version 2 header that has no client.
+const LOCAL: u8 = 0x20;
+
 /// A PROXY header, and the bytes read behind it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
@@ -137,8 +140,9 @@ impl<S: AsyncRead + Unpin> Input<'_, S> {
             true => checksum::is_wrong(&self.longer(length).await?),
             false => checksum::is_wrong(&self.bytes[..length]),
         };
-        if is_wrong {
-            return Err(HeaderError::Malformed("its checksum is that of another header"));
+        // The additional fields of LOCAL are not interpreted.
+        if is_wrong && command != LOCAL {
+            return Err(HeaderError::Malformed("its checksum (PP2_TYPE_CRC32C) does not match"));
         }
         Ok(Header { addresses, rest: Vec::new() })
     }
@@ -218,7 +222,7 @@ fn port_v1(field: &str) -> Option<u16> {
 fn parse_v2(command: u8, family: u8, block: &[u8]) -> Result<Option<ProxyAddresses>, HeaderError> {
     match command {
         // LOCAL: family and block must be ignored.
-        0x20 => return Ok(None),
+        LOCAL => return Ok(None),
         0x21 => {}
         _ => return Err(HeaderError::Malformed("unknown version or command")),
     }

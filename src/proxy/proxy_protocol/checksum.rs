@@ -7,7 +7,7 @@ use super::limits::V2_FIXED;
 /// The type of the field with the checksum: PP2_TYPE_CRC32C.
 const CRC32C: u8 = 0x03;
 
-/// True if a complete header has a checksum of other bytes. A header without one is never wrong.
+/// True if the checksum of a complete header does not match. A header without a checksum is valid.
 pub(super) fn is_wrong(header: &[u8]) -> bool {
     let Some(checksum) = position(header) else { return false };
     let Some(sent) = header.get(checksum.clone()) else { return true };
