@@ -13,13 +13,15 @@ use tokio::{
 };
 
 /// The number of reviews at a time.
-const CONCURRENT: usize = 4;
+const CONCURRENT: usize = 8;
+/// The number of reviews of a source at a time.
+const CONCURRENT_OF_SOURCE: usize = 2;
 /// The minimum duration of a turn: there are at most [`CONCURRENT`] reviews in this time.
-const MIN_TURN: Duration = Duration::from_millis(200);
+const MIN_TURN: Duration = Duration::from_millis(400);
 /// The maximum number of reviews that a source waits for, so that other sources get their turns too.
 const MAX_PER_SOURCE: usize = 4;
 
-/// Limits the number and rate of reviews. A source has one turn at a time, so that its slow reviews leave the other
+/// Limits the number and rate of reviews. A source has two reviews at a time, so that its slow reviews leave the other
 /// turns to other sources. Sources get their turns in the order of their requests.
 pub struct ReviewQueue {
     turns: Arc<Semaphore>,
@@ -32,21 +34,21 @@ type WaitingSources = Arc<Mutex<BTreeMap<IpAddr, WaitingSource>>>;
 struct WaitingSource {
     /// The number of waiting or running reviews.
     count: usize,
-    /// One permit, for the review that runs or waits for a turn. The others wait for this permit.
-    first: Arc<Semaphore>,
+    /// The permits of the reviews that run or wait for a turn. The others wait for one.
+    permits: Arc<Semaphore>,
 }
 
 /// A place in the queue. Dropping it frees the place.
 struct QueuePlace {
     source: IpAddr,
-    first: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     waiting: WaitingSources,
 }
 
 /// The permission for one review.
 pub struct ReviewTurn {
     _permit: Arc<OwnedSemaphorePermit>,
-    _first: OwnedSemaphorePermit,
+    _own: OwnedSemaphorePermit,
     _place: QueuePlace,
 }
 
@@ -61,20 +63,20 @@ impl ReviewQueue {
     pub async fn turn(&self, source: IpAddr) -> Option<ReviewTurn> {
         let place = QueuePlace::take(source.to_canonical(), &self.waiting)?;
         // The semaphores are never closed.
-        let first = place.first.clone().acquire_owned().await.ok()?;
+        let own = place.permits.clone().acquire_owned().await.ok()?;
         let permit = Arc::new(self.turns.clone().acquire_owned().await.ok()?);
         let held = permit.clone();
         tokio::spawn(async move {
             sleep(MIN_TURN).await;
             drop(held);
         });
-        Some(ReviewTurn { _permit: permit, _first: first, _place: place })
+        Some(ReviewTurn { _permit: permit, _own: own, _place: place })
     }
 }
 
 impl Default for WaitingSource {
     fn default() -> Self {
-        Self { count: 0, first: Arc::new(Semaphore::new(1)) }
+        Self { count: 0, permits: Arc::new(Semaphore::new(CONCURRENT_OF_SOURCE)) }
     }
 }
 
@@ -86,7 +88,7 @@ impl QueuePlace {
             return None;
         }
         reviews.count += 1;
-        Some(Self { source, first: reviews.first.clone(), waiting: waiting.clone() })
+        Some(Self { source, permits: reviews.permits.clone(), waiting: waiting.clone() })
     }
 }
 
