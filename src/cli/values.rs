@@ -20,7 +20,7 @@ impl FromStr for ListenAddress {
         let wrong = || {
             format!(
                 "`{text}` is not an address to listen on: write :4000, 127.0.0.1:4000 or [::1]:4000, with a port from 1 \
-                 to 65535"
+                 to 65535 without leading zeros, and no scope (`%`)"
             )
         };
         if let Ok(address) = text.parse::<std::net::SocketAddr>() {

@@ -68,14 +68,14 @@ families! {
     LOGGED: "tcplb_access_log_events" Counter None, &["result"], "Closed connections, by their result in the access log: logged, dropped (writer too slow, or too many refusals) or suppressed (excluded by accessLog of the listener)";
     LIMIT: "tcplb_process_connections_limit" Gauge None, &[], "Connections allowed by the process's file descriptor limit, less what listening sockets and the process itself need";
     HANDSHAKE_MEMORY: "tcplb_handshake_memory" Gauge Some(Unit::Bytes), &[], "Memory of unfinished TLS handshakes beyond 8 KiB each; at most 16 MiB";
-    RELAY_MEMORY: "tcplb_relay_memory" Gauge Some(Unit::Bytes), &[], "Bytes that open connections hold because their receivers are slow; from 32 MiB on, connections of load balancers beyond their part read at most 4 KiB at once";
+    RELAY_MEMORY: "tcplb_relay_memory" Gauge Some(Unit::Bytes), &[], "Bytes that open connections hold because their receivers are slow; from 32 MiB on, connections of load balancers above their guaranteed part read at most 4 KiB at once";
     WORKER: "tcplb_worker_connections_active" Gauge None, &["worker"], "Open connections, by worker";
     SILENT: "tcplb_worker_heartbeat_age" Gauge Some(Unit::Seconds), &["worker"], "Time since the worker's last heartbeat";
     LOOKUPS: "tcplb_dns_lookups" Counter None, &["result"], "DNS lookups of backends; result is found, empty (no address), failed or timeout (5 s)";
     LOOKUP_DURATION: "tcplb_dns_lookup_duration" Histogram Some(Unit::Seconds), &[], "Duration of DNS lookups";
     WATCHES: "tcplb_watches" Gauge None, &["kind", "state"], "Watches of the API server, by kind of the objects; state is working or failing. In a cluster";
     WATCH_FAILURES: "tcplb_watch_failures" Counter None, &["kind", "reason"], "Failures of watches; reason is refused (by the API server) or unreachable. In a cluster";
-    WATCH_OUTAGE_AGE: "tcplb_watch_outage_age" Gauge Some(Unit::Seconds), &["kind"], "Time for which the objects of this kind have not been updated completely: since the first of the failing watches failed, or 0. Secrets and ConfigMaps that the API server has refused from the beginning do not count, because statuses show them. In a cluster";
+    WATCH_OUTAGE_AGE: "tcplb_watch_outage_age" Gauge Some(Unit::Seconds), &["kind"], "Time for which the objects of this kind have not been updated completely: since the first of the failing watches failed, or 0. Secrets and ConfigMaps that the API server has refused since the start of the process do not count, because statuses show them; those of sidecars count. In a cluster";
     API_WRITES: "tcplb_api_writes" Counter None, &["resource", "result"], "Writes to the API server; result is ok, conflict (another writer was faster; repeated) or failed. Controller only";
     LEADER: "tcplb_leader" Gauge None, &["lease"], "1 if this replica is the leader, otherwise 0. Controller only";
     RECONCILE: "tcplb_reconcile_duration" Histogram Some(Unit::Seconds), &[], "Duration of reconciliations by the leader";

@@ -139,7 +139,7 @@ fn read(path: &Path) -> Result<String, String> {
         let text = io::read_to_string(file.take(MAX_FILTER + 1))?;
         // The beginning of a longer filter would be another filter.
         if text.len() as u64 > MAX_FILTER {
-            return Err(io::Error::other(format!("the file has more than {MAX_FILTER} bytes")));
+            return Err(io::Error::other(format!("the file has more than {MAX_FILTER} bytes: shorten it")));
         }
         Ok(text)
     };
@@ -201,6 +201,6 @@ mod tests {
         std::fs::write(&file, "debug\n").unwrap();
         assert_eq!(read(&file).as_deref(), Ok("debug"));
         std::fs::write(&file, format!("info,{}=debug", "x".repeat(20_000))).unwrap();
-        assert_eq!(read(&file), Err("the file has more than 16384 bytes".to_owned()));
+        assert_eq!(read(&file), Err("the file has more than 16384 bytes: shorten it".to_owned()));
     }
 }

@@ -47,7 +47,8 @@ fn all_ready(found: &[ReplicaFacts]) -> CheckResult {
 
 fn not_a_replica(pod: &ObjectKey) -> CheckResult {
     let text = "the pod has the labels of a replica, but is ignored: no ClusterRoleBinding with these labels names a \
-                service account of its namespace; if it is a replica, set --install-namespace";
+                service account of its namespace; if it is a replica, set --install-namespace \
+                to its namespace";
     CheckResult::warning(CheckName::Replicas, text).about(pod)
 }
 
