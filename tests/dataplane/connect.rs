@@ -270,10 +270,11 @@ fn all_pools_together_hold_no_more_than_they_may() {
     let size = Size { preconnected: 5, ..Size::default() };
     let rig = Rig::sized(size, &addresses, |_, upstream| preconnect(4, upstream));
     let idle = || addresses.iter().map(|address| rig.endpoint(*address).pool_figures().idle).sum::<usize>();
-    wait_until("the budget is used", || idle() == 5);
+    // One load balancer leaves places for others.
+    wait_until("the budget of the load balancer is used", || idle() == 4);
     for _ in 0..20 {
         let client = rig.connect();
         greeting(&client);
-        assert!(idle() <= 5);
+        assert!(idle() <= 4);
     }
 }
