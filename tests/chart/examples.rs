@@ -37,6 +37,16 @@ fn every_documented_values_file_is_accepted_by_lint() {
     }
 }
 
+/// Administrators reserve system priorities by quotas, and MetalLB reads only the annotations with its current prefix.
+#[test]
+fn values_files_need_no_system_priority_and_no_former_annotations_of_metallb() {
+    for file in values_files().into_iter().flatten() {
+        let values = crate::read(&file);
+        assert!(!values.contains("system-cluster-critical") && !values.contains("system-node-critical"), "{file}");
+        assert!(!values.contains("metallb.universe.tf"), "{file}");
+    }
+}
+
 #[test]
 fn the_program_knows_every_argument_that_pods_are_given() {
     for file in values_files() {
