@@ -24,6 +24,15 @@ fn tolerance(counter: Counter, expected: f64) -> f64 {
     }
 }
 
+/// The number of counts, the least of which is compared. Other programs can only add system calls: the slower the work,
+/// the more of those that depend on the time, such as the writes of the access log.
+fn repetitions(counter: Counter) -> u32 {
+    match counter {
+        Counter::Instructions => 1,
+        Counter::SystemCalls => 3,
+    }
+}
+
 /// The use of the counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
@@ -54,9 +63,12 @@ impl Baseline {
         for counter in Counter::ALL {
             in_path(counter.program()).with_context(|| format!("there is no {0}: install {0}", counter.program()))?;
             for work in &WORKS {
-                let count = count(bench, counter, work, &ours).await?;
-                println!("{:22} {:10.1} {}", work.name, count.each, counter.name());
-                now.0.entry(work.name.into()).or_default().insert(counter.name().into(), count.each);
+                let mut least = f64::INFINITY;
+                for _ in 0..repetitions(counter) {
+                    least = least.min(count(bench, counter, work, &ours).await?.each);
+                }
+                println!("{:22} {least:10.1} {}", work.name, counter.name());
+                now.0.entry(work.name.into()).or_default().insert(counter.name().into(), least);
             }
         }
         Ok(now)
