@@ -59,7 +59,7 @@ use dns_name::{is_dns_label, is_dns_subdomain};
 pub use endpoint_ref::EndpointRef;
 pub use network::Network;
 use network::has_mapped_mark;
-use port_number::port_number;
+pub use port_number::port_number;
 pub use question::{HeaderName, HexBytes, HttpHost, HttpPath, StatusRange, Text};
 
 /// Validates a text.

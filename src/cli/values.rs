@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr, ops::RangeInclusive, str::FromStr};
 
 use clap::ValueEnum;
 
-use crate::model::ObjectKey;
+use crate::{api::port_number, model::ObjectKey};
 
 /// A listening address. Without a host: all addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,13 +25,13 @@ impl FromStr for ListenAddress {
         };
         if let Ok(address) = text.parse::<std::net::SocketAddr>() {
             // The parser accepts leading zeros in the port, and an IPv6 scope, which would be lost.
-            return match text.rsplit(':').next().and_then(self::port) {
+            return match text.rsplit(':').next().and_then(port_number) {
                 Some(port) if !text.contains('%') => Ok(Self { host: Some(address.ip()), port }),
                 _ => Err(wrong()),
             };
         }
         let port = text.strip_prefix(':').unwrap_or(text);
-        self::port(port).map(|port| Self { host: None, port }).ok_or_else(wrong)
+        port_number(port).map(|port| Self { host: None, port }).ok_or_else(wrong)
     }
 }
 
@@ -120,15 +120,10 @@ pub fn host_name(text: &str) -> Result<String, String> {
         .ok_or_else(|| format!("`{text}` is not a host name: write for example tcplb.example.com"))
 }
 
-/// A port in its only notation: no sign, no leading zeros.
-fn port(text: &str) -> Option<u16> {
-    text.parse().ok().filter(|port: &u16| *port > 0 && port.to_string() == text)
-}
-
 pub fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
     let wrong = || format!("`{text}` is not a port range: write for example 20000-24999, or 443");
     let (first, last) = text.split_once('-').unwrap_or((text, text));
-    let port = |text: &str| self::port(text).ok_or_else(wrong);
+    let port = |text: &str| port_number(text).ok_or_else(wrong);
     let (first, last) = (port(first)?, port(last)?);
     if first <= last { Ok(first..=last) } else { Err(wrong()) }
 }

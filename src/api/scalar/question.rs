@@ -151,8 +151,8 @@ impl fmt::Display for HttpHost {
     }
 }
 
-const NOT_A_HOST: &str = "not a valid Host header: write a host name, an IPv4 address or an IPv6 address in brackets, with \
-                          an optional port, for example db.example.com, 192.0.2.7:8008 or [2001:db8::7]:8008";
+const NOT_A_HOST: &str = "not a valid Host header: write a host name, an IPv4 address or an IPv6 address in brackets, \
+                          with an optional port, for example db.example.com, 192.0.2.7:8008 or [2001:db8::7]:8008";
 
 const HOST_RULES: [&str; 3] = [
     r"self.matches('^(\\[[0-9a-fA-F.]*:[0-9a-fA-F:.]*\\]|[-A-Za-z0-9_.]+)(:[1-9][0-9]{0,4})?$')",

@@ -12,8 +12,9 @@ pub struct RefusedTag {
 }
 
 /// # Errors
-/// The tag of a document's kind, otherwise the first one, if a node has a tag that is not of the core schema of YAML 1.2 (section 10.3), or is tagged as null and is not null.
-/// The reader of the values refuses values that do not match the other tags. Messages do not quote the text.
+/// If a node has a tag that is not of the core schema of YAML 1.2 (section 10.3), or is tagged as null and is not null:
+/// the first such tag, but preferably that of a document's kind. The reader of the values refuses values that do not
+/// match the other tags. Messages do not quote the text.
 pub fn check(text: &str) -> Result<(), RefusedTag> {
     // Most texts have no tag.
     if !text.contains('!') {
