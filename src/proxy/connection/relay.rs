@@ -16,6 +16,7 @@ mod tests;
 use std::{
     cell::RefCell,
     future::poll_fn,
+    io,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -35,7 +36,8 @@ use crate::proxy::{
 };
 
 /// The time without progress after which undelivered bytes are discarded before a reset. Also the time for which a
-/// client may keep sending to a backend that has ended and closed: closing while bytes arrive resets the connection.
+/// client may keep sending to a backend that has ended and closed (closing while bytes arrive resets the connection),
+/// and for which a backend may read nothing of a client that has ended and closed.
 const LINGER: Duration = Duration::from_secs(5);
 /// The interval at which a side that is not being read is checked for failure, and the time without progress before the
 /// check counts.
@@ -158,7 +160,7 @@ impl Relay<'_> {
                     Flow { source: &mut *client, destination: &mut *backend, buffer: &mut *buffer, memory, wrote };
                 let up = self.up.poll(cx, &mut flow, last);
                 if let Poll::Ready(Err(fault)) = up
-                    && let Some(ending) = self.up_failed(fault)
+                    && let Some(ending) = self.up_failed(fault, backend)
                 {
                     return Some(ending);
                 }
@@ -171,7 +173,7 @@ impl Relay<'_> {
                     Flow { source: &mut *backend, destination: &mut *client, buffer: &mut *buffer, memory, wrote };
                 let down = self.down.poll(cx, &mut flow, last);
                 if let Poll::Ready(Err(fault)) = down
-                    && let Some(ending) = self.down_failed(fault)
+                    && let Some(ending) = self.down_failed(fault, client)
                 {
                     return Some(ending);
                 }
@@ -193,18 +195,19 @@ impl Relay<'_> {
         }
     }
 
-    fn up_failed(&mut self, fault: Fault) -> Option<Ending> {
+    fn up_failed(&mut self, fault: Fault, backend: &impl Side) -> Option<Ending> {
         match fault {
             Fault::Forbidden => Some(Ending::Cut(CloseReason::ProxyUntrusted)),
             Fault::Read => Some(Ending::ClientBroke(self.client_broke())),
-            // The backend has sent everything and closed: deliver that to the client before it sees the failure.
-            Fault::Write if self.down.state == DirectionState::Done => {
+            Fault::Write(_) if self.down.is_broken() => Some(Ending::Cut(CloseReason::ClientReset)),
+            // Deliver everything that the backend has sent, and its end, before the client sees the failure.
+            Fault::Write(error) if self.down.state == DirectionState::Done || end_is_certain(backend, error) => {
                 self.up.stop(DirectionState::Discarding);
                 self.linger_until = Some(Instant::now() + LINGER);
                 None
             }
             // Read the bytes that the backend sent before it broke; its end is then not a clean one.
-            Fault::Write => {
+            Fault::Write(_) => {
                 self.up.stop(DirectionState::Broken);
                 self.down.source_broke = true;
                 None
@@ -212,13 +215,20 @@ impl Relay<'_> {
         }
     }
 
-    fn down_failed(&mut self, fault: Fault) -> Option<Ending> {
+    fn down_failed(&mut self, fault: Fault, client: &impl Side) -> Option<Ending> {
         match fault {
             Fault::Read => Some(Ending::BackendBroke(CloseReason::BackendReset)),
-            Fault::Write if self.up.state.is_over() => Some(Ending::Cut(CloseReason::ClientReset)),
-            Fault::Write => {
+            Fault::Write(_) if self.up.state == DirectionState::Done => {
+                Some(Ending::ClientBroke(CloseReason::ClientReset))
+            }
+            Fault::Write(_) if self.up.state.is_over() => Some(Ending::Cut(CloseReason::ClientReset)),
+            Fault::Write(error) => {
                 self.down.stop(DirectionState::Broken);
-                self.up.source_broke = true;
+                if end_is_certain(client, error) {
+                    self.linger_until = Some(Instant::now() + LINGER);
+                } else {
+                    self.up.source_broke = true;
+                }
                 None
             }
             Fault::Forbidden => unreachable!("only clients' bytes are guarded"),
@@ -233,8 +243,9 @@ impl Relay<'_> {
         self.held.set(intact.held());
     }
 
+    /// The reason for the end of a connection whose client failed.
     fn client_broke(&self) -> CloseReason {
-        if self.linger_until.is_some() { CloseReason::BackendReset } else { CloseReason::ClientReset }
+        if self.up.state == DirectionState::Discarding { CloseReason::BackendReset } else { CloseReason::ClientReset }
     }
 
     fn ended(&self) -> Option<Ending> {
@@ -243,6 +254,7 @@ impl Relay<'_> {
                 Some(Ending::Clean(CloseReason::BackendReset))
             }
             (DirectionState::Done, DirectionState::Done) => Some(Ending::Clean(CloseReason::Complete)),
+            (DirectionState::Done, DirectionState::Broken) => Some(Ending::ClientBroke(CloseReason::ClientReset)),
             _ => None,
         }
     }
@@ -286,7 +298,11 @@ impl Relay<'_> {
                     self.linger_until = self.linger_until.map(|_| now + LINGER);
                 }
                 Alarm::Silence(reason) => return Poll::Ready(Ending::Cut(reason)),
-                Alarm::Linger => return Poll::Ready(Ending::Cut(CloseReason::BackendReset)),
+                Alarm::Linger => {
+                    let client_broke = self.down.is_broken();
+                    let reason = if client_broke { CloseReason::ClientReset } else { CloseReason::BackendReset };
+                    return Poll::Ready(Ending::Cut(reason));
+                }
                 Alarm::LongLived => {
                     self.long_lived_at = None;
                     meter.long_lived(backend);
@@ -375,6 +391,14 @@ enum Ending {
     ClientBroke(CloseReason),
     /// The client is reset after the backend's bytes have been delivered to it.
     BackendBroke(CloseReason),
+}
+
+/// True if a read will tell whether a side that no longer accepts bytes had ended before.
+///
+/// A TLS peer announces its end (RFC 8446, section 6.1). A TCP socket reports a reset once, to a write or a read. After
+/// that, reads see an end. But Linux reports EPIPE for a reset behind the peer's end, and ECONNRESET for others.
+fn end_is_certain(side: &impl Side, error: io::ErrorKind) -> bool {
+    side.plain().is_none() || error == io::ErrorKind::BrokenPipe
 }
 
 /// Waits until all written bytes have arrived, as long as there is progress.

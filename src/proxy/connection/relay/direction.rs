@@ -1,6 +1,7 @@
 //! One direction of a relayed connection.
 
 use std::{
+    io,
     pin::{Pin, pin},
     task::{Context, Poll, ready},
 };
@@ -80,9 +81,15 @@ pub struct Flow<'a, S, D, W> {
 /// The failure of a direction.
 pub enum Fault {
     Read,
-    Write,
+    Write(io::ErrorKind),
     /// The first bytes are a PROXY protocol signature from a client that may not send it.
     Forbidden,
+}
+
+impl Fault {
+    fn write(error: io::Error) -> Self {
+        Self::Write(error.kind())
+    }
 }
 
 impl Direction {
@@ -182,7 +189,7 @@ impl Direction {
         last: bool,
     ) -> Poll<Result<(), Fault>> {
         if !last || destination.plain().is_none() {
-            ready!(Pin::new(destination).poll_shutdown(cx)).map_err(|_| Fault::Write)?;
+            ready!(Pin::new(destination).poll_shutdown(cx)).map_err(Fault::write)?;
         }
         self.state = DirectionState::Done;
         Poll::Ready(Ok(()))
@@ -193,7 +200,7 @@ impl Direction {
     fn poll_send_encrypted(&mut self, cx: &mut Context<'_>, destination: &mut impl Side) -> Poll<Result<(), Fault>> {
         self.is_blocked = destination.has_unsent();
         if self.is_blocked {
-            ready!(Pin::new(destination).poll_flush(cx)).map_err(|_| Fault::Write)?;
+            ready!(Pin::new(destination).poll_flush(cx)).map_err(Fault::write)?;
             self.is_blocked = false;
         }
         Poll::Ready(Ok(()))
@@ -223,7 +230,7 @@ impl Direction {
         let size = self.read_size(keeps_up, flow.source, flow.memory.max_read());
         let Poll::Ready(count) = read(cx, flow.source, &mut flow.buffer[..size])? else {
             // Nothing to read: flush the TLS layer.
-            ready!(Pin::new(&mut *flow.destination).poll_flush(cx)).map_err(|_| Fault::Write)?;
+            ready!(Pin::new(&mut *flow.destination).poll_flush(cx)).map_err(Fault::write)?;
             return Poll::Pending;
         };
         if count == 0 {
@@ -280,7 +287,8 @@ impl Direction {
         let (Some(pipe), Some(to)) = (&mut self.pipe, flow.destination.plain()) else { return Poll::Ready(Ok(())) };
         while !pipe.is_empty() {
             match ready!(pipe.poll_drain(cx, to)) {
-                Ok(PipeOutput::Bytes(0)) | Err(_) => return Poll::Ready(Err(Fault::Write)),
+                Ok(PipeOutput::Bytes(0)) => return Poll::Ready(Err(Fault::Write(io::ErrorKind::WriteZero))),
+                Err(error) => return Poll::Ready(Err(Fault::write(error))),
                 Ok(PipeOutput::Bytes(count)) => (flow.wrote)(count),
                 Ok(PipeOutput::ReadBack(bytes)) => self.pending = bytes,
             }
@@ -330,7 +338,8 @@ fn poll_write_some(
     let mut done = 0;
     while done < bytes.len() {
         match Pin::new(&mut *destination).poll_write(cx, &bytes[done..]) {
-            Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Err(Fault::Write),
+            Poll::Ready(Ok(0)) => return Err(Fault::Write(io::ErrorKind::WriteZero)),
+            Poll::Ready(Err(error)) => return Err(Fault::write(error)),
             Poll::Ready(Ok(count)) => {
                 done += count;
                 wrote(count);

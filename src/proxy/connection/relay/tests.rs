@@ -1,6 +1,7 @@
 //! Relay tests with real sockets, and a clock that only the tests move.
 
 mod broken;
+mod resets_after_ends;
 mod simulation;
 
 use std::{
@@ -101,15 +102,21 @@ async fn pair() -> (TcpStream, Stream, OwnedFd) {
     (far, Stream::new(TcpSocket::new(near).unwrap()), descriptor)
 }
 
+/// Relays in a task of its own, which closes the sockets.
+fn relay(mut client: Stream, mut backend: Stream, deadlines: Deadlines) -> (Rc<Cell<Option<CloseReason>>>, Rc<Counts>) {
+    let (ended, moved) = (Rc::new(Cell::new(None)), Rc::new(Counts::default()));
+    let (end, meter) = (ended.clone(), moved.clone());
+    spawn_local(async move {
+        end.set(Some(both_ways(&mut client, &mut backend, deadlines, None, &*meter).await));
+    });
+    (ended, moved)
+}
+
 impl Ends {
     async fn relayed(deadlines: Deadlines) -> Self {
-        let (client, mut near_client, client_fd) = pair().await;
-        let (backend, mut near_backend, backend_fd) = pair().await;
-        let (ended, moved) = (Rc::new(Cell::new(None)), Rc::new(Counts::default()));
-        let (end, meter) = (ended.clone(), moved.clone());
-        spawn_local(async move {
-            end.set(Some(both_ways(&mut near_client, &mut near_backend, deadlines, None, &*meter).await));
-        });
+        let (client, near_client, client_fd) = pair().await;
+        let (backend, near_backend, backend_fd) = pair().await;
+        let (ended, moved) = relay(near_client, near_backend, deadlines);
         Self { client, backend, ended, moved, near: Near { client: client_fd, backend: backend_fd } }
     }
 
@@ -150,7 +157,7 @@ impl Ends {
 }
 
 /// Waits until at most this many bytes of the proxy are undelivered: the peer may acknowledge them late.
-async fn falls_to(near: &OwnedFd, bytes: usize) {
+async fn falls_to(near: &impl AsFd, bytes: usize) {
     while undelivered(near) > bytes {
         yield_now().await;
     }
