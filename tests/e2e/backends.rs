@@ -21,13 +21,14 @@ pub const READY: &str = "{tcpSocket: {port: 5000}, periodSeconds: 1}";
 
 impl Scenario {
     /// Creates a Deployment and its Service with this name; returns when all pods are ready. A terminating pod serves
-    /// for ten more seconds, like applications with graceful termination.
+    /// for 30 more seconds, like applications with graceful termination: longer than Kubernetes takes on a busy machine
+    /// to remove it from its EndpointSlice.
     pub async fn backends(&self, name: &str, count: i32) {
         self.backends_in(&self.namespace, name, count).await;
     }
 
     pub async fn backends_in(&self, namespace: &str, name: &str, count: i32) {
-        self.deploy_in(namespace, name, count, &echo_pod(10)).await;
+        self.deploy_in(namespace, name, count, &echo_pod(30)).await;
     }
 
     /// Creates a Deployment of these pods and its Service; returns when all pods are ready.

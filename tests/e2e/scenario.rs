@@ -296,10 +296,16 @@ impl Scenario {
         programmed_in(self.api(), name).await
     }
 
+    /// Waits until every replica serves the connections of a load balancer: each has a usable endpoint. Returns the address
+    /// of its first port.
+    pub async fn ready(&self, name: &str) -> SocketAddr {
+        ready_in(self.api(), name).await
+    }
+
     /// The same for a Service of type LoadBalancer: returns the external address. `comes_through` tests a connection,
     /// and is repeated until all nodes know the address, which they learn one by one.
     pub async fn external_address(&self, name: &str, comes_through: impl AsyncFn(SocketAddr) -> bool) -> SocketAddr {
-        let port = self.programmed(name).await.port();
+        let port = self.ready(name).await.port();
         let summary = self.load_balancer(name).await.status.unwrap().summary.unwrap();
         let address = SocketAddr::new(summary.address.unwrap().parse().expect("an IP address"), port);
         // Connections reach the nodes in turn. Two rounds are needed, since the turn restarts when other Services
@@ -328,7 +334,12 @@ impl Scenario {
     }
 }
 
-pub async fn programmed_in(api: Api<TcpLoadBalancer>, name: &str) -> SocketAddr {
+pub async fn ready_in(api: Api<TcpLoadBalancer>, name: &str) -> SocketAddr {
+    status_in(api.clone(), WAIT_LIMIT, "it is ready", name, |status| is(status, "Ready", "True")).await;
+    programmed_in(api, name).await
+}
+
+async fn programmed_in(api: Api<TcpLoadBalancer>, name: &str) -> SocketAddr {
     let object: TcpLoadBalancer = api.get(name).await.unwrap();
     let port = object.spec.listeners[0].port;
     let status = status_in(api, WAIT_LIMIT, "it is programmed", name, |status| is(status, "Programmed", "True")).await;

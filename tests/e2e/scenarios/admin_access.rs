@@ -57,7 +57,7 @@ async fn the_page_of_the_leader_counts_the_connections_of_all_replicas() {
     scenario("leader-page", Isolation::Shared, async |scenario| {
         scenario.backends("echo", 1).await;
         scenario.apply(&load_balancer("pg", PORT, "echo")).await;
-        let address = scenario.programmed("pg").await;
+        let address = scenario.ready("pg").await;
         let authorization = scenario.page_authorization().await;
         // kube-proxy distributes the connections over the replicas.
         let mut open = Vec::new();

@@ -9,7 +9,7 @@ use crate::{
     backends::load_balancer,
     cluster::WAIT_LIMIT,
     load::{Guests, Load},
-    scenario::{Scenario, is, is_not, scenario},
+    scenario::{Scenario, is, is_not, scenario, until},
     scenarios::traffic::served,
     turns::Isolation,
 };
@@ -20,7 +20,7 @@ pub async fn under_load(name: &str, pods: i32, story: impl AsyncFnOnce(&Scenario
     scenario(name, Isolation::Shared, async |scenario| {
         scenario.backends("echo", pods).await;
         scenario.apply(&load_balancer(name, 5432, "echo")).await;
-        let address = scenario.programmed(name).await;
+        let address = scenario.ready(name).await;
         served(address).await;
         let load = Load::start(address);
         story(scenario, &load).await;
@@ -42,6 +42,7 @@ async fn backends_scale_from_none_to_five_to_two_without_an_error() {
         scenario.scale("echo", 5).await;
         // Once the status shows an endpoint, every proxy has it, and each connection is served.
         scenario.status("somebody is there", "scale", |status| is(status, "BackendsHealthy", "True")).await;
+        served(address).await;
         let load = Load::start(address);
         load.is_served_by("five serve", WAIT_LIMIT, |backends| backends.len() == 5).await;
         let all_ready = |status: &tcplb::api::TcpLoadBalancerStatus| {
@@ -71,7 +72,7 @@ async fn a_pod_that_terminates_gracefully_keeps_its_clients_and_gets_no_new_ones
         assert!(still.is_some_and(|pod| pod.metadata.deletion_timestamp.is_some()), "the pod is still on its way out");
         assert_eq!(guests.still_here(), 12, "who is connected stays while the pod serves");
 
-        scenario.until("the pod has gone", &pod, |pod: Option<&Pod>| pod.is_none()).await;
+        until(scenario.api(), "the pod has gone", &pod, 2 * WAIT_LIMIT, |pod: Option<&Pod>| pod.is_none()).await;
         // The pod itself has closed its connections.
         for ending in guests.leave().await {
             assert_eq!(ending.backend, pod, "{ending:?}");

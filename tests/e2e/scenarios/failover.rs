@@ -36,7 +36,7 @@ spec:
 "
             ))
             .await;
-        let address = scenario.programmed("failover").await;
+        let address = scenario.ready("failover").await;
         served(address).await;
         let first_serves = |status: &TcpLoadBalancerStatus| {
             is_because(status, "Healthy") && backend(status, "spare").standby == Some(1)
@@ -87,7 +87,7 @@ async fn replaced_pods_are_drained_before_they_stop_and_no_client_is_refused() {
         scenario.deploy("echo", 2, &echo_pod(60)).await;
         let drain = "drain: {endpointTerminating: {policy: Close, after: 10s, spread: 3s}}";
         scenario.apply(&load_balancer_with("draining", "listeners: [{port: 5432}]", "echo", drain)).await;
-        let address = scenario.programmed("draining").await;
+        let address = scenario.ready("draining").await;
         served(address).await;
         let guests = Guests::arrive(address, 40).await;
         let load = Load::start(address);

@@ -33,7 +33,7 @@ async fn a_lost_node_costs_what_ran_there_and_the_status_follows() {
         let own = scenario.install_own(json!({})).await;
         scenario.backends("echo", 4).await;
         scenario.apply(&load_balancer("node", 5432, "echo")).await;
-        let address = scenario.programmed("node").await;
+        let address = scenario.ready("node").await;
         served(address).await;
 
         // The node of the control plane stays. If the leader is on another node, that node is taken away.
@@ -70,7 +70,7 @@ async fn a_lost_node_costs_what_ran_there_and_the_status_follows() {
 
         if lost_proxy == leader {
             let led = async || own.leader(&scenario.client).await.is_some_and(|now| now != leader);
-            eventually("somebody else leads", Duration::from_secs(20), led).await;
+            eventually("somebody else leads", WAIT_LIMIT, led).await;
         }
         scenario.apply(&load_balancer("meanwhile", 5433, "echo")).await;
         served(scenario.programmed("meanwhile").await).await;
@@ -91,7 +91,7 @@ async fn serving_continues_without_the_api_server_and_catches_up_later() {
     scenario("outage", Isolation::Exclusive, async |scenario| {
         scenario.backends("echo", 3).await;
         scenario.apply(&load_balancer("outage", 5432, "echo")).await;
-        let address = scenario.programmed("outage").await;
+        let address = scenario.ready("outage").await;
         served(address).await;
         let proxies = scenario.installation().ready_pods(&scenario.client, 2).await;
         let restarts = |pod: &Pod| pod.status.as_ref().unwrap().container_statuses.as_ref().unwrap()[0].restart_count;

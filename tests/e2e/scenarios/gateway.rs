@@ -1,7 +1,5 @@
 //! The managed Services of load balancers, and the ports behind them.
 
-use std::time::Duration;
-
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::{
     Api,
@@ -16,7 +14,7 @@ use crate::{
     cluster::{self, WAIT_LIMIT, eventually},
     installation::kill_container,
     load::{Guests, Load},
-    scenario::{Scenario, condition, is, is_not, programmed_in, scenario, sentence, until},
+    scenario::{Scenario, condition, is, is_not, ready_in, scenario, sentence, until},
     scenarios::traffic::served,
     turns::Isolation,
 };
@@ -42,9 +40,9 @@ async fn two_namespaces_offer_the_same_port() {
         let theirs = load_balancer("postgres", 5432, "theirs");
         scenario.apply(&theirs.replace("{name: postgres}", &format!("{{name: postgres, namespace: {other}}}"))).await;
 
-        let ours = scenario.programmed("postgres").await;
+        let ours = scenario.ready("postgres").await;
         let others = Api::<TcpLoadBalancer>::namespaced(scenario.client.clone(), &other);
-        let theirs = programmed_in(others, "postgres").await;
+        let theirs = ready_in(others, "postgres").await;
         assert_ne!(ours.ip(), theirs.ip());
         assert_eq!(ours.port(), theirs.port());
         for (address, name) in [(ours, "ours-"), (theirs, "theirs-")] {
@@ -98,7 +96,7 @@ async fn a_deleted_object_leaves_nothing_and_disturbs_no_neighbour() {
         scenario.backends("echo", 2).await;
         scenario.apply(&load_balancer("goes", 5432, "echo")).await;
         scenario.apply(&load_balancer("stays", 5433, "echo")).await;
-        let (goes, stays) = (scenario.programmed("goes").await, scenario.programmed("stays").await);
+        let (goes, stays) = (scenario.ready("goes").await, scenario.ready("stays").await);
         served(goes).await;
         served(stays).await;
         let (load, guests) = (Load::start(stays), Guests::arrive(stays, 10).await);
@@ -130,17 +128,20 @@ async fn objects_deleted_without_a_controller_are_cleaned_up_later() {
         let name = scenario.kept_service("goes").await.unwrap().metadata.name.unwrap();
 
         let replicas = |count: i32| Patch::Merge(json!({"spec": {"replicas": count}}));
+        let old = own.ready_pods(&scenario.client, 2).await;
         let deployment = own.deployment(&scenario.client);
         deployment.patch(&own.full_name(), &PatchParams::default(), &replicas(0)).await.unwrap();
-        own.ready_pods(&scenario.client, 0).await;
+        // A terminating replica still leads until its kubelet stops it.
+        for name in old.keys() {
+            let gone = |pod: Option<&Pod>| pod.is_none();
+            until(own.pod_api(&scenario.client), "the old pod has gone", name, 2 * WAIT_LIMIT, gone).await;
+        }
         scenario.api::<TcpLoadBalancer>().delete("goes", &DeleteParams::default()).await.unwrap();
         assert!(scenario.kept_service("goes").await.is_some(), "nobody is there to remove it");
         deployment.patch(&own.full_name(), &PatchParams::default(), &replicas(2)).await.unwrap();
 
-        until(scenario.system_services(), "its Service goes", &name, WAIT_LIMIT, |service: Option<&Service>| {
-            service.is_none()
-        })
-        .await;
+        let gone = |service: Option<&Service>| service.is_none();
+        until(scenario.system_services(), "its Service goes", &name, 2 * WAIT_LIMIT, gone).await;
         served(stays).await;
         assert_eq!(scenario.programmed("stays").await, stays, "what is still declared keeps its address");
     })
@@ -192,7 +193,7 @@ async fn a_proxy_that_cannot_open_a_port_is_named_and_the_others_serve() {
 
         kill_container(&pods.get(&pod).await.unwrap(), "squatter").await;
         scenario.status("it is opened when it is free", "occupied", |status| is(status, "Programmed", "True")).await;
-        eventually("only proxies are there", Duration::from_secs(10), async || {
+        eventually("only proxies are there", WAIT_LIMIT, async || {
             visit(address).await.is_ok_and(|backend| backend.starts_with("echo-"))
         })
         .await;

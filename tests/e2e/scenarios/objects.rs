@@ -70,7 +70,7 @@ async fn deleted_objects_of_the_release_are_restored_or_reported() {
         let own = scenario.install_own(quick.clone()).await;
         scenario.backends("echo", 2).await;
         scenario.apply(&load_balancer("objects", 5432, "echo")).await;
-        let address = scenario.programmed("objects").await;
+        let address = scenario.ready("objects").await;
         served(address).await;
         let load = Load::with_clients(address, 4);
         let name = own.full_name();

@@ -1,7 +1,5 @@
 //! A Service changes, and its EndpointSlices follow a moment later. Clients notice nothing.
 
-use std::time::Duration;
-
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::json;
@@ -100,7 +98,7 @@ async fn a_service_that_selects_other_pods_leads_to_them_alone() {
     under_load("switch", 2, async |scenario, load| {
         scenario.backends("green", 2).await;
         patch(scenario, json!({"spec": {"selector": {"app": "green"}}})).await;
-        load.is_served_by("the other pods serve, and only they", Duration::from_secs(5), |backends| {
+        load.is_served_by("the other pods serve, and only they", WAIT_LIMIT, |backends| {
             backends.iter().all(|name| name.starts_with("green"))
         })
         .await;

@@ -144,7 +144,7 @@ async fn an_overdue_drain_is_reported(scenario: &Scenario, surfaces: &Surfaces<'
     // The replicas close one connection in a second each.
     let drain = "drain: {endpointDrained: {after: 0s, maxPerSecond: 1}}";
     scenario.apply(&load_balancer_with("draining", LISTENER, "echo", drain)).await;
-    let address = scenario.programmed("draining").await;
+    let address = scenario.ready("draining").await;
     served(address).await;
     let guests = Guests::arrive(address, 400).await;
     let drained = guests.at.keys().next().unwrap();
