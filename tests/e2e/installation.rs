@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::{apps::v1::Deployment, coordination::v1::Lease, core::v1::Pod};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    coordination::v1::{Lease, LeaseSpec},
+    core::v1::Pod,
+};
 use kube::{
     Api, Client,
     api::{DeleteParams, ListParams, Patch, PatchParams},
@@ -120,9 +124,12 @@ impl Installation {
 
     /// The pod of the present leader.
     pub async fn leader(&self, client: &Client) -> Option<String> {
+        self.lease(client).await?.holder_identity.filter(|holder| !holder.is_empty())
+    }
+
+    pub async fn lease(&self, client: &Client) -> Option<LeaseSpec> {
         let leases = Api::<Lease>::namespaced(client.clone(), &self.namespace);
-        let lease = leases.get_opt(&self.full_name()).await.ok()??;
-        lease.spec?.holder_identity.filter(|holder| !holder.is_empty())
+        leases.get_opt(&self.full_name()).await.ok()??.spec
     }
 
     /// Waits until this many proxies are ready, and returns them by name.
