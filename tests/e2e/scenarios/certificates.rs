@@ -65,7 +65,7 @@ async fn a_rotated_secret_is_used_by_the_next_handshake_and_a_deleted_one_keeps_
         scenario.apply(&first.secret("db-tls")).await;
         let listener = "listeners: [{port: 5432, tls: {certificateRefs: [{name: db-tls}]}}]";
         scenario.apply(&load_balancer_with("rotation", listener, "echo", "")).await;
-        let address = scenario.programmed("rotation").await;
+        let address = scenario.ready("rotation").await;
         let mut opened = Err(Failure::Refused);
         eventually("TLS is served", WAIT_LIMIT, async || {
             opened = Connection::open_tls(address, "db.example.com", &trusted).await;
@@ -77,6 +77,7 @@ async fn a_rotated_secret_is_used_by_the_next_handshake_and_a_deleted_one_keeps_
 
         let rotated = Instant::now();
         scenario.apply(&second.secret("db-tls")).await;
+        let applied = rotated.elapsed();
         // Every proxy must have it: connects repeatedly, until many connections in a row show it.
         let mut in_a_row = 0;
         let mut last_old = rotated;
@@ -92,7 +93,8 @@ async fn a_rotated_secret_is_used_by_the_next_handshake_and_a_deleted_one_keeps_
         .await;
         let took = last_old - rotated;
         println!("measured: a rotated Secret is used by every handshake after {took:.0?}");
-        assert!(took < Duration::from_secs(2), "the old certificate was shown for {took:?}");
+        let limit = Duration::from_secs(2) + 10 * applied;
+        assert!(took < limit, "the old certificate was shown for {took:?}, and a request took {applied:?}");
         opened.echo("the open connection goes on").await.unwrap();
 
         scenario.api::<Secret>().delete("db-tls", &DeleteParams::default()).await.unwrap();

@@ -31,10 +31,14 @@ async fn a_check_logs_in_with_the_password_of_a_secret_and_heeds_its_changes() {
         let check = "healthCheck:\n  active: {type: Redis, interval: 1s, redis: {role: Primary, passwordRef: {name: of-the-check}}}";
         scenario.apply(&load_balancer_with("redis", "listeners: [{port: 6379}]", "redis", check)).await;
         let address = scenario.programmed("redis").await;
-        let refused = |status: &_| is_not(status, "BackendsHealthy", "Unhealthy");
+        // A check on a busy machine may also fail because its time is up.
+        let refused = |status: &_| {
+            is_not(status, "BackendsHealthy", "Unhealthy")
+                && sentence(status, "BackendsHealthy").contains("the login was answered `-WRONGPASS`")
+        };
         let status = scenario.status("the wrong password is told of", "redis", refused).await;
         let message = sentence(&status, "BackendsHealthy");
-        assert!(message.contains("the login was answered `-WRONGPASS`") && !message.contains("guessed"), "{message}");
+        assert!(!message.contains("guessed"), "{message}");
         assert!(ask(address, "PING").await.is_none(), "who cannot be checked gets no connections");
 
         scenario.password("of-the-check", "sesame").await;
@@ -45,10 +49,9 @@ async fn a_check_logs_in_with_the_password_of_a_secret_and_heeds_its_changes() {
         .await;
 
         scenario.api::<Secret>().delete("of-the-check", &DeleteParams::default()).await.unwrap();
-        let gone = |status: &_| is(status, "ResolvedRefs", "False");
-        let status = scenario.status("the loss is told", "redis", gone).await;
+        let gone = |status: &_| is(status, "ResolvedRefs", "False") && is(status, "BackendsHealthy", "True");
+        let status = scenario.status("the loss is told, and the one from before is used", "redis", gone).await;
         assert!(sentence(&status, "ResolvedRefs").contains("of-the-check"), "{status:?}");
-        assert!(is(&status, "BackendsHealthy", "True"), "it is checked with the one from before: {status:?}");
     })
     .await;
 }

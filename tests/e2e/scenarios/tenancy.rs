@@ -233,7 +233,7 @@ async fn a_controller_of_few_namespaces_refuses_the_same_and_has_no_further_righ
         let may = async |verb: &str, what: &str, namespace: &str| {
             cluster::kubectl(&["auth", "can-i", verb, what, "-n", namespace, "--as", &account]).await.trim() == "yes"
         };
-        assert!(may("watch", "services", &second).await);
+        eventually("it may watch Services", WAIT_LIMIT, async || may("watch", "services", &second).await).await;
         for (what, namespace) in [("secrets", &scenario.namespace), ("services", &unwatched), ("tcplb", &unwatched)] {
             assert!(!may("list", what, namespace).await, "it may list {what} of {namespace}");
         }
