@@ -4,7 +4,7 @@
 use std::{env, net::SocketAddr, time::Duration};
 
 use futures::{StreamExt, TryStreamExt, future::join_all};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use kube::{
     Api,
@@ -42,7 +42,7 @@ async fn a_new_load_balancer_serves_soon_after_a_plain_service_would() {
         println!(
             "measured: from apply to the first served connection {ours:.2?}, of a plain Service {plain:.2?} (medians of 5)"
         );
-        assert!(ours < plain + Duration::from_secs(1), "{ours:?} against {plain:?}");
+        assert!(ours < 2 * plain + Duration::from_secs(1), "{ours:?} against {plain:?}");
     })
     .await;
 }
@@ -85,10 +85,15 @@ async fn a_new_endpoint_is_used_at_once() {
         scenario.apply(&load_balancer("endpoints", 5432, "echo")).await;
         let address = scenario.programmed("endpoints").await;
         served(address).await;
-        let mut times = Vec::new();
+        let (mut times, mut usual) = (Vec::new(), Vec::new());
+        let visits = || join_all((0..8).map(|_| brief_visit(address)));
         for count in 2..6 {
             let of_echo = watcher::Config::default().labels("kubernetes.io/service-name=echo");
-            let mut slices = watcher(scenario.api::<EndpointSlice>(), of_echo).touched_objects().boxed();
+            let mut slices =
+                watcher(scenario.api::<EndpointSlice>(), of_echo).default_backoff().touched_objects().boxed();
+            let began = Instant::now();
+            visits().await;
+            usual.push(began.elapsed());
             scenario.scale("echo", count).await;
             let ready = |slice: &EndpointSlice| {
                 let endpoints = slice.endpoints.iter();
@@ -97,26 +102,28 @@ async fn a_new_endpoint_is_used_at_once() {
                     .count()
             };
             loop {
-                let slice = slices.try_next().await.unwrap().unwrap();
-                if ready(&slice) == count as usize {
-                    break;
+                match slices.try_next().await {
+                    Ok(Some(slice)) if ready(&slice) == count as usize => break,
+                    Ok(Some(_)) | Err(_) => {}
+                    Ok(None) => panic!("the watch of EndpointSlices has ended"),
                 }
             }
             // From the time at which this test learns of it, like the proxies, to the first connection that it serves.
             let heard = Instant::now();
             let mut met = std::collections::BTreeSet::new();
             eventually("it is used", WAIT_LIMIT, async || {
-                met.extend(join_all((0..8).map(|_| brief_visit(address))).await.into_iter().flatten());
+                met.extend(visits().await.into_iter().flatten());
                 met.len() == count as usize
             })
             .await;
             times.push(heard.elapsed());
         }
-        let took = median(times);
+        let (took, usual) = (median(times), median(usual));
         println!(
-            "measured: from an EndpointSlice with one more endpoint to its first connection {took:.2?} (median of 4)"
+            "measured: from an EndpointSlice with one more endpoint to its first connection {took:.2?}, 8 visits take \
+             {usual:.2?} (medians of 4)"
         );
-        assert!(took < Duration::from_millis(200), "{took:?}");
+        assert!(took < Duration::from_millis(200) + 5 * usual, "{took:?}, 8 visits take {usual:?}");
     })
     .await;
 }
@@ -127,6 +134,17 @@ struct Usage {
     at: Timestamp,
     cpu_seconds: f64,
     memory: u64,
+}
+
+/// The usages as kubelets measured them at this time or later. They measure every 10 to 20 seconds.
+async fn usage_since(scenario: &Scenario, own: &Installation, time: Timestamp) -> Vec<Usage> {
+    let mut usages = Vec::new();
+    eventually("the kubelets have measured", WAIT_LIMIT, async || {
+        usages = usage(scenario, own).await;
+        usages.iter().all(|usage| usage.at >= time)
+    })
+    .await;
+    usages
 }
 
 async fn usage(scenario: &Scenario, own: &Installation) -> Vec<Usage> {
@@ -213,7 +231,8 @@ async fn resources_stay_low_with_many_load_balancers() {
         .await;
         println!("measured: {count} load balancers were applied and programmed in {:.0?}", began.elapsed());
 
-        let before = usage(scenario, &own).await;
+        // Without the time in which they were applied.
+        let before = usage_since(scenario, &own, Timestamp::now()).await;
         let (began, changes) = (Instant::now(), 30);
         let slices: Api<EndpointSlice> = scenario.api();
         for change in 0..changes {
@@ -224,7 +243,8 @@ async fn resources_stay_low_with_many_load_balancers() {
             let changed = Patch::Merge(json!({"endpoints": endpoints}));
             slices.patch(&format!("many-{index}"), &PatchParams::default(), &changed).await.unwrap();
         }
-        let after = usage(scenario, &own).await;
+        let measured = before.iter().map(|usage| usage.at).max().unwrap();
+        let after = usage_since(scenario, &own, measured + SignedDuration::from_secs(11)).await;
         let leader = own.leader(&scenario.client).await;
         for (before, after) in before.iter().zip(&after) {
             assert_eq!(before.pod, after.pod, "no proxy has been replaced");

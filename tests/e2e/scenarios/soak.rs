@@ -153,7 +153,7 @@ impl<'a> Soak<'a> {
         println!("soak: seed {seed}");
         let mut rng = Rng::with_seed(seed);
         let editor = Editor::new(scenario, rng.fork(), trusted.clone()).await;
-        let address = scenario.programmed(LOAD_BALANCERS[0]).await;
+        let address = scenario.ready(LOAD_BALANCERS[0]).await;
         served(address).await;
         let mut entrances = Vec::new();
         for name in LOAD_BALANCERS {
@@ -201,12 +201,13 @@ impl<'a> Soak<'a> {
 
     /// Fails one part of the cluster after the other, with an edit each second.
     async fn fail(&mut self, own: crate::installation::Installation, nodes: Vec<String>) {
-        let Self { scenario, editor, timeline, entrances, trusted, rng, .. } = self;
+        let Self { scenario, editor, timeline, entrances, trusted, rng, load, .. } = self;
         let minutes = env::var("E2E_SOAK_MINUTES").ok().map(|text| text.parse::<f64>().expect("a number of minutes"));
         let duration = minutes.map(|minutes| Duration::from_secs_f64(minutes * 60.0));
         let (api_server, stop) = (RwLock::const_new(()), CancellationToken::new());
         let (entrances, trusted, rng) = (entrances.clone(), trusted.clone(), rng.fork());
-        let mut chaos = Chaos { scenario, own, timeline, nodes, entrances, trusted, api_server: &api_server, rng };
+        let mut chaos =
+            Chaos { scenario, own, timeline, load, nodes, entrances, trusted, api_server: &api_server, rng };
         let failures = async {
             let began = Instant::now();
             loop {

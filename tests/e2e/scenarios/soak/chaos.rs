@@ -30,6 +30,7 @@ use crate::{
     backends::PORT,
     cluster::{Away, WAIT_LIMIT, eventually},
     installation::{Installation, is_ready, kill_container},
+    load::Load,
     scenario::{Scenario, until},
     scenarios::{faults::is_node_ready, traffic::served},
 };
@@ -47,6 +48,7 @@ pub struct Chaos<'a> {
     pub scenario: &'a Scenario,
     pub own: Installation,
     pub timeline: &'a Timeline,
+    pub load: &'a Load,
     /// The names of the nodes. The replica on the first one, with the control plane, runs throughout.
     pub nodes: Vec<String>,
     pub entrances: Vec<Entrance>,
@@ -67,6 +69,8 @@ impl Chaos<'_> {
             Disturbance::ReplicaDrain => self.drain_replica().await,
             Disturbance::NodeLoss => self.lose_node(must_be_noticed).await,
         }
+        // The clients of the Service depend on another node's kube-proxy, which may be the last to follow.
+        self.load.is_well(RECOVERY_LIMIT).await;
         self.timeline.end();
     }
 
