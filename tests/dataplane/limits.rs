@@ -78,6 +78,8 @@ fn a_listener_has_exactly_as_many_connections_as_it_may_have() {
     assert_eq!(rig.endpoint(backend).connections(), 13, "no backend is dialled for the others");
     drop(open);
     rig.wait_closed(CloseReason::Complete, 13);
+    // A place is given back a moment after the end of its connection is counted.
+    wait_until("their places are free", || rig.monitor.open_by_worker().sum::<usize>() == 0);
     assert_eq!(served_of_many(rig.address(), |_, address| connect(address)).len(), 13, "places are given back");
 }
 

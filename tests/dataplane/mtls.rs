@@ -5,7 +5,7 @@ use std::{
     net::TcpStream,
     path::PathBuf,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use proxy_header::{ParseConfig, ProxyHeader, SslInfo};
@@ -221,16 +221,22 @@ fn issue_until(end: SystemTime, name: &str, authority: &Authority) -> Issued {
 fn clients_with_expired_certificates_cannot_resume_earlier_sessions() {
     let authority = Authority::new();
     let presented = authority.issue("db.example");
-    let end = SystemTime::now() + Duration::from_secs(10);
-    let alice = issue_until(end, "alice", &authority);
     let rig = Rig::with(&[Backend::echo()], |listener, _| {
         listener.tls = asking("Required", &presented, &[(&authority, None)]);
     });
-    let clients = VERSIONS.map(|version| authority.client_showing(&alice, &[version]));
-    for client in &clients {
-        let kinds = [echoed(client, &rig).unwrap(), echoed(client, &rig).unwrap()];
-        assert_eq!(kinds, [HandshakeKind::Full, HandshakeKind::Resumed]);
-    }
+    let are_resumed = |issued: &Issued| {
+        let clients = VERSIONS.map(|version| authority.client_showing(issued, &[version]));
+        for client in &clients {
+            let kinds = [echoed(client, &rig).unwrap(), echoed(client, &rig).unwrap()];
+            assert_eq!(kinds, [HandshakeKind::Full, HandshakeKind::Resumed]);
+        }
+        clients
+    };
+    // The certificate is valid for longer than these connections take.
+    let begun = Instant::now();
+    are_resumed(&authority.issue("bob"));
+    let end = SystemTime::now() + Duration::from_secs(10) + 3 * begun.elapsed();
+    let clients = are_resumed(&issue_until(end, "alice", &authority));
     wait_until("it has expired", || SystemTime::now() > end + Duration::from_secs(1));
     clients.iter().for_each(|client| _ = echoed(client, &rig).unwrap_err());
     rig.wait_closed(CloseReason::TlsClientCertificate, 2);

@@ -97,6 +97,7 @@ fn a_joining_endpoint_gets_its_share_of_the_open_connections() {
         // In turn, three of four connections return to the old endpoints.
         assert!((least..=least * 8).contains(&closed), "{algorithm:?}: {closed}");
         drop(clients);
+        wait_until("all have ended", || rig.active() == 0);
         assert_eq!(rig.reasons().keys().copied().collect::<Vec<_>>(), ["complete", "rebalanced"]);
     }
 }
@@ -108,9 +109,9 @@ fn busy_connections_stay_where_only_idle_ones_are_closed() {
     let mut rig = rig(&[one], rebalance, Algorithm::LeastConnections);
     let connected = || -> Vec<TcpStream> { (0..10).map(|_| rig.connect()).collect() };
     let (idle, busy) = (connected(), connected());
+    let begun = Instant::now();
     idle.iter().chain(&busy).for_each(is_echoed);
     rig.change_upstream(joined_by(Backend::echo()));
-    let begun = Instant::now();
     // 11 is a tenth above the share.
     wait_until("as many are closed as are too many", || {
         busy.iter().for_each(is_echoed);
@@ -145,7 +146,8 @@ fn pending_connections_to_a_silent_endpoint_close_no_open_ones() {
     let mut rig = rig(&[address], SHARE_OF_TEN_PERCENT_MORE, Algorithm::RoundRobin);
     let _old: Vec<TcpStream> = (0..ANSWERED).map(|_| rig.connect()).collect();
     wait_until("it has them", || rig.endpoint(address).connections() == ANSWERED as u64);
-    rig.change_upstream(|upstream| upstream.connect.timeout = Duration::from_secs(6));
+    // They wait for longer than this test looks at them.
+    rig.change_upstream(|upstream| upstream.connect.timeout = WAIT_LIMIT / 2);
     rig.change_upstream(joined_by(Backend::echo()));
     let _new: Vec<TcpStream> = (0..40).map(|_| rig.connect()).collect();
     wait_until("half of these wait", || rig.endpoint(address).active() == ANSWERED as u32 + 20);

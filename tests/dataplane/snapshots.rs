@@ -1,9 +1,12 @@
 //! Changes of snapshots, and their effect on open connections.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream},
-    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
     thread,
     time::Duration,
 };
@@ -106,11 +109,12 @@ fn a_connection_keeps_the_settings_it_was_accepted_with() {
     is_echoed(&before);
 }
 
-/// An unused port, below the kernel's ephemeral range.
+/// An unused port, below the kernel's ephemeral range. Each call returns another one.
 fn free_port() -> u16 {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     loop {
         let port = fastrand::u16(20_000..32_000);
-        if TcpListener::bind(("::", port)).is_ok() {
+        if GIVEN.lock().unwrap().insert(port) && TcpListener::bind(("::", port)).is_ok() {
             return port;
         }
     }
