@@ -4,7 +4,10 @@ use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::LocalBoxFuture};
 use rustls::pki_types::ServerName;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::{Instant, timeout, timeout_at},
+};
 use tracing::warn;
 
 use super::{record::ConnectionRecord, sides::BackendConnection};
@@ -191,11 +194,17 @@ struct Attempt {
 /// The failure of an attempt.
 struct AttemptError {
     cause: io::Error,
+    /// True if the endpoint failed during the handshake.
     of_tls: bool,
     is_timeout: bool,
 }
 
 impl AttemptError {
+    /// The failure of a handshake. A shortage of this host is not one of the endpoint.
+    fn of_handshake(cause: io::Error) -> Self {
+        Self { of_tls: !is_local(&cause), cause, is_timeout: false }
+    }
+
     #[cold]
     fn fault(&self) -> ConnectFault {
         if self.of_tls {
@@ -217,7 +226,6 @@ impl AttemptError {
 
 impl Attempt {
     async fn reach(self, ready: Option<TcpSocket>, preamble: Preamble) -> Result<BackendConnection, AttemptError> {
-        let failed = |of_tls| move |cause| AttemptError { cause, of_tls, is_timeout: false };
         let too_late = |of_tls, what: &str| {
             let cause = io::Error::new(io::ErrorKind::TimedOut, what);
             AttemptError { cause, of_tls, is_timeout: true }
@@ -227,7 +235,7 @@ impl Attempt {
             None => timeout_at(self.ends, dial(self.address))
                 .await
                 .map_err(|_| too_late(false, "no answer within connect.timeout"))?
-                .map_err(failed(false))?,
+                .map_err(|cause| AttemptError { cause, of_tls: false, is_timeout: false })?,
         };
         if !preamble.expects_answer() {
             return Ok(BackendConnection::Plain(WithPreamble::new(preamble.header, Stream::new(tcp))));
@@ -236,7 +244,7 @@ impl Attempt {
         timeout_at(self.ends, Box::pin(encrypt(Stream::new(tcp), preamble, self.address)))
             .await
             .map_err(|_| too_late(true, "the TLS handshake did not finish within connect.timeout"))?
-            .map_err(failed(true))
+            .map_err(AttemptError::of_handshake)
     }
 }
 
@@ -244,24 +252,40 @@ impl Attempt {
 async fn encrypt(stream: Stream, preamble: Preamble, address: SocketAddr) -> io::Result<BackendConnection> {
     let mut stream = WithPreamble::new(preamble.header, stream);
     if preamble.start_tls == Some(StartTls::Postgres) {
-        match postgres::ask_for_tls(&mut stream).await {
-            Ok(true) => {}
-            Ok(false) => return Err(io::Error::other("the endpoint does not support TLS")),
-            Err(_) => return Err(io::Error::other("the endpoint closed the connection instead of starting TLS")),
-        }
+        ask_for_tls(&mut stream).await?;
     }
     let Some(tls) = preamble.tls else { return Ok(BackendConnection::Plain(stream)) };
+    Ok(BackendConnection::Tls(Box::new(shake_hands(stream, &tls, address).await?)))
+}
+
+/// Requests TLS from an endpoint. [`is_local`] recognises the shortages of this host.
+async fn ask_for_tls(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Result<()> {
+    match postgres::ask_for_tls(stream).await {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(io::Error::other("the endpoint does not support TLS")),
+        Err(error) if is_local(&error) => Err(error),
+        Err(_) => Err(io::Error::other("the endpoint closed the connection instead of starting TLS")),
+    }
+}
+
+/// Does a TLS handshake with an endpoint. [`is_local`] recognises the shortages of this host.
+async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    tls: &BackendTls,
+    address: SocketAddr,
+) -> io::Result<ClientStream<S>> {
     // Without verification the name does not matter, and no server name is sent for an address.
     let name = tls.terms.server_name.clone().unwrap_or(ServerName::IpAddress(address.ip().into()));
-    match ClientStream::connect(tls.client.config.clone(), name.clone(), stream).await {
-        Ok(stream) => Ok(BackendConnection::Tls(Box::new(stream))),
-        Err(error) => {
-            if let Some(error) = error.get_ref().and_then(|error| error.downcast_ref()) {
-                tls.client.forget_undecryptable_session(&name, error);
-            }
-            Err(io::Error::new(error.kind(), format!("TLS handshake failed: {error}")))
+    let connected = ClientStream::connect(tls.client.config.clone(), name.clone(), stream).await;
+    connected.map_err(|error| {
+        if is_local(&error) {
+            return error;
         }
-    }
+        if let Some(error) = error.get_ref().and_then(|error| error.downcast_ref()) {
+            tls.client.forget_undecryptable_session(&name, error);
+        }
+        io::Error::new(error.kind(), format!("TLS handshake failed: {error}"))
+    })
 }
 
 /// The close reason of a failed attempt. Shortages of this host are logged at a bounded rate.
@@ -283,4 +307,55 @@ fn reason_for(error: &AttemptError, endpoint: SocketAddr, log: &LogLimiter) -> C
         warn!(%endpoint, %error, "cannot connect: {what_to_do}");
     }
     if no_port { CloseReason::NoLocalPort } else { CloseReason::LocalFailure }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::Pin,
+        task::{Context, Poll},
+    };
+
+    use rustix::io::Errno;
+    use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
+    use tokio::io::{ReadBuf, join, sink};
+
+    use super::*;
+    use crate::model::{BackendTlsTerms, TlsClientConfig};
+
+    /// A connection whose reads fail.
+    struct FailingReader(Errno);
+
+    impl AsyncRead for FailingReader {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Err(self.0.into()))
+        }
+    }
+
+    /// The fault and the close reason of handshakes that fail with this error.
+    async fn failures(error: Errno) -> [(ConnectFault, CloseReason); 2] {
+        let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth();
+        let terms = BackendTlsTerms { server_name: None, authorities: None, certificate: None, start_tls: None };
+        let tls = BackendTls { terms, client: TlsClientConfig::new(config, None) };
+        let address = SocketAddr::from(([192, 0, 2, 1], 5432));
+        let stream = || join(FailingReader(error), sink());
+        let requested = ask_for_tls(&mut stream()).await.err();
+        let negotiated = shake_hands(stream(), &tls, address).await.err();
+        [requested, negotiated].map(|cause| {
+            let error = AttemptError::of_handshake(cause.unwrap());
+            (error.fault(), reason_for(&error, address, &LogLimiter::new()))
+        })
+    }
+
+    #[tokio::test]
+    async fn a_shortage_of_this_host_during_a_handshake_is_no_failure_of_the_endpoint() {
+        for shortage in [Errno::NOBUFS, Errno::NOMEM] {
+            assert_eq!(failures(shortage).await, [(ConnectFault::LocalFailure, CloseReason::LocalFailure); 2]);
+        }
+        assert_eq!(failures(Errno::CONNRESET).await, [(ConnectFault::Tls, CloseReason::BackendTls); 2]);
+    }
 }

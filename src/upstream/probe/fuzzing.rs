@@ -62,8 +62,8 @@ pub async fn probe(which: u8, size: usize, answer: &[u8]) -> ProbeResult {
     };
     let address = SocketAddr::from(([127, 0, 0, 1], 1));
     let target = ProbeTarget { address, check: Arc::new(check), proxy_protocol: None, tls: None };
-    let connection = Box::new(Bounded::new(FuzzServer { unread: answer.to_vec(), sent: 0, size }));
-    let asked = target.ask_connected(connection, Instant::now() + timeout).await;
+    let server = FuzzServer { unread: answer.to_vec(), sent: 0, size };
+    let asked = target.ask_over(server, Instant::now() + timeout).await;
     asked.map(drop).map_err(|failure| failure.to_string())
 }
 

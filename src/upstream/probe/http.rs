@@ -1,4 +1,4 @@
-use std::{error::Error, io, iter, net::SocketAddr, pin::pin};
+use std::{error::Error, net::SocketAddr, pin::pin};
 
 use futures::FutureExt;
 use http_body_util::{BodyExt, Empty};
@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{connection::ProbeConnection, failure::ProbeError, words::printable};
-use crate::{model::HttpRequest, upstream::dial::is_local};
+use crate::model::HttpRequest;
 
 /// The smallest buffer that the library accepts; larger response heads are refused.
 const MOST_OF_HEAD: usize = 8192;
@@ -60,17 +60,7 @@ pub(super) async fn ask(
 }
 
 fn failed(error: &hyper::Error) -> ProbeError {
-    match local_cause(error) {
-        Some(cause) => ProbeError::Io(cause),
-        None => ProbeError::unexpected(format!("HTTP: {}", printable(reason(error).as_bytes()))),
-    }
-}
-
-/// The shortage of this host that caused an error.
-fn local_cause(error: &hyper::Error) -> Option<io::Error> {
-    let causes = iter::successors(error.source(), |&cause| cause.source());
-    let local = causes.filter_map(|cause| cause.downcast_ref::<io::Error>()).find(|cause| is_local(cause));
-    local.and_then(io::Error::raw_os_error).map(io::Error::from_raw_os_error)
+    ProbeError::unexpected(format!("HTTP: {}", printable(reason(error).as_bytes())))
 }
 
 fn judge(status: u16, wanted: &HttpRequest) -> Result<(), ProbeError> {

@@ -13,6 +13,7 @@ mod mysql;
 mod postgres;
 mod redis;
 mod role;
+mod shortage;
 mod start_tls;
 #[cfg(test)]
 mod tests;
@@ -29,7 +30,13 @@ use tokio::{
 use tracing::warn;
 
 pub(super) use self::tls::ProbeTlsClient;
-use self::{bounded::Bounded, connection::ProbeConnection, failure::ProbeError, postgres::SessionEncryption};
+use self::{
+    bounded::Bounded,
+    connection::{ProbeConnection, ProbeStream},
+    failure::ProbeError,
+    postgres::SessionEncryption,
+    shortage::ShortageRecord,
+};
 use super::{
     dial::{dial, is_local},
     endpoint::Endpoint,
@@ -144,16 +151,26 @@ impl ProbeTarget {
 
     /// Runs the probe. Returns the connection if it passed.
     async fn ask(&self, deadline: Instant) -> Result<ProbeConnection, ProbeError> {
-        let connection = timeout_at(deadline, self.connect()).await.map_err(|_| self.timed_out())??;
-        self.ask_connected(connection, deadline).await
+        let address = SocketAddr::new(self.address.ip(), self.port());
+        let stream = timeout_at(deadline, dial(address)).await.map_err(|_| self.timed_out())??;
+        self.ask_over(stream, deadline).await
     }
 
-    async fn ask_connected(
+    /// Runs the probe over a new connection. After a shortage of this host, a failure says nothing about the endpoint,
+    /// and the shortage is returned instead.
+    async fn ask_over(
         &self,
-        connection: ProbeConnection,
+        stream: impl ProbeStream + 'static,
         deadline: Instant,
     ) -> Result<ProbeConnection, ProbeError> {
-        self.found(connection, deadline).await.map_err(|failure| self.without_password(failure))
+        let shortage = ShortageRecord::default();
+        let stream = Box::new(Bounded::new(stream, shortage.clone()));
+        let asked = async {
+            let connection = timeout_at(deadline, self.begin(stream)).await.map_err(|_| self.timed_out())??;
+            self.found(connection, deadline).await
+        };
+        let failed = |failure| shortage.error().map_or_else(|| self.without_password(failure), ProbeError::Io);
+        asked.await.map_err(failed)
     }
 
     /// Replaces a failure that quotes the password, which a server may repeat.
@@ -198,17 +215,19 @@ impl ProbeTarget {
         ProbeError::unexpected(format!("no answer within {:?}", self.check.timeout))
     }
 
-    async fn connect(&self) -> Result<ProbeConnection, ProbeError> {
-        let own = self.address.port();
-        let port = self.check.port.map_or(own, |port| port.get());
-        let mut stream = dial(SocketAddr::new(self.address.ip(), port)).await?;
+    /// The port that is probed.
+    fn port(&self) -> u16 {
+        self.check.port.map_or(self.address.port(), |port| port.get())
+    }
+
+    /// Sends the PROXY header, and negotiates TLS.
+    async fn begin(&self, mut stream: ProbeConnection) -> Result<ProbeConnection, ProbeError> {
         if matches!(self.check.probe, Probe::Tcp) {
-            return Ok(Box::new(Bounded::new(stream)));
+            return Ok(stream);
         }
-        if let Some(version) = self.proxy_protocol.filter(|_| port == own) {
+        if let Some(version) = self.proxy_protocol.filter(|_| self.port() == self.address.port()) {
             stream.write_all(proxy_header(version)).await?;
         }
-        let stream: ProbeConnection = Box::new(Bounded::new(stream));
         match (&self.check.probe, &self.tls) {
             // The server sends the first message, before TLS begins.
             (Probe::MySql(_), _) | (_, None) => Ok(stream),

@@ -1,21 +1,14 @@
+mod shortages;
+
 use std::{
-    io,
     net::Ipv4Addr,
     num::NonZeroU16,
-    pin::Pin,
     sync::atomic::{AtomicUsize, Ordering::SeqCst},
-    task::{Context, Poll},
 };
 
 use hyper::header::{HeaderName, HeaderValue};
 use proptest::prelude::*;
-use rustix::io::Errno;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpListener,
-    runtime::Runtime,
-    time::timeout,
-};
+use tokio::{net::TcpListener, runtime::Runtime, time::timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::*;
@@ -201,40 +194,6 @@ async fn a_status_passes_if_it_is_one_of_the_expected() {
             statuses: vec![200..=200, 204..=299],
         };
         assert_eq!(found(Probe::Http(request), &[(ASKED, status)]).await.err().unwrap_or_default(), expected);
-    }
-}
-
-/// A connection to a peer that answers nothing, on a host without memory.
-struct ExhaustedStream;
-
-impl AsyncRead for ExhaustedStream {
-    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Err(Errno::NOBUFS.into()))
-    }
-}
-
-impl AsyncWrite for ExhaustedStream {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Poll::Ready(Ok(bytes.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
-#[tokio::test]
-async fn a_shortage_of_this_host_during_a_request_is_no_failure_of_the_endpoint() {
-    let request = HttpRequest { path: PATH, headers: Vec::new(), statuses: vec![200..=200] };
-    let http = target("192.0.2.1:80".parse().unwrap(), Probe::Http(request));
-    for probe in [http.check.probe.clone(), redis(None, Role::Any)] {
-        let target = target(http.address, probe);
-        let asked = target.ask_connected(Box::new(ExhaustedStream), Instant::now() + PROBE_TIMEOUT).await;
-        assert!(matches!(asked, Err(ProbeError::Io(error)) if is_local(&error)), "{}", target.check.probe.name());
     }
 }
 

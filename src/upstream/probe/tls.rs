@@ -7,10 +7,7 @@ use rustls::{ClientConfig, client::Resumption, crypto::aws_lc_rs, pki_types::Ser
 use tokio_rustls::TlsConnector;
 
 use super::{connection::ProbeConnection, failure::ProbeError, start_tls, words::printable};
-use crate::{
-    model::{AnyCertificate, BackendTls, StartTls},
-    upstream::dial::is_local,
-};
+use crate::model::{AnyCertificate, BackendTls, StartTls};
 
 /// The TLS client of probes.
 #[derive(Clone)]
@@ -81,9 +78,8 @@ impl ProbeTlsClient {
             Arc::make_mut(&mut config).resumption = Resumption::disabled();
         }
         let connected = TlsConnector::from(config).connect(self.name.clone(), connection).await;
-        let stream = connected.map_err(|error| match is_local(&error) {
-            true => ProbeError::Io(error),
-            false => ProbeError::unexpected(format!("TLS handshake: {}", printable(error.to_string().as_bytes()))),
+        let stream = connected.map_err(|error| {
+            ProbeError::unexpected(format!("TLS handshake: {}", printable(error.to_string().as_bytes())))
         })?;
         Ok(Box::new(stream))
     }
