@@ -108,12 +108,12 @@ pub fn both_ways<'a>(
             Ending::Cut(reason) => reason,
             Ending::ClientBroke(reason) => {
                 relay.discard_held(client, backend);
-                Box::pin(deliver(backend)).await;
+                Box::pin(relay.deliver(backend)).await;
                 reason
             }
             Ending::BackendBroke(reason) => {
                 relay.discard_held(backend, client);
-                Box::pin(deliver(client)).await;
+                Box::pin(relay.deliver(client)).await;
                 reason
             }
         }
@@ -241,6 +241,27 @@ impl Relay<'_> {
         self.down.discard_held();
         broken.discard_held();
         self.held.set(intact.held());
+    }
+
+    /// Waits until all bytes written to the intact side have arrived, as long as there is progress.
+    async fn deliver(&mut self, intact: &mut impl Side) {
+        let (mut left, mut since) = (0, Instant::now());
+        loop {
+            // Never waits: encrypted bytes that the kernel does not accept now are retried.
+            let flushed = poll_fn(|cx| Poll::Ready(Pin::new(&mut *intact).poll_flush(cx))).await;
+            self.held.set(intact.held());
+            let now_left = intact.stream().undelivered();
+            if (flushed.is_ready() && now_left == 0) || intact.stream().has_failed() {
+                return;
+            }
+            if now_left != left {
+                (left, since) = (now_left, Instant::now());
+            }
+            if since.elapsed() >= LINGER {
+                return;
+            }
+            sleep(DELIVERY_TICK).await;
+        }
     }
 
     /// The reason for the end of a connection whose client failed.
@@ -399,24 +420,4 @@ enum Ending {
 /// that, reads see an end. But Linux reports EPIPE for a reset behind the peer's end, and ECONNRESET for others.
 fn end_is_certain(side: &impl Side, error: io::ErrorKind) -> bool {
     side.plain().is_none() || error == io::ErrorKind::BrokenPipe
-}
-
-/// Waits until all written bytes have arrived, as long as there is progress.
-async fn deliver(side: &mut impl Side) {
-    let (mut left, mut since) = (0, Instant::now());
-    loop {
-        // Never waits: encrypted bytes that the kernel does not accept now are retried.
-        let flushed = poll_fn(|cx| Poll::Ready(Pin::new(&mut *side).poll_flush(cx))).await;
-        let now_left = side.stream().undelivered();
-        if (flushed.is_ready() && now_left == 0) || side.stream().has_failed() {
-            return;
-        }
-        if now_left != left {
-            (left, since) = (now_left, Instant::now());
-        }
-        if since.elapsed() >= LINGER {
-            return;
-        }
-        sleep(DELIVERY_TICK).await;
-    }
 }

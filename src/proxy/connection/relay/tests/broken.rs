@@ -92,3 +92,66 @@ async fn bytes_for_a_client_that_broke_are_discarded_before_the_backend_has_got_
         .await;
     }
 }
+
+/// A side that holds bytes until a test takes them. Reads fail if it is broken.
+struct DeliveringSide {
+    stream: Stream,
+    is_broken: bool,
+    held: Rc<Cell<usize>>,
+}
+
+impl AsyncRead for DeliveringSide {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.is_broken { Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())) } else { Poll::Pending }
+    }
+}
+
+impl AsyncWrite for DeliveringSide {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.held.get() > 0 { Poll::Pending } else { Poll::Ready(Ok(())) }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Side for DeliveringSide {
+    fn stream(&mut self) -> &mut Stream {
+        &mut self.stream
+    }
+
+    fn plain(&self) -> Option<&TcpSocket> {
+        None
+    }
+
+    fn held(&self) -> usize {
+        self.held.get()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn memory_is_given_back_while_the_intact_side_gets_its_bytes() {
+    for client_breaks in [true, false] {
+        let ((_far_of_broken, broken, _), (_far_of_intact, intact, _)) = (pair().await, pair().await);
+        let (held, meter) = (Rc::new(Cell::new(0)), Counts::default());
+        let broken = DeliveringSide { stream: broken, is_broken: true, held: Rc::default() };
+        let intact = DeliveringSide { stream: intact, is_broken: false, held: held.clone() };
+        let (mut client, mut backend) = if client_breaks { (broken, intact) } else { (intact, broken) };
+        let mut relayed = pin!(both_ways(&mut client, &mut backend, Deadlines::default(), None, &meter));
+        for left in [1000, 600, 1] {
+            held.set(left);
+            assert!(futures::poll!(&mut relayed).is_pending());
+            assert_eq!(meter.memory().held(), left);
+            advance(2 * DELIVERY_TICK).await;
+            settled().await;
+        }
+        held.set(0);
+        let reason = if client_breaks { CloseReason::ClientReset } else { CloseReason::BackendReset };
+        assert_eq!((relayed.await, meter.memory().held()), (reason, 0));
+    }
+}
