@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use imbl::OrdMap;
 use jiff::Timestamp;
 use rustls::{
     RootCertStore,
@@ -166,30 +167,16 @@ impl<'a> CertificateLoader<'a> {
             let of_one = fingerprint([authority.source.as_bytes(), &authority.fingerprint]);
             fingerprint([&before, &of_one])
         });
-        if let Some(known) = self.cache.reviews.get(&of_all) {
-            return known.clone();
+        let (now, before) = (&mut self.cache, self.cache_before);
+        let is_first = !now.reviews.contains_key(&of_all);
+        let review = cached(&mut now.reviews, &before.reviews, of_all, || {
+            Arc::new(new_review(authorities, &mut now.signatures, &before.signatures))
+        });
+        if is_first {
+            // Reviews of other sets may need the same signatures.
+            now.signatures.extend(review.signatures.iter().copied());
         }
-        let known = self.cache_before.reviews.get(&of_all).cloned();
-        let review = known.unwrap_or_else(|| Arc::new(self.new_review(authorities)));
-        // Reviews of other sets may need the same signatures.
-        self.cache.signatures.extend(review.signatures.iter().copied());
-        self.cache.reviews.insert(of_all, review.clone());
         review
-    }
-
-    fn new_review(&mut self, authorities: &[Arc<Authority>]) -> AuthorityReview {
-        let (review, mut signatures) = (revocation::review(authorities), Vec::new());
-        let (now, before) = (&mut self.cache.signatures, &self.cache_before.signatures);
-        let forgery = || {
-            revocation::forgery(authorities, |of_both, verify| {
-                let is_valid = cached(now, before, of_both, verify);
-                signatures.push((of_both, is_valid));
-                is_valid
-            })
-        };
-        // Ambiguous names are not verified, so each list costs one signature.
-        let refused = revocation::ambiguity(authorities).or_else(forgery).or(review.refused);
-        AuthorityReview { refused, signatures, ..review }
     }
 
     fn texts(&self, reference: &api::CaRef, declaration: &Declaration) -> Result<Texts<'a>, String> {
@@ -210,6 +197,25 @@ impl<'a> CertificateLoader<'a> {
             }
         }
     }
+}
+
+/// Compares authorities with each other. Signatures are verified once, see [`cached`].
+fn new_review(
+    authorities: &[Arc<Authority>],
+    now: &mut OrdMap<Fingerprint, bool>,
+    before: &OrdMap<Fingerprint, bool>,
+) -> AuthorityReview {
+    let (review, mut signatures) = (revocation::review(authorities), Vec::new());
+    let forgery = || {
+        revocation::forgery(authorities, |of_both, verify| {
+            let is_valid = cached(now, before, of_both, verify);
+            signatures.push((of_both, is_valid));
+            is_valid
+        })
+    };
+    // Ambiguous names are not verified, so each list costs one signature.
+    let refused = revocation::ambiguity(authorities).or_else(forgery).or(review.refused);
+    AuthorityReview { refused, signatures, ..review }
 }
 
 /// Warns about expired authorities and lists in one sentence, since a bundle may have many.
