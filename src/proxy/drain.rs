@@ -70,8 +70,9 @@ impl Drainer {
             select! {
                 changed = reports.changed() => match changed {
                     Ok(()) => in_place(|| {
+                        let changed = known.take_changes(&self.changes);
                         let (view, now) = (self.view.load(), Instant::now());
-                        known.follow(&view, &self.changes, now);
+                        known.follow(&view, changed, now);
                         plans.follow(known.drain_input(&view), now);
                     }),
                     Err(_) => return,
@@ -103,8 +104,6 @@ struct DrainingEndpoints {
     snapshot: Arc<Snapshot>,
     /// The number of changes of upstreams that are taken into account.
     seen: u64,
-    /// The upstreams of the view.
-    upstreams: Arc<[(UpstreamKey, Arc<Upstream>)]>,
     draining: BTreeMap<UpstreamKey, UpstreamDrains>,
     /// The upstreams with rebalancing.
     rebalanced: BTreeSet<UpstreamKey>,
@@ -119,14 +118,19 @@ struct UpstreamDrains {
 }
 
 impl DrainingEndpoints {
-    fn follow(&mut self, view: &View, log: &ChangeLog, now: Instant) {
-        self.remove_idle(now);
-        // The changes are taken first, so that a change in between is not missed.
+    /// The upstreams that have changed since the last call; `None`: unknown. Taken before the view is loaded, so that a
+    /// change in between is not missed: a new upstream is recorded as changed before it is in a view.
+    fn take_changes(&mut self, log: &ChangeLog) -> Option<BTreeSet<UpstreamKey>> {
         let (seen, changed) = log.since(self.seen);
         self.seen = seen;
+        changed
+    }
+
+    fn follow(&mut self, view: &View, changed: Option<BTreeSet<UpstreamKey>>, now: Instant) {
+        self.remove_idle(now);
         let before = mem::replace(&mut self.snapshot, view.snapshot.clone());
         let Some(mut changed) = changed else { return self.read_all(view, now) };
-        changed.extend(self.replace_upstreams(view));
+        changed.extend(self.replace_upstreams(&before));
         // The routes of listeners decide which endpoints can take over.
         let listeners = changes(&before.listeners, &view.snapshot.listeners);
         changed.extend(listeners.map(|(key, ..)| UpstreamKey { object: key.object.clone() }));
@@ -137,21 +141,21 @@ impl DrainingEndpoints {
         }
     }
 
-    /// Takes over the upstreams of a view, and forgets the removed ones. Returns the new ones.
-    fn replace_upstreams(&mut self, view: &View) -> Vec<UpstreamKey> {
-        if Arc::ptr_eq(&self.upstreams, &view.upstreams) {
-            return Vec::new();
+    /// Forgets the upstreams that were removed since the snapshot `before`. Returns the new ones.
+    fn replace_upstreams(&mut self, before: &Snapshot) -> Vec<UpstreamKey> {
+        let mut new = Vec::new();
+        for (key, before, now) in changes(&before.upstreams, &self.snapshot.upstreams) {
+            match (before, now) {
+                (None, _) => new.push(key.clone()),
+                (Some(_), None) => {
+                    self.draining.remove(key);
+                    self.rebalanced.remove(key);
+                }
+                // The change log has it. It also has an upstream that was removed and came back between two views.
+                (Some(_), Some(_)) => {}
+            }
         }
-        let before = mem::replace(&mut self.upstreams, view.upstreams.clone());
-        for (key, _) in before.iter().filter(|(key, _)| find(&view.upstreams, key).is_none()) {
-            self.draining.remove(key);
-            self.rebalanced.remove(key);
-        }
-        let is_known = |key: &UpstreamKey, upstream: &Arc<Upstream>| {
-            find(&before, key).is_some_and(|known| Arc::ptr_eq(known, upstream))
-        };
-        let new = view.upstreams.iter().filter(|(key, upstream)| !is_known(key, upstream));
-        new.map(|(key, _)| key.clone()).collect()
+        new
     }
 
     /// Removes draining endpoints without connections. They get no new ones before the next change of their upstream.
@@ -165,7 +169,6 @@ impl DrainingEndpoints {
     }
 
     fn read_all(&mut self, view: &View, now: Instant) {
-        self.upstreams = view.upstreams.clone();
         (self.draining, self.rebalanced) = Default::default();
         for (key, upstream) in &*view.upstreams {
             self.read(key, upstream, now);

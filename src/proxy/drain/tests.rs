@@ -33,12 +33,13 @@ impl DrainFixture {
         let mut upstreams = Upstreams::new(Handle::current(), PreconnectBudget::new(0), 1000);
         upstreams.update(wanted);
         let mut fixture = Self { upstreams, view: View::default(), known: DrainingEndpoints::default() };
-        fixture.view_upstreams();
+        fixture.view_upstreams(wanted);
         fixture
     }
 
-    /// Updates the upstreams of the view.
-    fn view_upstreams(&mut self) {
+    /// Updates the upstreams of the view, which have these settings.
+    fn view_upstreams(&mut self, wanted: &OrdMap<UpstreamKey, Arc<UpstreamConfig>>) {
+        self.view.snapshot = Arc::new(Snapshot { upstreams: wanted.clone(), ..Snapshot::default() });
         self.view.upstreams = self.upstreams.iter().map(|(key, upstream)| (key.clone(), upstream.clone())).collect();
     }
 
@@ -50,7 +51,8 @@ impl DrainFixture {
 
     /// The ports of the draining endpoints after the changes until now.
     fn draining(&mut self, now: Instant) -> BTreeSet<u16> {
-        self.known.follow(&self.view, &self.upstreams.changes(), now);
+        let changed = self.known.take_changes(&self.upstreams.changes());
+        self.known.follow(&self.view, changed, now);
         let input = self.known.drain_input(&self.view);
         let port = |resource: &DrainingResource| match resource {
             DrainingResource::Endpoint { endpoint, .. } => endpoint.key().address.port(),
@@ -104,12 +106,28 @@ async fn a_new_or_removed_upstream_changes_nothing_for_the_others() {
     let both = |port| wanted([2]).update(other.clone(), wanted([port])[&key()].clone());
     for configured in [both(3), both(4)] {
         fixture.upstreams.update(&configured);
-        fixture.view_upstreams();
+        fixture.view_upstreams(&configured);
         let draining = fixture.draining(later);
         assert!(!draining.contains(&1), "it has no connections: {draining:?}");
     }
     assert_eq!(fixture.draining(later), [3].into(), "the new upstream is followed");
     fixture.upstreams.retain(&wanted([2]));
-    fixture.view_upstreams();
+    fixture.view_upstreams(&wanted([2]));
     assert!(fixture.draining(later).is_empty());
+}
+
+#[tokio::test]
+async fn an_upstream_that_was_removed_and_came_back_between_two_views_is_followed() {
+    let mut fixture = DrainFixture::new(&wanted([1]));
+    let now = Instant::now();
+    let _open = fixture.connect();
+    fixture.upstreams.update(&wanted([2]));
+    assert_eq!(fixture.draining(now), [1].into());
+    fixture.upstreams.retain(&OrdMap::new());
+    fixture.upstreams.update(&wanted([1]));
+    fixture.view_upstreams(&wanted([1]));
+    assert!(fixture.draining(now).is_empty(), "the new upstream has no draining endpoint");
+    let _open = fixture.connect();
+    fixture.upstreams.update(&wanted([2]));
+    assert_eq!(fixture.draining(now + IDLE_TIMEOUT), [1].into());
 }
