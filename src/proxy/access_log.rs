@@ -9,6 +9,7 @@ mod event;
 mod followers;
 mod json;
 mod otel;
+mod queue;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod read_back;
 mod selection;
@@ -20,7 +21,7 @@ use std::{
     io::Write,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread,
@@ -31,20 +32,18 @@ pub use self::{
     encoder::{Format, LineEncoder},
     event::{
         Attempts, ConnectFault, ConnectionId, Event, FailedEndpoint, FullConnectionId, Kind, ListenerLabel,
-        ProcessIdentity, QueuedEvents,
+        ProcessIdentity,
     },
     followers::{EventFilter, Follower},
     json::schema,
+    queue::QueuedEvents,
     selection::{logs_end, logs_start},
 };
 
-use self::followers::Followers;
-
-/// The capacity of the queue in events. The queue has its full size from the start: about 270 bytes each.
-const QUEUE: usize = 4096;
-/// The maximum number of events of a load balancer in the queue, for each free place: one load balancer alone has at
-/// most three quarters of the queue, and those with many events always leave places for others while the sink is slow.
-const QUEUED_TO_FREE: usize = 3;
+use self::{
+    followers::Followers,
+    queue::{QUEUE, QueueEntry},
+};
 
 /// The events that are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,7 +60,9 @@ pub enum Events {
 pub struct AccessLog {
     events: Events,
     /// `None` stops the writer.
-    queue: SyncSender<Option<Event>>,
+    queue: SyncSender<Option<QueueEntry>>,
+    /// The events of all load balancers in the queue.
+    queued: Arc<QueuedEvents>,
     figures: Arc<Figures>,
     process: ProcessIdentity,
     followers: Arc<Followers>,
@@ -72,8 +73,6 @@ struct Figures {
     logged: AtomicU64,
     dropped: AtomicU64,
     suppressed: AtomicU64,
-    /// The number of events in the queue.
-    queued: AtomicUsize,
 }
 
 impl AccessLog {
@@ -93,7 +92,8 @@ impl AccessLog {
                 }
             })
             .expect("a thread can be started");
-        (Self { events, queue, figures, process, followers: Arc::default() }, Writer { ended })
+        let (queued, followers) = Default::default();
+        (Self { events, queue, queued, figures, process, followers }, Writer { ended })
     }
 
     /// True if end events are logged. If not, they are not counted.
@@ -105,23 +105,14 @@ impl AccessLog {
         self.events == Events::StartsAndEnds
     }
 
-    /// Queues an event. If the queue is full, or has too many events of the load balancer, drops and counts it.
-    pub fn offer(&self, event: Event) {
+    /// Queues an event of a load balancer, which has these events in the queue. If the queue is full, or has too many
+    /// events of the load balancer, drops and counts it.
+    pub fn offer(&self, event: Event, own: &Arc<QueuedEvents>) {
         let ends = u64::from(matches!(event.kind, Kind::End(_)));
-        let own = event.listener.queued.0.fetch_add(1, Relaxed);
-        let free = QUEUE.saturating_sub(self.figures.queued.fetch_add(1, Relaxed));
-        let fits = own < QUEUED_TO_FREE * free;
-        let sent = if fits { self.queue.try_send(Some(event)) } else { Err(TrySendError::Full(Some(event))) };
-        match sent {
-            Ok(()) => self.figures.logged.fetch_add(ends, Relaxed),
-            Err(TrySendError::Full(rejected) | TrySendError::Disconnected(rejected)) => {
-                self.figures.queued.fetch_sub(1, Relaxed);
-                if let Some(event) = rejected {
-                    event.listener.queued.0.fetch_sub(1, Relaxed);
-                }
-                self.figures.dropped.fetch_add(ends, Relaxed)
-            }
-        };
+        let entry = QueueEntry::new(event, &self.queued, own);
+        let is_queued = entry.is_some_and(|entry| self.queue.try_send(Some(entry)).is_ok());
+        let count = if is_queued { &self.figures.logged } else { &self.figures.dropped };
+        count.fetch_add(ends, Relaxed);
     }
 
     /// Counts an end event that is not offered because its kind exceeds the rate limit.
@@ -195,22 +186,25 @@ const BATCH: usize = 256;
 /// it would cost more than the rest of a line. A line is delayed by at most this time.
 const GATHER: Duration = Duration::from_millis(5);
 
-fn write_events(waiting: &Receiver<Option<Event>>, encoder: &LineEncoder, mut sink: impl Write, figures: &Figures) {
+fn write_events(
+    waiting: &Receiver<Option<QueueEntry>>,
+    encoder: &LineEncoder,
+    mut sink: impl Write,
+    figures: &Figures,
+) {
     let mut text = Vec::new();
     let mut open = true;
     while open && let Ok(first) = waiting.recv() {
         let (mut taken, mut ends) = (0, 0);
-        for event in std::iter::once(first).chain(waiting.try_iter()).take(BATCH) {
-            let Some(event) = event else {
+        for entry in std::iter::once(first).chain(waiting.try_iter()).take(BATCH) {
+            let Some(entry) = entry else {
                 open = false;
                 break;
             };
-            event.listener.queued.0.fetch_sub(1, Relaxed);
             taken += 1;
-            ends += u64::from(matches!(event.kind, Kind::End(_)));
-            encoder.write(&mut text, &event);
+            ends += u64::from(matches!(entry.event.kind, Kind::End(_)));
+            encoder.write(&mut text, &entry.event);
         }
-        figures.queued.fetch_sub(taken, Relaxed);
         if sink.write_all(&text).and_then(|()| sink.flush()).is_err() {
             // The sink failed (a closed pipe, a full disk): these events were counted as logged but are lost.
             figures.logged.fetch_sub(ends, Relaxed);

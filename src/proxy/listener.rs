@@ -36,7 +36,7 @@ pub struct ListenerState {
     pub handshakes: Arc<HandshakeShare>,
     /// The relay memory of its load balancer.
     pub relay_memory: Arc<RelayShare>,
-    /// The access log events of its load balancer that wait.
+    /// The events of its load balancer in the queue of the access log.
     pub queued_events: Arc<QueuedEvents>,
     /// Limits the warning about refusals because the process is full.
     pub process_full_log: LogLimiter,

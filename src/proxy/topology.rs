@@ -427,7 +427,6 @@ impl Topology {
             label: key.to_string().into(),
             load_balancer: key.object.to_string().into(),
             name: (*listener.name).into(),
-            queued: entry.listener.queued_events.clone(),
         });
         Some(Arc::new(ListenerConfig { listener, label, state: entry.listener.clone(), upstream, tls_handling }))
     }

@@ -1,7 +1,7 @@
 use std::{
     fmt::{self, Display},
     net::SocketAddr,
-    sync::{Arc, atomic::AtomicUsize},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -142,13 +142,7 @@ pub struct ListenerLabel {
     /// `namespace/name`.
     pub load_balancer: Box<str>,
     pub name: Box<str>,
-    /// The events of its load balancer in the queue.
-    pub queued: Arc<QueuedEvents>,
 }
-
-/// The number of events of one load balancer in the queue of the log.
-#[derive(Debug, Default)]
-pub struct QueuedEvents(pub AtomicUsize);
 
 /// The process that writes the log.
 #[derive(Clone, Debug)]

@@ -107,7 +107,6 @@ fn event_with(chosen: &Chosen) -> Event {
         label: chosen.listener.as_str().into(),
         name: chosen.name.as_str().into(),
         load_balancer: chosen.listener.as_str().into(),
-        queued: Arc::default(),
     });
     Event { listener, tls: Some(Arc::new(tls)), ..event(Kind::End(CloseReason::ClientReset)) }
 }
@@ -121,7 +120,6 @@ pub(super) fn event(kind: Kind) -> Event {
             label: "shop/pg:5432".into(),
             load_balancer: "shop/pg".into(),
             name: "postgres".into(),
-            queued: Arc::default(),
         }),
         peer: SocketAddr::from(([10, 0, 0, 1], 4000)),
         client: SocketAddr::from(([192, 0, 2, 7], 5000)),

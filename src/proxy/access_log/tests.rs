@@ -52,7 +52,7 @@ fn written(format: Format, events: impl IntoIterator<Item = Event>) -> String {
     let memory = SharedBuffer::default();
     let encoder = LineEncoder { format, process: ProcessIdentity::new("test") };
     let (log, writer) = AccessLog::start(Events::StartsAndEnds, encoder, memory.clone());
-    events.into_iter().for_each(|event| log.offer(event));
+    events.into_iter().for_each(|event| log.offer(event, &Arc::default()));
     writer.finish(&log, Duration::from_secs(30));
     String::from_utf8(memory.0.lock().unwrap().clone()).unwrap()
 }
@@ -115,7 +115,7 @@ fn ends_that_cannot_be_written_count_as_dropped() {
         FailingWriter,
     );
     for _ in 0..1000 {
-        log.offer(event(Kind::End(CloseReason::Complete)));
+        log.offer(event(Kind::End(CloseReason::Complete)), &Arc::default());
     }
     writer.finish(&log, Duration::from_secs(30));
     assert_eq!((log.logged(), log.dropped()), (0, 1000));
@@ -129,17 +129,17 @@ fn a_load_balancer_with_many_events_leaves_others_places_in_the_queue() {
     let closed = gate.lock().unwrap();
     let encoder = LineEncoder { format: Format::Text, process: ProcessIdentity::new("test") };
     let (log, writer) = AccessLog::start(Events::Ends, encoder, GatedWriter(gate.clone()));
-    let [greedy, other] = [(); 2].map(|()| event(Kind::End(CloseReason::Complete)));
-    (0..MANY).for_each(|_| log.offer(greedy.clone()));
+    let [greedy, other] = [(); 2].map(|()| Arc::<QueuedEvents>::default());
+    let offer = |own: &Arc<QueuedEvents>| log.offer(event(Kind::End(CloseReason::Complete)), own);
+    (0..MANY).for_each(|_| offer(&greedy));
     let dropped = log.dropped();
     assert!(dropped > 0);
-    (0..FEW).for_each(|_| log.offer(other.clone()));
+    (0..FEW).for_each(|_| offer(&other));
     assert_eq!(log.dropped(), dropped);
     drop(closed);
     writer.finish(&log, Duration::from_secs(30));
     assert_eq!(log.logged() + log.dropped(), (MANY + FEW) as u64);
-    let queued = [&log.figures.queued, &greedy.listener.queued.0, &other.listener.queued.0];
-    assert_eq!(queued.map(|queued| queued.load(Relaxed)), [0; 3]);
+    assert_eq!([&log.queued, &greedy, &other].map(|queued| queued.0.load(Relaxed)), [0; 3]);
 }
 
 #[test]

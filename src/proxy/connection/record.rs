@@ -285,7 +285,7 @@ impl ConnectionRecord {
     pub fn log_start(&mut self) {
         if self.recorder.log.wants_starts() && logs_start(self.config.listener.access_log, self.session.id) {
             let event = self.take_event(Kind::Start, self.accepted_at().elapsed());
-            self.recorder.log.offer(event);
+            self.recorder.log.offer(event, &self.config.state.queued_events);
         }
     }
 
@@ -300,7 +300,7 @@ impl ConnectionRecord {
             self.recorder.log.show(&event);
         }
         if logged {
-            self.recorder.log.offer(event);
+            self.recorder.log.offer(event, &self.config.state.queued_events);
         }
     }
 

@@ -26,8 +26,9 @@ use crate::{
 pub struct PreconnectBudget(Arc<Places>);
 
 /// An upstream has at most three times as many sockets as are left: alone at most three quarters, and many together
-/// leave some for others. The places are never divided, so none are guaranteed.
-const TERMS: Terms = Terms { guaranteed_one_in: 4, to_come: 0, borrowed_to_left: 3 };
+/// leave some for others. These must be free before there are others: a full pool keeps its sockets until clients take
+/// them or they expire. The places are never divided, so none are guaranteed.
+const TERMS: Terms = Terms { guaranteed_one_in: usize::MAX, to_come: 0, borrowed_to_left: 3 };
 
 impl PreconnectBudget {
     pub fn new(sockets: usize) -> Self {
