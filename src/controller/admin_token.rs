@@ -1,14 +1,15 @@
 //! The token that the leader sends to the admin pages of replicas.
 
 use std::{
-    fs::File,
-    io::{self, Read},
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use hyper::header::HeaderValue;
 use tokio::task::spawn_blocking;
+
+use crate::source::text_of_file;
 
 /// The maximum length of the file, in bytes.
 const MAX_FILE: u64 = 16 << 10;
@@ -30,7 +31,10 @@ impl AdminToken {
     pub async fn authorization(&self) -> Result<Option<HeaderValue>, String> {
         let Some(path) = self.0.clone() else { return Ok(None) };
         let file = path.clone();
-        let read = spawn_blocking(move || read(&file)).await.map_err(io::Error::other).flatten();
+        let read = spawn_blocking(move || text_of_file(&file, MAX_FILE, "write only the token into it"))
+            .await
+            .map_err(io::Error::other)
+            .flatten();
         let failure = |error: &dyn std::fmt::Display| format!("the token file {} {error}", path.display());
         let text = read.map_err(|error| failure(&format_args!("cannot be read: {error}")))?;
         let header = HeaderValue::try_from(format!("Bearer {}", text.trim()));
@@ -41,15 +45,6 @@ impl AdminToken {
         }
         header.set_sensitive(true);
         Ok(Some(header))
-    }
-}
-
-fn read(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?.take(MAX_FILE + 1).read_to_string(&mut text)?;
-    match text.len() as u64 > MAX_FILE {
-        true => Err(io::Error::other(format!("it has more than {MAX_FILE} bytes"))),
-        false => Ok(text),
     }
 }
 
@@ -77,7 +72,13 @@ mod tests {
             assert!(error.ends_with(expected) && !error.contains("cret"), "{error}");
         }
         fs::write(&path, "x".repeat(20_000)).unwrap();
-        assert!(token.authorization().await.unwrap_err().ends_with("cannot be read: it has more than 16384 bytes"));
+        let error = token.authorization().await.unwrap_err();
+        assert!(
+            error.ends_with("cannot be read: it has more than 16384 bytes: write only the token into it"),
+            "{error}"
+        );
+        let no_file = AdminToken::in_file(Some(folder.path().to_owned()));
+        assert!(no_file.authorization().await.unwrap_err().ends_with("cannot be read: it is not a file"));
         assert_eq!(AdminToken::default().authorization().await, Ok(None));
     }
 }

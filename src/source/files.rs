@@ -9,7 +9,7 @@ mod tests;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map::Entry},
     fs,
-    io::{self, Read},
+    io::Read,
     path::{Path, PathBuf},
     sync::Arc,
     thread,
@@ -25,6 +25,7 @@ use listing::{FileOrigin, KnownFile, Listed, Listing, REPLACE_DELAY, STAYS, io_m
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::{
+    bounded_file::{bytes_of_file, read_at_most},
     documents::{Document, Documents, Object, ReadResult},
     file_watch::{WatchedPaths, look},
     limits::{MAX_FILE, MAX_FILE_PROBLEMS},
@@ -107,7 +108,7 @@ impl Files {
     /// If it cannot be read, is too large, or is not UTF-8 text.
     pub fn with_input(mut self, input: impl Read) -> Result<Self, String> {
         let wrong = |what: &str| format!("{STANDARD_INPUT}: {what}");
-        let bytes = at_most(input, MAX_FILE).map_err(|error| wrong(&io_message(&error)))?;
+        let bytes = read_at_most(input, MAX_FILE, TOO_LONG).map_err(|error| wrong(&io_message(&error)))?;
         let text = decoded(bytes).map_err(|problem| wrong(&problem))?;
         self.input = Documents::read_unnamed(STANDARD_INPUT, &text, self.namespace());
         Ok(self)
@@ -246,6 +247,9 @@ impl Files {
 /// The origin of documents from standard input.
 const STANDARD_INPUT: &str = "standard input";
 
+/// The remedy for a file that is too long.
+const TOO_LONG: &str = "split it";
+
 /// The namespace of objects that set none, unless another one is configured.
 const DEFAULT_NAMESPACE: &str = "default";
 
@@ -334,7 +338,9 @@ fn is_being_written(file: &Path, unfinished: &Unfinished) -> bool {
 
 fn read_text(file: &Path) -> Result<String, String> {
     let wrong = |what: &str| format!("{}: {what}", file.display());
-    let bytes = read_at_most(file, MAX_FILE).map_err(|error| wrong(&io_message(&error)))?;
+    // A named path may be a pipe.
+    let bytes = fs::File::open(file).and_then(|opened| read_at_most(opened, MAX_FILE, TOO_LONG));
+    let bytes = bytes.map_err(|error| wrong(&io_message(&error)))?;
     let text = decoded(bytes).map_err(|problem| wrong(&problem))?;
     // Writing a file in place begins with truncating it.
     if text.trim().is_empty() { Err(wrong("is empty: write a manifest, or delete the file")) } else { Ok(text) }
@@ -368,21 +374,6 @@ pub fn decoded(mut bytes: Vec<u8>) -> Result<String, String> {
         let line = line_at(error.as_bytes(), error.utf8_error().valid_up_to());
         format!("is not text in UTF-8, from line {line} on: save it as UTF-8")
     })
-}
-
-fn read_at_most(file: &Path, most: u64) -> io::Result<Vec<u8>> {
-    at_most(fs::File::open(file)?, most)
-}
-
-fn at_most(input: impl Read, most: u64) -> io::Result<Vec<u8>> {
-    // A capacity that is sufficient for most manifests.
-    let mut bytes = Vec::with_capacity(16 << 10);
-    input.take(most + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > most {
-        Err(io::Error::other(format!("it has more than {most} bytes: split it")))
-    } else {
-        Ok(bytes)
-    }
 }
 
 fn about(document: &Document, message: String) -> FileProblem {
@@ -536,9 +527,5 @@ fn read_named_files(world: &mut World, last: &World, unfinished: &Unfinished) {
 fn read_named_file(file: &Path) -> Result<Arc<[u8]>, Arc<str>> {
     const MOST: u64 = 1 << 20;
 
-    let read = fs::metadata(file).and_then(|metadata| {
-        // Opening a pipe could block forever.
-        if metadata.is_file() { read_at_most(file, MOST) } else { Err(io::Error::other("it is not a file")) }
-    });
-    read.map(Arc::from).map_err(|error| io_message(&error).into())
+    bytes_of_file(file, MOST, TOO_LONG).map(Arc::from).map_err(|error| io_message(&error).into())
 }

@@ -13,6 +13,7 @@
 //!
 //! [`documents`] reads the text of one file, and [`schema`] checks one load balancer.
 
+mod bounded_file;
 mod cluster;
 pub mod documents;
 mod file_watch;
@@ -24,6 +25,7 @@ pub mod schema;
 mod settle;
 mod unfinished;
 
+pub use bounded_file::text_of_file;
 pub use cluster::{
     Changed, Cluster, Home, REFUSAL_DELAY, Scope, connect, installed_schema, refused_token, with_causes,
 };

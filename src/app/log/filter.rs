@@ -1,8 +1,6 @@
 //! The filter of the log, and the file that changes it while the process runs.
 
 use std::{
-    fs::File,
-    io::{self, Read},
     path::{Path, PathBuf},
     thread,
     time::Duration,
@@ -11,7 +9,7 @@ use std::{
 use tracing::{Level, enabled, info, level_filters::LevelFilter, warn};
 use tracing_subscriber::{EnvFilter, reload};
 
-use crate::printable::limited;
+use crate::{printable::limited, source::text_of_file};
 
 /// Targets that are disabled unless the filter names them. The Kubernetes client logs each failed attempt; the watches
 /// already report their errors once.
@@ -130,20 +128,8 @@ fn apply(text: &str, set: impl FnOnce() -> Result<(), reload::Error>) {
 }
 
 fn read(path: &Path) -> Result<String, String> {
-    let text = || -> io::Result<String> {
-        let file = File::open(path)?;
-        // Reading a pipe could block forever.
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::other("not a regular file"));
-        }
-        let text = io::read_to_string(file.take(MAX_FILTER + 1))?;
-        // The beginning of a longer filter would be another filter.
-        if text.len() as u64 > MAX_FILTER {
-            return Err(io::Error::other(format!("the file has more than {MAX_FILTER} bytes: shorten it")));
-        }
-        Ok(text)
-    };
-    text().map(|text| text.trim().to_owned()).map_err(|error| error.to_string())
+    let text = text_of_file(path, MAX_FILTER, "shorten it");
+    text.map(|text| text.trim().to_owned()).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -193,14 +179,14 @@ mod tests {
     }
 
     #[test]
-    fn only_regular_files_are_read_and_no_part_of_a_long_one() {
+    fn a_file_with_a_filter_is_read_whole_or_not_at_all() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("filter");
         assert!(read(&file).unwrap_err().contains("No such file"));
-        assert_eq!(read(folder.path()), Err("not a regular file".to_owned()));
+        assert_eq!(read(folder.path()), Err("it is not a file".to_owned()));
         std::fs::write(&file, "debug\n").unwrap();
         assert_eq!(read(&file).as_deref(), Ok("debug"));
         std::fs::write(&file, format!("info,{}=debug", "x".repeat(20_000))).unwrap();
-        assert_eq!(read(&file), Err("the file has more than 16384 bytes: shorten it".to_owned()));
+        assert_eq!(read(&file), Err("it has more than 16384 bytes: shorten it".to_owned()));
     }
 }
