@@ -14,7 +14,7 @@ mod unique;
 
 use std::{path::Path, sync::Arc};
 
-use kind::{DocumentKind, Read, is_ours};
+use kind::{DocumentKind, KUBERNETES, Read, is_ours};
 use lists::ListKind;
 pub use object::{Document, Object, ReadResult};
 use parts::{DocumentPart, SyntaxError, json, yaml};
@@ -130,6 +130,9 @@ impl Documents {
             self.problems.push(problem(format!("looks like a list of objects, but is not a supported one: {list}")));
             return;
         }
+        if lacks_kind(&value) {
+            return self.problems.push(problem("has no kind: write for example `kind: Secret`".into()));
+        }
         match DocumentKind::of(api_version, kind) {
             DocumentKind::Ours(read) => match identity(&value, origin.namespace) {
                 Ok((key, problems)) => {
@@ -177,6 +180,13 @@ impl Origin<'_> {
 /// True for the file that kustomize reads first, which needs neither `apiVersion` nor `kind`.
 fn is_kustomization(file: &Path) -> bool {
     file.file_name().is_some_and(|name| name == "kustomization.yaml" || name == "kustomization.yml")
+}
+
+/// True for an object without a kind that may be of a relevant one. Charts of Helm have an `apiVersion` too.
+fn lacks_kind(document: &Value) -> bool {
+    let is_relevant = KUBERNETES.iter().any(|(api_version, _)| document["apiVersion"] == *api_version);
+    let has_kind = document["kind"].as_str().is_some_and(|kind| !kind.is_empty());
+    is_relevant && !has_kind && document["metadata"].is_object()
 }
 
 fn is_named_by_server(document: &Value) -> bool {

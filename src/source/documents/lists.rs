@@ -28,7 +28,7 @@ impl ListKind {
     /// The objects of the list, each with its kind.
     ///
     /// # Errors
-    /// A sentence that names the field, if an entry of the list is not an object.
+    /// A sentence that names the field, if it is not a list of objects.
     pub fn items(&self, mut list: Value) -> Result<Vec<Value>, String> {
         let mut fields = list.as_object().into_iter().flat_map(|fields| fields.keys());
         let unknown = |field: &&String| !["apiVersion", "kind", "metadata", "items"].contains(&field.as_str());
@@ -38,8 +38,10 @@ impl ListKind {
         let api_version = list["apiVersion"].take();
         let mut items = match list.get_mut("items").map(Value::take) {
             Some(Value::Array(items)) => items,
-            // The API server writes an empty list as null.
-            Some(Value::Null) => Vec::new(),
+            // Otherwise a deleted or wrongly indented value would delete all objects of the list.
+            Some(Value::Null) => {
+                return Err("items: has no value: write the objects below it, or `items: []` if there are none".into());
+            }
             Some(_) => return Err("items: must be a list (entries that start with `- `)".into()),
             None => return Err("items: is missing: write the objects below `items`".into()),
         };

@@ -1,3 +1,5 @@
+mod absent_values;
+
 use std::{io, os::unix::fs::symlink};
 
 use proptest::prelude::*;
