@@ -23,8 +23,8 @@ pub use kubectl::{
 pub use run::{LogFormat, RunArgs};
 pub use simple::Simple;
 pub use top::{TopFlags, TopOutput, TopSort, TopUrl};
-use values::admin_address;
 pub use values::{AdminAddress, ClusterAuthorization, ListenAddress, LocalAuthorization, WorkloadName, port_range};
+use values::{admin_address, listen_ip};
 
 use crate::api;
 
@@ -128,14 +128,14 @@ pub struct Standalone {
 #[derive(Debug, Args)]
 pub struct Demo {
     /// The listening address for clients; 0.0.0.0 and :: are all addresses.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", value_parser = listen_ip)]
     pub address: std::net::IpAddr,
     /// The listening port for clients.
     #[arg(long, default_value_t = 4000, value_parser = clap::value_parser!(u16).range(1..))]
     pub port: u16,
     /// The address of the metrics, health and admin pages.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9900")]
-    pub admin: std::net::SocketAddr,
+    pub admin: ListenAddress,
 }
 
 #[derive(Debug, Args)]

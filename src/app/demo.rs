@@ -54,7 +54,8 @@ async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
     let mut termination = TerminationSignals::catch()?;
     let stop = CancellationToken::new();
     let backends = start_backends(&stop)?;
-    let admin = bind_admin(AdminAddress::At(arguments.admin), None)?.context("the demo has admin pages")?;
+    let admin =
+        bind_admin(AdminAddress::At(arguments.admin.socket_address()), None)?.context("the demo has admin pages")?;
     let address = SocketAddr::new(arguments.address, arguments.port);
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let budget = descriptors::raise_limit(workers, descriptors::Manifests::Files);

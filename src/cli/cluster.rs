@@ -8,7 +8,7 @@ use super::{
     run::RunArgs,
     values::{
         AdminAddress, ClusterAuthorization, ListenAddress, LocalAuthorization, Quota, WorkloadName, admin_address,
-        label, object_key, port_range, workload,
+        label, listen_ip, object_key, port_range, workload,
     },
 };
 use crate::{
@@ -86,7 +86,7 @@ pub struct Sidecar {
     #[arg(long, value_name = "NAMESPACE/NAME", value_parser = object_key)]
     pub load_balancer: ObjectKey,
     /// The listening address of its ports.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", value_parser = listen_ip)]
     pub address: IpAddr,
     /// The address of the metrics, health and admin pages; `off` disables them.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9900", value_parser = admin_address)]

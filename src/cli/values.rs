@@ -4,9 +4,12 @@ use std::{fmt, net::IpAddr, ops::RangeInclusive, str::FromStr};
 
 use clap::ValueEnum;
 
-use crate::{api::port_number, model::ObjectKey};
+use crate::{
+    api::port_number,
+    model::{ObjectKey, ip_kinds::unreachable},
+};
 
-/// A listening address. Without a host: all addresses.
+/// A listening address that clients can reach. Without a host: all addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenAddress {
     pub host: Option<IpAddr>,
@@ -26,7 +29,7 @@ impl FromStr for ListenAddress {
         if let Ok(address) = text.parse::<std::net::SocketAddr>() {
             // The parser accepts leading zeros in the port, and an IPv6 scope, which would be lost.
             return match text.rsplit(':').next().and_then(port_number) {
-                Some(port) if !text.contains('%') => Ok(Self { host: Some(address.ip()), port }),
+                Some(port) if !text.contains('%') => Ok(Self { host: Some(bindable(address.ip())?), port }),
                 _ => Err(wrong()),
             };
         }
@@ -50,6 +53,30 @@ impl ListenAddress {
     }
 }
 
+/// The address of a host to listen on.
+///
+/// # Errors
+/// A sentence with the correct notation.
+pub fn listen_ip(text: &str) -> Result<IpAddr, String> {
+    let wrong = || format!("`{text}` is not an IP address: write for example 127.0.0.1, 0.0.0.0 or ::1");
+    bindable(text.parse().map_err(|_| wrong())?)
+}
+
+/// The address in its canonical form: an IPv6 socket cannot be bound to an IPv4-mapped address.
+///
+/// # Errors
+/// A sentence, if no client can reach the address.
+fn bindable(ip: IpAddr) -> Result<IpAddr, String> {
+    let ip = ip.to_canonical();
+    match unreachable(ip) {
+        None => Ok(ip),
+        Some(kind) => Err(format!(
+            "{ip} is {kind}, at which no client can reach this process: write an address of this host, for example \
+             127.0.0.1, or 0.0.0.0 or :: for all addresses"
+        )),
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AdminAddress {
     Off,
@@ -60,9 +87,8 @@ pub fn admin_address(text: &str) -> Result<AdminAddress, String> {
     if text == "off" {
         return Ok(AdminAddress::Off);
     }
-    text.parse::<ListenAddress>()
-        .map(|address| AdminAddress::At(address.socket_address()))
-        .map_err(|_| format!("`{text}` is not an address: write for example 127.0.0.1:9900 or :9900, or off"))
+    let address = text.parse::<ListenAddress>().map_err(|error| format!("{error}; `off` disables the admin pages"))?;
+    Ok(AdminAddress::At(address.socket_address()))
 }
 
 /// The clients that may read tenant data on the admin pages of a process without an API server.
@@ -168,6 +194,45 @@ mod tests {
         for text in ["", "-1", "none", "4294967296"] {
             assert!(text.parse::<Quota>().unwrap_err().contains("write for example 100, or unlimited"), "{text}");
         }
+    }
+
+    #[test]
+    fn mapped_addresses_are_listened_on_as_ipv4() {
+        for (text, expected) in [
+            ("[::ffff:127.0.0.1]:9000", "127.0.0.1:9000"),
+            ("[::ffff:0.0.0.0]:9000", "0.0.0.0:9000"),
+            ("[::1]:9000", "[::1]:9000"),
+            (":9000", "[::]:9000"),
+        ] {
+            assert_eq!(text.parse::<ListenAddress>().unwrap().socket_address().to_string(), expected);
+            assert_eq!(admin_address(text), Ok(AdminAddress::At(expected.parse().unwrap())));
+        }
+        assert_eq!(listen_ip("::ffff:127.0.0.1"), Ok([127, 0, 0, 1].into()));
+        assert_eq!(admin_address("off"), Ok(AdminAddress::Off));
+    }
+
+    #[test]
+    fn addresses_that_no_client_can_reach_are_not_listened_on() {
+        for (text, kind) in [
+            ("224.0.0.1", "224.0.0.1 is a multicast address"),
+            ("::ffff:224.0.0.1", "224.0.0.1 is a multicast address"),
+            ("ff02::1", "ff02::1 is a multicast address"),
+            ("255.255.255.255", "255.255.255.255 is a broadcast address"),
+            ("fe80::1", "fe80::1 is a link-local address without an interface"),
+            ("0.0.0.1", "0.0.0.1 is an unspecified address"),
+        ] {
+            let with_port = std::net::SocketAddr::new(text.parse().unwrap(), 9000).to_string();
+            let errors = [
+                listen_ip(text).unwrap_err(),
+                with_port.parse::<ListenAddress>().unwrap_err(),
+                admin_address(&with_port).unwrap_err(),
+            ];
+            for error in errors {
+                assert!(error.starts_with(kind) && error.contains("write an address of this host"), "{text}: {error}");
+            }
+        }
+        assert!(listen_ip("localhost").unwrap_err().contains("write for example 127.0.0.1"));
+        assert!(admin_address("on").unwrap_err().ends_with("`off` disables the admin pages"));
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod certificate_cache;
 mod check;
 mod connections;
 mod drain;
+pub mod ip_kinds;
 mod key;
 mod listener;
 mod loops;

@@ -477,6 +477,9 @@ fn exit_codes_tell_unknown_arguments_from_nothing_to_serve() {
         (&["standalone", "--listen", "127.0.0.1:1"], 1, "--backend"),
         (&["standalone", "--listn", ":1"], 2, "unexpected argument '--listn'"),
         (&["standalone", "--listen", ":0"], 2, "`:0` is not an address to listen on"),
+        (&["standalone", "--admin", "224.0.0.1:1"], 2, "'--admin <ADDRESS>': 224.0.0.1 is a multicast address"),
+        (&["backend", "--listen", "224.0.0.1:1"], 2, "'--listen <ADDRESS>': 224.0.0.1 is a multicast address"),
+        (&["demo", "--address", "224.0.0.1"], 2, "'--address <ADDRESS>': 224.0.0.1 is a multicast address"),
     ] {
         let (code, _, error) = run(arguments);
         assert!(code == expected && error.contains(sentence), "{arguments:?}: {code} {error}");

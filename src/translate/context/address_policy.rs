@@ -9,14 +9,12 @@ use std::{
 
 use k8s_openapi::api::core::v1::Service;
 
-use super::{
-    bindings::Bindings,
-    endpoint_slices::SlicesByService,
-    ip_kinds::{METADATA, forms, special, unconnectable},
-    pods::AddressOwner,
-};
+use super::{bindings::Bindings, endpoint_slices::SlicesByService, pods::AddressOwner};
 use crate::{
-    model::ObjectKey,
+    model::{
+        ObjectKey,
+        ip_kinds::{METADATA, forms, special, unconnectable},
+    },
     translate::{field_errors::FieldPath, messages::listed, verdict::Reason},
     world::{ProcessMode, Tenancy, World, managed_service},
 };

@@ -7,10 +7,9 @@ use std::{
     sync::Arc,
 };
 
-use super::ip_kinds::unreachable;
 use crate::{
     api,
-    model::{Listener, ListenerKey, ObjectKey, Snapshot},
+    model::{Listener, ListenerKey, ObjectKey, Snapshot, ip_kinds::unreachable},
     translate::{field_errors::FieldPath, messages::listed, verdict::Reason},
     world::{Allocations, Declared, ProcessMode, Quotas, Tenancy, World, oldest_first},
 };

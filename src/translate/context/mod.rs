@@ -5,7 +5,6 @@ pub(super) mod address_policy;
 pub(super) mod bindings;
 pub(super) mod endpoint_slices;
 pub(super) mod expirations;
-mod ip_kinds;
 pub(super) mod locality;
 pub(super) mod pods;
 
