@@ -31,7 +31,7 @@ use tracing_subscriber::{
     reload,
 };
 
-use self::filter::{FilterFile, filter_of_environment};
+use self::filter::{FilterFile, filter_of_environment, report_environment};
 use super::last_words::{Log, catch_panics};
 use crate::{
     cli::{LogFormat, RunArgs},
@@ -59,15 +59,18 @@ impl LogOptions {
     }
 }
 
-/// Starts the log. The filter is in the file of the options, otherwise in RUST_LOG (default: info). Dropping the result
-/// writes the pending lines.
+/// Starts the log. The filter is in the file of the options, otherwise in RUST_LOG (default: info, also if it is
+/// invalid). Dropping the result writes the pending lines.
 ///
 /// A separate thread writes the log. Lines are dropped while that thread is blocked, so that a pipe without a reader
 /// never blocks the code that logs.
 pub fn log_to_stderr(options: &LogOptions) -> Log {
     let (stderr, guard) = NonBlockingBuilder::default().buffered_lines_limit(MAX_WAITING_LINES).finish(io::stderr());
     let mut file = options.filter_file.as_deref().map(FilterFile::new);
-    let filter = file.as_mut().and_then(FilterFile::first).unwrap_or_else(filter_of_environment);
+    let (filter, problem) = match file.as_mut().and_then(FilterFile::first) {
+        Some(filter) => (filter, None),
+        None => filter_of_environment(),
+    };
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_target(false);
     // The library would log its own errors to standard error, and panic if that fails: a full disk, a closed pipe.
     let log = log.log_internal_errors(false);
@@ -85,6 +88,9 @@ pub fn log_to_stderr(options: &LogOptions) -> Log {
             log.init();
             follow(file, move |filter| handle.reload(filter));
         }
+    }
+    if let Some(problem) = problem {
+        report_environment(&problem);
     }
     catch_panics(options.format);
     Log(Some(guard))

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use crate::{
-    harness::{Client, EchoServer, Folder, Tcplb, free_address, manifest, run, visit, wait_until},
+    harness::{Client, EchoServer, Folder, Tcplb, free_address, manifest, program, run, visit, wait_until},
     tls_client,
 };
 
@@ -96,6 +96,22 @@ fn in_json_every_line_of_both_outputs_is_an_object() {
     let echoed = shaken.iter().find(|line| line["bytes_to_backend"] == 15).expect("the TLS connection is logged");
     assert_eq!((&echoed["tls_version"], &echoed["tls_server_name"]), (&"TLS1.3".into(), &"db.example.test".into()));
     assert_eq!(of("end", "refusing")[0]["reason"], "access_denied");
+}
+
+#[test]
+fn an_invalid_log_filter_in_the_environment_is_reported_in_the_format_of_the_log() {
+    for (filter, wrong) in
+        [("inof", "`inof` is not a level"), ("tcplb=debgu", "`debgu` in `tcplb=debgu` is not a level")]
+    {
+        let mut command = program();
+        command.args(["standalone", "--admin", "off", "--log-format", "json", "/nowhere"]).env("RUST_LOG", filter);
+        let mut tcplb = Tcplb::spawn(command, ([127, 0, 0, 1], 0).into());
+        tcplb.ended();
+        let lines: Vec<Value> = tcplb.seen.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let expected = format!("cannot use RUST_LOG: {wrong}; write a level (error, warn, info, debug, trace or off)");
+        assert!(lines[0]["message"].as_str().unwrap().starts_with(&expected), "{lines:?}");
+        assert!(lines.len() > 1, "the process logs at the default level: {lines:?}");
+    }
 }
 
 #[test]

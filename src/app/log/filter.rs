@@ -1,13 +1,14 @@
 //! The filter of the log, and the file that changes it while the process runs.
 
 use std::{
+    env::VarError,
     path::{Path, PathBuf},
     thread,
     time::Duration,
 };
 
 use tracing::{Level, enabled, info, level_filters::LevelFilter, warn};
-use tracing_subscriber::{EnvFilter, reload};
+use tracing_subscriber::{EnvFilter, filter::Directive, reload};
 
 use crate::{printable::limited, source::text_of_file};
 
@@ -22,27 +23,57 @@ const MAX_QUOTED: usize = 200;
 /// The interval at which the file is read. Unlike inotify, reading works on every file system and in every sandbox.
 const READ_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The filter of RUST_LOG; the default level if it is absent. Invalid directives are ignored.
-pub fn filter_of_environment() -> EnvFilter {
-    let chosen = std::env::var("RUST_LOG").ok().filter(|chosen| !chosen.is_empty());
-    EnvFilter::new(format!("{DISABLED_TARGETS},{}", chosen.as_deref().unwrap_or(DEFAULT_LEVEL)))
+/// The correction of an invalid filter.
+const REMEDY: &str = "write a level (error, warn, info, debug, trace or off) or directives, for example \
+                      `info,tcplb::upstream=debug`";
+
+/// The filter of RUST_LOG. If it is invalid, the default filter and the problem.
+pub fn filter_of_environment() -> (EnvFilter, Option<String>) {
+    filter_of_variable(std::env::var("RUST_LOG"))
 }
 
-/// A filter in the syntax of RUST_LOG. A name alone must be a level: RUST_LOG also accepts a target, so that a misspelt
-/// level would disable the whole log.
+fn filter_of_variable(variable: Result<String, VarError>) -> (EnvFilter, Option<String>) {
+    let filter = match variable {
+        Ok(text) if !text.trim().is_empty() => parse(&text),
+        Ok(_) | Err(VarError::NotPresent) => parse(DEFAULT_LEVEL),
+        Err(VarError::NotUnicode(_)) => Err("it is not text in UTF-8".to_owned()),
+    };
+    match filter {
+        Ok(filter) => (filter, None),
+        Err(problem) => (EnvFilter::new(format!("{DISABLED_TARGETS},{DEFAULT_LEVEL}")), Some(problem)),
+    }
+}
+
+/// Logs the problem of RUST_LOG.
+pub fn report_environment(problem: &str) {
+    warn!("cannot use RUST_LOG: {problem}; {REMEDY}. The level {DEFAULT_LEVEL} is in use");
+}
+
+/// A filter in the syntax of RUST_LOG. A name alone must be a level: the syntax also accepts a target, so that a
+/// misspelt level would disable the whole log.
 fn parse(text: &str) -> Result<EnvFilter, String> {
-    let is_bare = |directive: &&str| !directive.contains(['=', '[']);
-    // An empty text counts as a level too.
-    let is_level = |level: &str| !level.is_empty() && level.parse::<LevelFilter>().is_ok();
+    if text.is_empty() {
+        return Err("the file is empty".to_owned());
+    }
     // The parser refuses spaces.
     let directives: Vec<&str> = text.split(',').map(str::trim).collect();
-    let invalid = directives.iter().copied().filter(is_bare).find(|directive| !is_level(directive));
+    directives.iter().try_for_each(|directive| check_directive(directive))?;
     let filter = EnvFilter::builder().parse(format!("{DISABLED_TARGETS},{}", directives.join(",")));
-    match (invalid, filter) {
-        (None, Ok(filter)) => Ok(filter),
-        _ if text.is_empty() => Err("the file is empty".to_owned()),
-        (Some(level), _) => Err(format!("`{}` is not a level", limited(level, MAX_QUOTED))),
-        (None, Err(error)) => Err(format!("`{}`: {error}", limited(text, MAX_QUOTED))),
+    filter.map_err(|error| format!("`{}`: {error}", limited(text, MAX_QUOTED)))
+}
+
+fn check_directive(directive: &str) -> Result<(), String> {
+    // An empty text counts as a level too.
+    let is_level = |level: &str| !level.is_empty() && level.parse::<LevelFilter>().is_ok();
+    let quoted = limited(directive, MAX_QUOTED);
+    // The fields of a span may have an `=` of their own.
+    let end = directive.rsplit_once(']').map_or(directive, |(_, end)| end);
+    match end.split_once('=') {
+        Some((_, level)) if !is_level(level) => {
+            Err(format!("`{}` in `{quoted}` is not a level", limited(level, MAX_QUOTED)))
+        }
+        None if !directive.contains('[') && !is_level(directive) => Err(format!("`{quoted}` is not a level")),
+        _ => directive.parse::<Directive>().map(drop).map_err(|error| format!("`{quoted}`: {error}")),
     }
 }
 
@@ -84,8 +115,7 @@ impl FilterFile {
                     Some(FilterChange::Apply(text, filter)) => apply(&text, || set(*filter)),
                     Some(FilterChange::Report(error)) => warn!(
                         file = %self.path.display(),
-                        "cannot use the log filter: {error}; write a level (error, warn, info, debug, trace or off) or \
-                         directives, for example `info,tcplb::upstream=debug`. The previous filter stays in use"
+                        "cannot use the log filter: {error}; {REMEDY}. The previous filter stays in use"
                     ),
                     None => {}
                 }
@@ -145,7 +175,17 @@ mod tests {
 
     #[test]
     fn a_filter_is_a_level_or_directives() {
-        for valid in ["debug", "INFO", "off", "info,tcplb::upstream=debug", "warn, tcplb=trace", "tcplb[span]=debug"] {
+        for valid in [
+            "debug",
+            "INFO",
+            "off",
+            "3",
+            "info,tcplb::upstream=debug",
+            "warn, tcplb=trace",
+            "tcplb[span]=debug",
+            "[{name=a}]",
+            "tcplb[span{name=a}]=debug",
+        ] {
             assert!(parse(valid).is_ok(), "{valid}");
         }
         for (invalid, part) in [
@@ -153,13 +193,35 @@ mod tests {
             ("debgu", "`debgu` is not a level"),
             ("info,tcplb::upstream", "`tcplb::upstream` is not a level"),
             ("info,", "`` is not a level"),
-            ("tcplb=loud", "`tcplb=loud`"),
+            ("tcplb=loud", "`loud` in `tcplb=loud` is not a level"),
+            ("info,tcplb[span]=debgu,warn", "`debgu` in `tcplb[span]=debgu` is not a level"),
+            ("tcplb=", "`` in `tcplb=` is not a level"),
+            ("info,tcplb[span=debug", "`tcplb[span=debug`: invalid filter directive"),
             ("level: debug\nother", "is not a level"),
         ] {
             let error = parse(invalid).unwrap_err();
             assert!(error.contains(part), "{invalid}: {error}");
         }
         assert!(parse(&"x".repeat(10_000)).unwrap_err().len() < 300);
+    }
+
+    #[test]
+    fn an_invalid_variable_is_reported_and_the_default_level_applies() {
+        let read = |text: &str| filter_of_variable(Ok(text.to_owned()));
+        let default = read("info").0.to_string();
+        for text in ["inof", "tcplb=debgu", "debug,tcplb::upstream=debgu", "tcplb"] {
+            let (filter, problem) = read(text);
+            assert_eq!(filter.to_string(), default, "{text}");
+            assert!(problem.unwrap().ends_with("is not a level"), "{text}");
+        }
+        let (filter, problem) = filter_of_variable(Err(VarError::NotUnicode("info".into())));
+        assert_eq!((filter.to_string(), problem.as_deref()), (default.clone(), Some("it is not text in UTF-8")));
+        for absent in [Ok(String::new()), Ok(" ".to_owned()), Err(VarError::NotPresent)] {
+            let (filter, problem) = filter_of_variable(absent);
+            assert_eq!((filter.to_string(), problem), (default.clone(), None));
+        }
+        let (filter, problem) = read("debug,tcplb::upstream=trace");
+        assert!(filter.to_string().contains("tcplb::upstream=trace") && problem.is_none(), "{filter}");
     }
 
     #[test]
