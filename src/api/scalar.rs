@@ -51,12 +51,14 @@ macro_rules! string_type {
 
 mod dns_name;
 mod endpoint_ref;
+mod ipv4_notation;
 mod network;
 mod port_number;
 mod question;
 
 use dns_name::{is_dns_label, is_dns_subdomain};
 pub use endpoint_ref::EndpointRef;
+pub use ipv4_notation::ipv4_notation;
 pub use network::Network;
 use network::has_mapped_mark;
 pub use port_number::port_number;
@@ -196,7 +198,7 @@ impl FromStr for AddressPort {
         let host = match ip {
             Some(ip) => Host::Ip(ip),
             None if is_host_name(host) => Host::Name(host.to_ascii_lowercase()),
-            None => return Err(wrong()),
+            None => return Err(ipv4_notation::<Self>(text).unwrap_or_else(wrong)),
         };
         Ok(Self { host, port })
     }
@@ -513,9 +515,8 @@ impl FromStr for IpAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        text.parse()
-            .map(Self)
-            .map_err(|_| format!("`{text}` is not an IP address: write for example 127.0.0.1, 192.0.2.7 or ::1"))
+        let wrong = || format!("`{text}` is not an IP address: write for example 127.0.0.1, 192.0.2.7 or ::1");
+        text.parse().map(Self).map_err(|_| ipv4_notation::<IpAddr>(text).unwrap_or_else(wrong))
     }
 }
 
@@ -585,5 +586,11 @@ mod tests {
         ] {
             assert!(text.parse::<AddressPort>().is_err(), "{text}");
         }
+        for text in ["0x7f.0.0.1:80", "0x7f000001:80", "2130706433:80", "0177.0.0.1:80"] {
+            let error = text.parse::<AddressPort>().unwrap_err();
+            assert!(error.contains("127.0.0.1:80"), "{error}");
+        }
+        let error = "0x7f.0.0.1".parse::<IpAddress>().err();
+        assert!(error.as_ref().is_some_and(|error| error.ends_with("write 127.0.0.1")), "{error:?}");
     }
 }

@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr, ops::RangeInclusive, str::FromStr};
 use clap::ValueEnum;
 
 use crate::{
-    api::port_number,
+    api::{ipv4_notation, port_number},
     model::{ObjectKey, ip_kinds::unreachable},
 };
 
@@ -33,8 +33,8 @@ impl FromStr for ListenAddress {
                 _ => Err(wrong()),
             };
         }
-        let port = text.strip_prefix(':').unwrap_or(text);
-        port_number(port).map(|port| Self { host: None, port }).ok_or_else(wrong)
+        let port = port_number(text.strip_prefix(':').unwrap_or(text));
+        port.map(|port| Self { host: None, port }).ok_or_else(|| ipv4_notation::<Self>(text).unwrap_or_else(wrong))
     }
 }
 
@@ -59,7 +59,7 @@ impl ListenAddress {
 /// A sentence with the correct notation.
 pub fn listen_ip(text: &str) -> Result<IpAddr, String> {
     let wrong = || format!("`{text}` is not an IP address: write for example 127.0.0.1, 0.0.0.0 or ::1");
-    bindable(text.parse().map_err(|_| wrong())?)
+    bindable(text.parse().map_err(|_| ipv4_notation::<IpAddr>(text).unwrap_or_else(wrong))?)
 }
 
 /// The address in its canonical form: an IPv6 socket cannot be bound to an IPv4-mapped address.
@@ -236,13 +236,25 @@ mod tests {
     }
 
     #[test]
+    fn addresses_in_other_notations_are_refused_with_the_address_to_write() {
+        let errors = [
+            listen_ip("2130706433").unwrap_err(),
+            "0x7f.0.0.1:9000".parse::<ListenAddress>().unwrap_err(),
+            admin_address("127.0.0.01:9000").unwrap_err(),
+        ];
+        for (error, instead) in errors.iter().zip(["127.0.0.1", "127.0.0.1:9000", "127.0.0.1:9000; `off` disables"]) {
+            assert!(error.contains(&format!("write {instead}")), "{error}");
+        }
+    }
+
+    #[test]
     fn ports_have_one_spelling() {
         assert_eq!(port_range("20000-24999"), Ok(20000..=24999));
         assert_eq!(":4000".parse::<ListenAddress>().map(|address| address.port), Ok(4000));
         for text in ["0", "+80", "080", "80-", "-80", "65536", "90-80", " 80"] {
             assert!(port_range(text).unwrap_err().contains("write for example 20000-24999"), "{text}");
         }
-        for text in [":0", ":+80", ":080", "080", ":65536", "127.0.0.01:80", "127.0.0.1:080", "[fe80::1%2]:80", ""] {
+        for text in [":0", ":+80", ":080", "080", ":65536", "127.0.0.1:080", "[fe80::1%2]:80", ""] {
             assert!(text.parse::<ListenAddress>().unwrap_err().contains("write :4000"), "{text}");
         }
     }

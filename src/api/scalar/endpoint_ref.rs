@@ -10,7 +10,7 @@ use std::{
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::dns_name::is_dns_subdomain;
+use super::{dns_name::is_dns_subdomain, ipv4_notation::ipv4_notation};
 
 /// An endpoint: the name of a pod (`db-0`), an address with a port (`192.0.2.7:5432`, `[2001:db8::7]:5432`), or an
 /// address with any port (`192.0.2.7`).
@@ -55,7 +55,11 @@ impl FromStr for EndpointRef {
         // A name that ends in a number after a dot would be a mistyped IPv4 address.
         let is_number = |last: &str| last.bytes().all(|byte| byte.is_ascii_digit());
         let ends_in_number = text.rsplit_once('.').is_some_and(|(_, last)| is_number(last));
-        if is_dns_subdomain(text) && !ends_in_number { Ok(Self::Pod(text.to_owned())) } else { Err(wrong()) }
+        if is_dns_subdomain(text) && !ends_in_number {
+            Ok(Self::Pod(text.to_owned()))
+        } else {
+            Err(ipv4_notation::<Self>(text).unwrap_or_else(wrong))
+        }
     }
 }
 
@@ -133,6 +137,10 @@ mod tests {
         for (text, instead) in [("::ffff:192.0.2.7", "192.0.2.7"), ("[::ffff:192.0.2.7]:1", "192.0.2.7:1")] {
             let message = text.parse::<EndpointRef>().unwrap_err();
             assert!(message.ends_with(&format!("written as IPv6: write {instead}")), "{message}");
+        }
+        for (text, instead) in [("0x7f.0.0.1", "127.0.0.1"), ("2130706433:80", "127.0.0.1:80")] {
+            let message = text.parse::<EndpointRef>().unwrap_err();
+            assert!(message.ends_with(&format!("not in dotted decimal notation: write {instead}")), "{message}");
         }
     }
 

@@ -6,6 +6,8 @@ use ipnet::IpNet;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::ipv4_notation::ipv4_notation;
+
 /// A network (`10.0.0.0/8`) or a single address, in one spelling: no bits after the prefix, no leading zeros. An
 /// IPv4-mapped network (`::ffff:10.0.0.0/104`) becomes the IPv4 network that it maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +19,8 @@ impl FromStr for Network {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || format!("`{text}` is {NOT_A_NETWORK}");
         let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
-        let address: IpAddr = address.parse().map_err(|_| leading_zeros(text).unwrap_or_else(wrong))?;
+        let notation = || ipv4_notation::<Self>(text).or_else(|| leading_zeros(text));
+        let address: IpAddr = address.parse().map_err(|_| notation().unwrap_or_else(wrong))?;
         let network = match prefix {
             None => IpNet::from(address),
             Some(prefix) => {
@@ -149,7 +152,13 @@ mod tests {
             ("::ffff:10.1.0.0/8", "written as IPv6: write 10.0.0.0/8"),
             ("::ffff:10.0.0.0/95", "written as IPv6: write the IPv4 network, for example 10.0.0.0/8"),
             ("0:0:0:0:0:ffff:10.0.0.0/104", "written as IPv6: write 10.0.0.0/8"),
-            ("010.0.0.0/8", "leading zeros, which may mean octal numbers: write 10.0.0.0/8"),
+            (
+                "010.0.0.0/8",
+                "leading zeros, which may mean octal numbers: write 10.0.0.0/8, or 8.0.0.0/8 if they are octal",
+            ),
+            ("010.0.0.0/08", "leading zeros, which may mean octal numbers: write 10.0.0.0/8"),
+            ("0x0a.0.0.0/8", "not in dotted decimal notation: write 10.0.0.0/8"),
+            ("0x0a000000", "not in dotted decimal notation: write 10.0.0.0"),
             ("10.0.0.0/08", "leading zeros, which may mean octal numbers: write 10.0.0.0/8"),
             ("192.000.002.007", "leading zeros, which may mean octal numbers: write 192.0.2.7"),
             ("2001:db8::/032", "leading zeros, which may mean octal numbers: write 2001:db8::/32"),
@@ -160,7 +169,6 @@ mod tests {
             ("10.0.0.0/-1", NOT_A_NETWORK),
             ("10.0.0.0/8/8", NOT_A_NETWORK),
             (" 10.0.0.0/8", NOT_A_NETWORK),
-            ("0x0a000000", NOT_A_NETWORK),
             ("fe80::1%lo", NOT_A_NETWORK),
             ("[::1]", NOT_A_NETWORK),
             ("*", NOT_A_NETWORK),

@@ -50,6 +50,16 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("backends: []", "spec.backends", "must not be empty: write the backends that receive connections"),
     ("backends: null", "spec.backends", "is missing: write the backends that receive connections"),
     ("backends: [{addresses: [db]}]", "spec.backends[0].addresses[0]", "`db` is not an address: write host:port"),
+    (
+        "backends: [{addresses: ['2130706433:80']}]",
+        "spec.backends[0].addresses[0]",
+        "`2130706433:80` is an IPv4 address, but not in dotted decimal notation: write 127.0.0.1:80",
+    ),
+    (
+        "listeners: [{port: 1, address: '0x7f.0.0.1'}]",
+        "spec.listeners[0].address",
+        "`0x7f.0.0.1` is an IPv4 address, but not in dotted decimal notation: write 127.0.0.1",
+    ),
     ("backends: [{addresses: []}]", "spec.backends[0].addresses", "must not be empty"),
     (
         "backends: [{addresses: ['']}]",
