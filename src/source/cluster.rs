@@ -1,13 +1,14 @@
 //! A [`World`] from a cluster, with memory.
 //!
 //! [`watches`] lists the watched kinds and selects the objects to watch, [`watch_task`] runs one watch, [`store`] holds
-//! the objects that a watch has read, [`kinds`] reads one object, [`packed`] compresses it if it is not of interest, and
-//! [`watch_error`] describes errors of watches.
+//! the objects that a watch has read, [`received_object`] is an object as the API server sends it, [`kinds`] reads it,
+//! [`packed`] compresses it if it is not of interest, and [`watch_error`] describes errors of watches.
 
 mod connect;
 mod kind_objects;
 mod kinds;
 mod packed;
+mod received_object;
 mod scope;
 mod selector;
 mod store;

@@ -10,15 +10,12 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-use kube::{
-    Resource,
-    api::{ApiResource, DynamicObject},
-};
-use serde::de::DeserializeOwned;
+use kube::{Resource, api::ApiResource};
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{packed::PackedObject, selector::Interest};
+use super::{packed::PackedObject, received_object::ReceivedObject, selector::Interest};
 use crate::{
     api::{DEFAULT_CLASS, KIND, Placement, TcpLoadBalancer},
     model::ObjectKey,
@@ -40,7 +37,7 @@ pub trait WatchedObject: Clone + PartialEq + Send + Sync + 'static {
     fn resource() -> ApiResource;
 
     /// Reads an object. `before` is the stored part of its previous version.
-    fn read(object: DynamicObject, before: Option<&Self>) -> Self;
+    fn read(object: ReceivedObject, before: Option<&Self>) -> Self;
 
     /// True if the object is of interest.
     fn concerns(&self, _key: &ObjectKey, _interest: &Interest) -> bool {
@@ -90,12 +87,12 @@ impl WatchedObject for LoadBalancer {
         ApiResource::erase::<TcpLoadBalancer>(&())
     }
 
-    fn read(mut object: DynamicObject, before: Option<&Self>) -> Self {
+    fn read(mut object: ReceivedObject, before: Option<&Self>) -> Self {
         let identity = identity(&object.metadata);
         let before = before.map(|before| &before.declared);
         // An object with another uid under the same name inherits nothing.
         let before = before.filter(|before| before.identity.as_ref().is_some_and(|before| before.uid == identity.uid));
-        let (spec, status) = (object.data["spec"].take(), object.data["status"].take());
+        let (spec, status) = (object.take("spec"), object.take("status"));
         let text = |field: &str, default: &str| Arc::from(spec[field].as_str().unwrap_or(default));
         let (class, placement) = (text("className", DEFAULT_CLASS), text("placement", GATEWAY));
         let before_spec = before.and_then(|before| before.spec.as_ref());
@@ -204,7 +201,7 @@ impl<T: BuiltInKind> WatchedObject for CachedObject<T> {
         T::resource()
     }
 
-    fn read(object: DynamicObject, before: Option<&Self>) -> Self {
+    fn read(object: ReceivedObject, before: Option<&Self>) -> Self {
         let uid = xxh3_64(object.metadata.uid.as_deref().unwrap_or_default().as_bytes());
         let before = before.filter(|before| before.uid == uid);
         match T::read(object) {
@@ -246,7 +243,7 @@ pub trait BuiltInKind: Clone + PartialEq + Send + Sync + Sized + 'static {
 
     fn resource() -> ApiResource;
 
-    fn read(object: DynamicObject) -> Result<Self, String>;
+    fn read(object: ReceivedObject) -> Result<Self, String>;
 
     fn concerns(&self, _key: &ObjectKey, _interest: &Interest) -> bool {
         true
@@ -269,7 +266,7 @@ impl BuiltInKind for Service {
         ApiResource::erase::<Self>(&())
     }
 
-    fn read(object: DynamicObject) -> Result<Self, String> {
+    fn read(object: ReceivedObject) -> Result<Self, String> {
         let mut service: Self = whole(object)?;
         if let Some(annotations) = &mut service.metadata.annotations {
             annotations.remove(LAST_APPLIED);
@@ -297,7 +294,7 @@ impl BuiltInKind for EndpointSlice {
         ApiResource::erase::<Self>(&())
     }
 
-    fn read(object: DynamicObject) -> Result<Self, String> {
+    fn read(object: ReceivedObject) -> Result<Self, String> {
         let mut slice: Self = whole(object)?;
         // These fields change without relevant changes.
         slice.metadata.annotations = None;
@@ -332,9 +329,9 @@ impl BuiltInKind for Secret {
     }
 
     /// Messages about a Secret do not quote it.
-    fn read(mut object: DynamicObject) -> Result<Self, String> {
+    fn read(mut object: ReceivedObject) -> Result<Self, String> {
         let data: Option<BTreeMap<String, Value>> =
-            typed("data", object.data["data"].take()).map_err(|problem| format!("{}: cannot be read", problem.path))?;
+            typed("data", object.take("data")).map_err(|problem| format!("{}: cannot be read", problem.path))?;
         let is_needed = |(key, value): &(String, Value)| {
             SECRET_KEYS.contains(&key.as_str()) || CA_KEYS.contains(&key.as_str()) || is_short(value)
         };
@@ -370,7 +367,7 @@ impl BuiltInKind for ConfigMap {
         ApiResource::erase::<Self>(&())
     }
 
-    fn read(object: DynamicObject) -> Result<Self, String> {
+    fn read(object: ReceivedObject) -> Result<Self, String> {
         let mut map: Self = whole(object)?;
         if let Some(data) = &mut map.data {
             data.retain(|key, _| CA_KEYS.contains(&key.as_str()));
@@ -397,7 +394,7 @@ impl BuiltInKind for PortAllocations {
         ApiResource::erase::<ConfigMap>(&())
     }
 
-    fn read(object: DynamicObject) -> Result<Self, String> {
+    fn read(object: ReceivedObject) -> Result<Self, String> {
         let map: ConfigMap = whole(object)?;
         let (allocations, problems) = Allocations::read(&map.data.unwrap_or_default());
         Ok(Self { allocations: Arc::new(allocations), problems })
@@ -405,10 +402,10 @@ impl BuiltInKind for PortAllocations {
 }
 
 /// An object without the metadata that only the API server uses.
-fn whole<T: DeserializeOwned + Resource>(object: DynamicObject) -> Result<T, String> {
-    let DynamicObject { mut metadata, data, types: _ } = object;
+fn whole<T: DeserializeOwned + Resource>(object: ReceivedObject) -> Result<T, String> {
+    let ReceivedObject { mut metadata, fields } = object;
     metadata.managed_fields = None;
-    let mut object: T = typed("", data).map_err(|problem| problem.to_string())?;
+    let mut object: T = typed("", Value::Object(fields)).map_err(|problem| problem.to_string())?;
     *object.meta_mut() = metadata;
     Ok(object)
 }

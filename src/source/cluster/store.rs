@@ -3,10 +3,11 @@
 use std::{collections::BTreeMap, mem};
 
 use imbl::OrdMap;
-use kube::{api::DynamicObject, runtime::watcher::Event};
+use kube::runtime::watcher::Event;
 
 use super::{
     kinds::{ChangeScope, WatchedObject},
+    received_object::ReceivedObject,
     selector::Interest,
 };
 use crate::{
@@ -30,7 +31,7 @@ impl<K> Default for Store<K> {
 
 impl<K: WatchedObject> Store<K> {
     /// Applies an event of the watch.
-    pub fn take(&mut self, event: Event<DynamicObject>, interest: &Interest) -> ChangeScope {
+    pub fn take(&mut self, event: Event<ReceivedObject>, interest: &Interest) -> ChangeScope {
         match event {
             Event::Init => {
                 self.listing.clear();
@@ -91,7 +92,7 @@ impl<K: WatchedObject> Store<K> {
         &self.objects
     }
 
-    fn read(&self, object: DynamicObject) -> (ObjectKey, K) {
+    fn read(&self, object: ReceivedObject) -> (ObjectKey, K) {
         let key = key(&object);
         let before = self.objects.get(&key);
         (key, K::read(object, before))
@@ -118,7 +119,7 @@ fn difference<K: WatchedObject>(
     changes(before, now).map(scope).max().unwrap_or(ChangeScope::Nothing)
 }
 
-fn key(object: &DynamicObject) -> ObjectKey {
+fn key(object: &ReceivedObject) -> ObjectKey {
     let text = |text: &Option<String>| text.as_deref().unwrap_or_default().into();
     ObjectKey { namespace: text(&object.metadata.namespace), name: text(&object.metadata.name) }
 }

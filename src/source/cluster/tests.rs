@@ -2,8 +2,9 @@ mod api_server;
 mod reading;
 mod watching;
 
-use kube::api::DynamicObject;
 use serde_json::{Value, json};
+
+use super::received_object::ReceivedObject;
 
 /// A load balancer as the API server sends it.
 fn load_balancer(name: &str, uid: &str, generation: i64, spec: &Value) -> Value {
@@ -22,6 +23,6 @@ fn good_spec(port: u16) -> Value {
     json!({"listeners": [{"port": port}], "backends": [{"service": {"name": "pg", "port": 5432}}]})
 }
 
-fn object(value: Value) -> DynamicObject {
+fn object(value: Value) -> ReceivedObject {
     serde_json::from_value(value).unwrap()
 }

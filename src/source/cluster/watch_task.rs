@@ -15,7 +15,6 @@ use std::{
 use futures::{FutureExt, StreamExt};
 use kube::{
     Api, Client,
-    api::DynamicObject,
     runtime::watcher::{self, Event, watcher},
 };
 use tokio::{
@@ -27,6 +26,7 @@ use tracing::{info, warn};
 
 use super::{
     kinds::{ChangeScope, WatchedObject},
+    received_object::ReceivedObject,
     selector::{Interest, Selector},
     store::Store,
     watch_error::{Outage, Pauses, REFUSAL_DELAY, Unreachable, WatchError},
@@ -287,7 +287,7 @@ impl<K: WatchedObject> WatchTask<K> {
         }
     }
 
-    fn api(&self) -> Api<DynamicObject> {
+    fn api(&self) -> Api<ReceivedObject> {
         let (client, resource) = (self.common.client.clone(), K::resource());
         match &self.selector.namespace {
             Some(namespace) => Api::namespaced_with(client, namespace, &resource),
@@ -304,7 +304,7 @@ impl<K: WatchedObject> WatchTask<K> {
         config
     }
 
-    fn take(&self, event: Event<DynamicObject>) {
+    fn take(&self, event: Event<ReceivedObject>) {
         let change = {
             let interest = self.common.interest.read().unwrap_or_else(PoisonError::into_inner);
             let mut state = locked(&self.state);
