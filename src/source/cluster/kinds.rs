@@ -427,6 +427,10 @@ fn typed<T: DeserializeOwned>(field: &str, value: Value) -> Result<T, FieldError
     /// The maximum length of a quoted value.
     const LONGEST: usize = 400;
 
+    // To track the path copies each name, so only errors are read with it.
+    if let Ok(read) = T::deserialize(&value) {
+        return Ok(read);
+    }
     serde_path_to_error::deserialize(value).map_err(|error| {
         let below = error.path().to_string();
         let path = match (field, below.as_str()) {
