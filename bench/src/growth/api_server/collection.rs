@@ -67,7 +67,8 @@ impl ObjectCollection {
 
     fn record(&mut self, what: &str, object: &Value, version: u64) {
         let (namespace, name) = key(object);
-        let line = json!({"type": what, "object": object}).to_string() + "\n";
+        // The type comes first, as from Kubernetes: readers need it to read the object without a copy.
+        let line = format!("{{\"type\":\"{what}\",\"object\":{object}}}\n");
         self.events.push(WatchEvent { version, namespace, name, line: line.into() });
         self.changed.send_replace(self.events.len());
     }
