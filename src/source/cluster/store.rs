@@ -39,7 +39,8 @@ impl<K: WatchedObject> Store<K> {
             }
             Event::InitApply(object) => {
                 let (key, object) = self.read(object);
-                let object = in_form(&key, object, interest);
+                let concerns = object.concerns(&key, interest);
+                let object = in_form(&key, object, concerns);
                 self.listing.insert(key, object);
                 ChangeScope::Nothing
             }
@@ -47,7 +48,11 @@ impl<K: WatchedObject> Store<K> {
                 let before = self.objects.clone();
                 // Others may have become of interest in the meantime.
                 let listed = mem::take(&mut self.listing).into_iter();
-                let listed = listed.map(|(key, object)| (key.clone(), in_form(&key, object, interest)));
+                let listed = listed.map(|(key, object)| {
+                    let concerns = object.concerns(&key, interest);
+                    let object = in_form(&key, object, concerns);
+                    (key, object)
+                });
                 self.objects = revised(&before, listed.collect());
                 let first = !mem::replace(&mut self.synced, true);
                 if first {
@@ -57,13 +62,17 @@ impl<K: WatchedObject> Store<K> {
             }
             Event::Apply(object) => {
                 let (key, now) = self.read(object);
+                let before = self.objects.get(&key);
+                let change = now.change_since(before);
+                if change == ChangeScope::Nothing {
+                    return change;
+                }
                 let concerns = now.concerns(&key, interest);
-                let before = self.objects.remove(&key);
-                let change = now.change_since(before.as_ref());
-                let concerned = before.is_some_and(|before| before.concerns(&key, interest));
-                let now = in_form(&key, now, interest);
+                let is_change_of_interest = concerns || before.is_some_and(|before| before.concerns(&key, interest));
+                let now = in_form(&key, now, concerns);
+                // Replacing it in one step copies its part of the map once.
                 self.objects.insert(key, now);
-                if concerns || concerned { change } else { ChangeScope::Nothing }
+                if is_change_of_interest { change } else { ChangeScope::Nothing }
             }
             Event::Delete(object) => {
                 let key = key(&object);
@@ -99,9 +108,9 @@ impl<K: WatchedObject> Store<K> {
     }
 }
 
-/// An object in the form to store.
-fn in_form<K: WatchedObject>(key: &ObjectKey, object: K, interest: &Interest) -> K {
-    let other = if object.concerns(key, interest) { object.unpacked() } else { object.packed(key) };
+/// An object in the form to store; `concerns`: it is of interest.
+fn in_form<K: WatchedObject>(key: &ObjectKey, object: K, concerns: bool) -> K {
+    let other = if concerns { object.unpacked() } else { object.packed(key) };
     other.unwrap_or(object)
 }
 

@@ -213,6 +213,18 @@ fn changes_and_deletions_count_at_once() {
 }
 
 #[test]
+fn an_unchanged_object_leaves_the_map_as_it_is() {
+    let object = |port| object(load_balancer("a", "u1", 1, &good_spec(port)));
+    let (mut store, interest) = (Store::<LoadBalancer>::default(), Interest::default());
+    store.take(Event::Apply(object(1)), &interest);
+    let before = store.objects().clone();
+    assert_eq!(store.take(Event::Apply(object(1)), &interest), Nothing);
+    assert!(store.objects().ptr_eq(&before));
+    assert_eq!(store.take(Event::Apply(object(2)), &interest), Content);
+    assert!(!store.objects().ptr_eq(&before));
+}
+
+#[test]
 fn status_changes_differ_from_content_changes() {
     let object = |generation, port, status: &str| {
         let mut object = load_balancer("a", "u1", generation, &good_spec(port));
