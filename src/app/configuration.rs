@@ -353,7 +353,8 @@ mod tests {
             let later = EndpointKey { address: "10.0.0.2:1".parse().unwrap(), ..endpoint.clone() };
             let to_go = |seconds| now + Duration::from_secs(seconds);
             let to_go = [(endpoint, to_go(seconds)), (later, to_go(9999))];
-            let retained_until = [(UpstreamKey { object: ObjectKey::new("shop", "a") }, to_go.into())].into();
+            let upstream = UpstreamKey { object: ObjectKey::new("shop", "a") };
+            let retained_until = [(upstream, Arc::new(BTreeMap::from(to_go)))].into_iter().collect();
             Snapshot { retained_until, ..Snapshot::default() }
         };
         let pause = |snapshot: &Snapshot, now| pause(snapshot, now, EXPIRATION_PAUSE);

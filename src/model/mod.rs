@@ -53,7 +53,7 @@ pub use replica::{
 pub use replica_traffic::{LoadBalancerTraffic, REPORT_TRAFFIC, ReplicaTraffic, TrafficByReplica};
 pub use report::{BindState, Report};
 pub use self_signed::{WithSelfSigned, is_self_signed_authority};
-pub use snapshot::Snapshot;
+pub use snapshot::{RetainedUntil, Snapshot};
 pub use start_tls::StartTls;
 pub use trust::{Authority, BackendTls, BackendTlsTerms, ClientValidation, ClientValidationMode, TlsClientConfig};
 pub use upstream::{

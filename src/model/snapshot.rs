@@ -6,6 +6,9 @@ use jiff::Timestamp;
 use super::{CertificateCache, EndpointKey, Listener, ListenerKey, ObjectKey, UpstreamConfig, UpstreamKey};
 use crate::shared::changes;
 
+/// The expiry of each retained endpoint, by upstream.
+pub type RetainedUntil = OrdMap<UpstreamKey, Arc<BTreeMap<EndpointKey, Timestamp>>>;
+
 /// The whole configuration at one moment.
 ///
 /// Its maps are persistent, see [`World`](crate::world::World). A listener refers to its upstream by key, so a change of
@@ -17,7 +20,7 @@ pub struct Snapshot {
     pub listeners: OrdMap<ListenerKey, Arc<Listener>>,
     pub upstreams: OrdMap<UpstreamKey, Arc<UpstreamConfig>>,
     /// The endpoints that no source confirms any more, with their expiry. The proxy does not need it.
-    pub retained_until: BTreeMap<UpstreamKey, BTreeMap<EndpointKey, Timestamp>>,
+    pub retained_until: RetainedUntil,
     /// The time at which retained endpoints are reported. The proxy does not need it.
     pub report_due: Option<Timestamp>,
     /// Input for the next translation.
@@ -33,7 +36,7 @@ impl Snapshot {
 
     /// The time at which the next endpoint expires or a report is due without any other change.
     pub fn next_expiration(&self) -> Option<Timestamp> {
-        self.retained_until.values().flat_map(BTreeMap::values).copied().chain(self.report_due).min()
+        self.retained_until.values().flat_map(|endpoints| endpoints.values()).copied().chain(self.report_due).min()
     }
 
     /// The listeners that differ. `None`: listener keys, addresses or upstreams differ, or the keys of upstreams.

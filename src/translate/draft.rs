@@ -49,7 +49,7 @@ impl Draft {
     pub fn retained_until(
         &self,
         context: &TranslateContext,
-    ) -> BTreeMap<UpstreamKey, BTreeMap<EndpointKey, Timestamp>> {
+    ) -> BTreeMap<UpstreamKey, Arc<BTreeMap<EndpointKey, Timestamp>>> {
         // `retentions` lists all retained endpoints of valid load balancers.
         let is_well = |object: &ObjectKey| {
             context.world.load_balancers[object].spec.is_some() && !self.verdicts[object].refuses()
@@ -61,7 +61,7 @@ impl Draft {
         for (key, retention) in self.retentions.iter().filter(|(_, retention)| !retention.expirations.is_empty()) {
             retained_until.entry(key.clone()).or_default().extend(retention.expirations.clone());
         }
-        retained_until
+        retained_until.into_iter().map(|(key, expirations)| (key, Arc::new(expirations))).collect()
     }
 
     /// The time at which retained endpoints are reported.

@@ -35,13 +35,10 @@ use super::{
 };
 use crate::{
     api::{Host, RefKind, TcpLoadBalancerSpec},
-    model::{Certificate, EndpointKey, Listener, ListenerKey, ObjectKey, Snapshot, UpstreamConfig, UpstreamKey},
+    model::{Certificate, Listener, ListenerKey, ObjectKey, RetainedUntil, Snapshot, UpstreamConfig, UpstreamKey},
     shared::changes,
     world::{Declared, ListenerShare, ObjectRef, ProcessMode, Tenancy, World, backend_services},
 };
-
-/// The expirations of retained endpoints.
-type RetainedUntil = BTreeMap<UpstreamKey, BTreeMap<EndpointKey, Timestamp>>;
 
 /// The results of the previous translation that can be reused. An empty one is always correct.
 #[derive(Default)]
@@ -52,7 +49,7 @@ pub struct Memo {
     /// The load balancers with a result that depends on something.
     dependents: HashMap<Dependency, BTreeSet<ObjectKey>>,
     /// The load balancers with a result that has retained endpoints.
-    retaining: BTreeSet<ObjectKey>,
+    retaining: BTreeMap<ObjectKey, KnownRetention>,
     /// `None`: before the first translation.
     last: Option<LastTranslation>,
     pub(super) placements: Placements,
@@ -82,6 +79,7 @@ struct LastTranslation {
     without_result: BTreeSet<ObjectKey>,
     listeners: OrdMap<ListenerKey, Arc<Listener>>,
     upstreams: OrdMap<UpstreamKey, Arc<UpstreamConfig>>,
+    retained_until: RetainedUntil,
     verdicts: Verdicts,
 }
 
@@ -104,15 +102,12 @@ struct KnownResult {
     listeners: Vec<(ListenerKey, usize, Arc<Listener>)>,
     upstream: Arc<UpstreamConfig>,
     certificates: Vec<(CertificateKey, Arc<Certificate>)>,
-    /// `None`: it has no retained endpoints.
-    retention: Option<KnownRetention>,
 }
 
 /// The retained endpoints of a result.
 struct KnownRetention {
     /// The period in which all of them stay.
     valid: Range<Timestamp>,
-    expirations: BTreeMap<EndpointKey, Timestamp>,
     addresses: HashSet<IpAddr>,
 }
 
@@ -200,7 +195,9 @@ impl Memo {
     /// translated. `None`: all have to be considered.
     pub(super) fn baseline(&self, world: &World, previous: &Snapshot, now: Timestamp) -> Option<Baseline> {
         let last = self.last.as_ref()?;
-        let is_last = previous.listeners.ptr_eq(&last.listeners) && previous.upstreams.ptr_eq(&last.upstreams);
+        let is_last = previous.listeners.ptr_eq(&last.listeners)
+            && previous.upstreams.ptr_eq(&last.upstreams)
+            && previous.retained_until.ptr_eq(&last.retained_until);
         // A translation of some load balancers does not know which cached results the others need.
         let of_sidecars = self.sidecars.iter().filter_map(|memo| memo.last.as_ref()).map(|last| last.cached);
         let needed = last.cached + of_sidecars.sum::<usize>();
@@ -210,7 +207,7 @@ impl Memo {
         }
         let mut affected = self.outdated(world);
         affected.extend(last.without_result.iter().cloned());
-        affected.extend(self.outdated_retentions(world, previous, now));
+        affected.extend(self.outdated_retentions(world, now));
         Some(Baseline {
             affected,
             limits: last.limits.clone(),
@@ -276,7 +273,7 @@ impl Memo {
     }
 
     /// The load balancers with retained endpoints that may have expired, or whose addresses other pods may have now.
-    fn outdated_retentions(&self, world: &World, previous: &Snapshot, now: Timestamp) -> Vec<ObjectKey> {
+    fn outdated_retentions(&self, world: &World, now: Timestamp) -> Vec<ObjectKey> {
         if self.retaining.is_empty() {
             return Vec::new();
         }
@@ -285,25 +282,11 @@ impl Memo {
         let slices = changes(&self.world.endpoint_slices, &world.endpoint_slices);
         let slices = slices.flat_map(|(_, before, now)| before.into_iter().chain(now));
         let listed: HashSet<IpAddr> = slices.flat_map(|slice| addresses(slice)).collect();
-        let stays = |object: &ObjectKey| {
-            let retention = self.results.get(object).and_then(|known| known.retention.as_ref());
-            retention.is_some_and(|KnownRetention { valid, expirations, addresses }| {
-                has_same_services
-                    && valid.contains(&now)
-                    && addresses.is_disjoint(&listed)
-                    && previous.retained_until.get(&UpstreamKey { object: object.clone() }) == Some(expirations)
-            })
+        let stays = |KnownRetention { valid, addresses }: &KnownRetention| {
+            has_same_services && valid.contains(&now) && addresses.is_disjoint(&listed)
         };
-        self.retaining.iter().filter(|object| !stays(object)).cloned().collect()
-    }
-
-    /// The expirations of the retained endpoints of known results, without those of `affected` load balancers.
-    pub(super) fn retained_until(&self, affected: &BTreeSet<ObjectKey>) -> RetainedUntil {
-        let known = self.retaining.difference(affected).filter_map(|object| {
-            let retention = self.results.get(object)?.retention.as_ref()?;
-            Some((UpstreamKey { object: object.clone() }, retention.expirations.clone()))
-        });
-        known.collect()
+        let outdated = self.retaining.iter().filter(|(_, retention)| !stays(retention));
+        outdated.map(|(object, _)| object.clone()).collect()
     }
 
     /// Prepares for a translation of all load balancers: drops the results that are outdated.
@@ -351,7 +334,7 @@ impl Memo {
         certificates: &mut CertificateLoader,
     ) -> Option<(TranslatedLoadBalancer, Verdict)> {
         let known = self.results.get(object)?;
-        if known.retention.is_some() || !known.is_current(object, declared, context) {
+        if self.retaining.contains_key(object) || !known.is_current(object, declared, context) {
             self.forget(object);
             return None;
         }
@@ -384,17 +367,17 @@ impl Memo {
         previous: &Snapshot,
         (snapshot, verdicts): (&Snapshot, &Verdicts),
     ) {
-        for NewResult { object, result } in new {
+        for NewResult { object, result, retention } in new {
             if !verdicts[&object].problems.is_empty() || !result.is_in(snapshot, &object) {
                 continue;
             }
-            if result.retention.is_some() {
+            if let Some(retention) = retention {
                 let key = UpstreamKey { object: object.clone() };
                 let is_same = previous.retained_until.get(&key) == snapshot.retained_until.get(&key);
                 if !is_same || !result.is_in(previous, &object) {
                     continue;
                 }
-                self.retaining.insert(object.clone());
+                self.retaining.insert(object.clone(), retention);
             }
             for dependency in &result.dependencies {
                 self.dependents.entry(dependency.clone()).or_default().insert(object.clone());
@@ -423,6 +406,7 @@ impl Memo {
             without_result: objects.filter(|object| !self.results.contains_key(object)).cloned().collect(),
             listeners: snapshot.listeners.clone(),
             upstreams: snapshot.upstreams.clone(),
+            retained_until: snapshot.retained_until.clone(),
             verdicts: verdicts.clone(),
         });
         self.world = context.world.clone();
@@ -454,6 +438,7 @@ impl Memo {
         last.locality = locality;
         let (snapshot, verdicts) = made;
         (last.listeners, last.upstreams) = (snapshot.listeners.clone(), snapshot.upstreams.clone());
+        last.retained_until = snapshot.retained_until.clone();
         last.verdicts = verdicts.clone();
         self.world = context.world.clone();
     }
@@ -489,6 +474,8 @@ impl KnownResult {
 pub(super) struct NewResult {
     object: ObjectKey,
     result: KnownResult,
+    /// `None`: it has no retained endpoints.
+    retention: Option<KnownRetention>,
 }
 
 impl NewResult {
@@ -524,9 +511,8 @@ impl NewResult {
             listeners: listeners.iter().map(declared_listener).collect::<Option<_>>()?,
             upstream: upstream.clone()?,
             certificates,
-            retention: KnownRetention::of(retention, context.now),
         };
-        Some(Self { object: object.clone(), result })
+        Some(Self { object: object.clone(), result, retention: KnownRetention::of(retention, context.now) })
     }
 }
 
@@ -535,7 +521,6 @@ impl KnownRetention {
     fn of(retention: &Retention, now: Timestamp) -> Option<Self> {
         let until = retention.expirations.values().min()?;
         let addresses = retention.expirations.keys().map(|endpoint| endpoint.address.ip().to_canonical());
-        let (addresses, expirations) = (addresses.collect(), retention.expirations.clone());
-        Some(Self { valid: now..*until, expirations, addresses })
+        Some(Self { valid: now..*until, addresses: addresses.collect() })
     }
 }

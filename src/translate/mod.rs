@@ -112,7 +112,9 @@ fn translate_affected(
         draft.finish(&context);
         let (mut snapshot, mut verdicts) = (previous.clone(), baseline.verdicts.clone());
         snapshot.report_due = draft.report_due();
-        snapshot.retained_until = memo.retained_until(&baseline.affected);
+        for object in &baseline.affected {
+            snapshot.retained_until.remove(&UpstreamKey { object: object.clone() });
+        }
         snapshot.retained_until.extend(draft.retained_until(&context));
         if !certificates.is_empty() || !snapshot.certificate_cache.verifiers.is_empty() {
             let cache = Arc::make_mut(&mut snapshot.certificate_cache);
@@ -201,7 +203,7 @@ fn translate_all(
     let snapshot = Snapshot {
         generation: previous.generation,
         report_due: draft.report_due(),
-        retained_until: draft.retained_until(&context),
+        retained_until: revised(&previous.retained_until, draft.retained_until(&context)),
         certificate_cache: Arc::new(certificates.cache),
         listeners: revised(&previous.listeners, draft.listeners),
         upstreams: revised(&previous.upstreams, draft.upstreams),

@@ -82,9 +82,7 @@ impl Rig {
             generation: 0,
             listeners: [(listener_key(), Arc::new(listener))].into_iter().collect(),
             upstreams: [(upstream_key(), Arc::new(upstream))].into_iter().collect(),
-            retained_until: BTreeMap::new(),
-            report_due: None,
-            certificate_cache: Arc::default(),
+            ..Snapshot::default()
         };
         Self::start(size, snapshot)
     }

@@ -1,7 +1,7 @@
 //! Changes of snapshots, and their effect on open connections.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     sync::{
         Mutex,
@@ -129,9 +129,7 @@ fn snapshot_of(keys: &[ObjectKey], bind: SocketAddr, owner: &ObjectKey, backend:
             .into_iter()
             .collect(),
         upstreams: keys.iter().map(|key| (upstream_of(key), std::sync::Arc::new(upstream(&[backend])))).collect(),
-        retained_until: BTreeMap::new(),
-        report_due: None,
-        certificate_cache: std::sync::Arc::default(),
+        ..Snapshot::default()
     }
 }
 
