@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use crate::{
-    model::{Proximity, Weight},
+    model::{Proximity, StableId, Weight},
     upstream::endpoint::Endpoint,
 };
 
@@ -10,7 +10,7 @@ use crate::{
 pub struct Candidate {
     pub endpoint: Arc<Endpoint>,
     /// The input of the hash of sticky balancing.
-    pub stable_id: Arc<str>,
+    pub stable_id: StableId,
     pub weight: Weight,
     pub proximity: Proximity,
 }

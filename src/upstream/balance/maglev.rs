@@ -34,15 +34,19 @@ pub struct Maglev {
 
 impl Maglev {
     pub fn new(candidates: &[Candidate], prefix_v6: u8, with_table: bool, previous: Option<&Self>) -> Self {
-        let mut candidates: Vec<&Candidate> = candidates.iter().collect();
-        candidates.sort_by_key(|candidate| (&candidate.stable_id, candidate.endpoint.key()));
+        let mut candidates: Vec<(String, &Arc<Endpoint>, u32)> = candidates
+            .iter()
+            .map(|candidate| (candidate.stable_id.to_string(), &candidate.endpoint, candidate.weight.value()))
+            .collect();
+        candidates
+            .sort_by(|(id, endpoint, _), (other_id, other, _)| (id, endpoint.key()).cmp(&(other_id, other.key())));
         let members = members(&candidates);
         let table = match previous {
             Some(previous) if previous.table.is_of(&members, with_table) => previous.table.clone(),
             _ if with_table => Table::shared(members, previous.map(|previous| &previous.table)),
             _ => Table::without_slots(members),
         };
-        let endpoints: Vec<_> = candidates.iter().map(|candidate| candidate.endpoint.clone()).collect();
+        let endpoints: Vec<_> = candidates.iter().map(|(_, endpoint, _)| Arc::clone(endpoint)).collect();
         let usable = (0..endpoints.len()).filter(|index| endpoints[*index].usable()).collect();
         Self { table, endpoints, usable, prefix_v6 }
     }
@@ -86,14 +90,14 @@ impl Member {
     }
 }
 
-/// Creates the members. Members with the same stable id (a pod behind two ports) are distinguished by the order of
-/// their keys.
-fn members(sorted: &[&Candidate]) -> Vec<Member> {
-    let ids = sorted.chunk_by(|a, b| a.stable_id == b.stable_id);
+/// Creates the members, from their stable ids, endpoints and weights. Members with the same stable id (a pod behind two
+/// ports) are distinguished by the order of their keys.
+fn members(sorted: &[(String, &Arc<Endpoint>, u32)]) -> Vec<Member> {
+    let ids = sorted.chunk_by(|(id, ..), (other, ..)| id == other);
     let numbered = ids.flat_map(|same| (0..).zip(same));
-    let member = |(number, candidate): (u64, &&Candidate)| Member {
-        hash: xxh3_64_with_seed(candidate.stable_id.as_bytes(), number),
-        weight: candidate.weight.value(),
+    let member = |(number, (id, _, weight)): (u64, &(String, &Arc<Endpoint>, u32))| Member {
+        hash: xxh3_64_with_seed(id.as_bytes(), number),
+        weight: *weight,
     };
     numbered.map(member).collect()
 }

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    model::{Algorithm, Balancing, EndpointKey, Proximity, Weight},
+    model::{Algorithm, Balancing, EndpointKey, Proximity, StableId, Weight},
     upstream::endpoint::{ActiveConnection, HealthStatus},
 };
 
@@ -27,7 +27,7 @@ fn candidate(id: &str, weight: u32) -> Candidate {
     let weight = Weight::new(NonZeroU32::new(weight).unwrap());
     Candidate {
         endpoint: Arc::new(Endpoint::new(key, Arc::default(), Arc::default())),
-        stable_id: id.into(),
+        stable_id: StableId::Pod(id.into()),
         weight,
         proximity: Proximity::Remote,
     }

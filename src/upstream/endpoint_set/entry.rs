@@ -43,7 +43,7 @@ impl EndpointEntry {
     pub fn new(endpoint: Arc<Endpoint>, wanted: &model::EndpointConfig, backend: &model::Backend) -> Self {
         let candidate = Candidate {
             endpoint,
-            stable_id: wanted.stable_id.to_string().into(),
+            stable_id: wanted.stable_id.clone(),
             weight: wanted.weight,
             proximity: wanted.proximity,
         };
@@ -62,7 +62,7 @@ impl EndpointEntry {
         if let Some(check) = backend.active_check.as_deref() {
             self.health.check_changes(self.check().as_deref(), check);
         }
-        self.candidate.stable_id = wanted.stable_id.to_string().into();
+        self.candidate.stable_id.clone_from(&wanted.stable_id);
         self.candidate.weight = wanted.weight;
         self.candidate.proximity = wanted.proximity;
         self
