@@ -160,11 +160,22 @@ pub struct CachedObject<T> {
 }
 
 /// A stored object.
-#[derive(Clone, PartialEq)]
+#[derive(Clone)]
 enum Stored<T> {
     Full(SharedObject<T>),
     /// An object that is not of interest.
     Packed(PackedObject),
+}
+
+/// Compares allocations, not contents: an object that is read again unchanged keeps its allocation.
+impl<T> PartialEq for Stored<T> {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Full(one), Self::Full(other)) => Arc::ptr_eq(one, other),
+            (Self::Packed(one), Self::Packed(other)) => one == other,
+            (Self::Full(_), Self::Packed(_)) | (Self::Packed(_), Self::Full(_)) => false,
+        }
+    }
 }
 
 impl<T: BuiltInKind> CachedObject<T> {
@@ -304,7 +315,7 @@ impl BuiltInKind for EndpointSlice {
     }
 
     fn concerns(&self, key: &ObjectKey, interest: &Interest) -> bool {
-        service_of(self).is_some_and(|service| interest.has(&ObjectKey::new(&key.namespace, service)))
+        service_of(self).is_some_and(|service| interest.has(&key.sibling(service)))
     }
 
     fn pack(&self, _key: &ObjectKey) -> Option<PackedObject> {

@@ -49,5 +49,5 @@ impl SlicesByService {
 
 /// The Service that an EndpointSlice belongs to.
 pub fn service_key(key: &ObjectKey, slice: &EndpointSlice) -> Option<ObjectKey> {
-    service_of(slice).map(|service| ObjectKey::new(&key.namespace, service))
+    service_of(slice).map(|service| key.sibling(service))
 }
