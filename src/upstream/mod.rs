@@ -81,11 +81,12 @@ impl Upstreams {
     pub fn update(&mut self, wanted: &OrdMap<UpstreamKey, Arc<model::UpstreamConfig>>) {
         let before = mem::replace(&mut self.applied, wanted.clone());
         let is_probed = |settings: Option<&Arc<model::UpstreamConfig>>| settings.is_some_and(|it| is_probed(it));
-        if changes(&before, wanted).any(|(_, before, now)| is_probed(before) != is_probed(now)) {
+        let changed: Vec<_> = changes(&before, wanted).collect();
+        if changed.iter().any(|(_, before, now)| is_probed(*before) != is_probed(*now)) {
             let probed = wanted.iter().filter(|(_, wanted)| is_probed(Some(wanted)));
             self.context.probes.divide(probed.map(|(key, _)| &key.object.namespace));
         }
-        for (key, _, now) in changes(&before, wanted) {
+        for (key, _, now) in changed {
             let Some(wanted) = now else { continue };
             match self.entries.get_mut(key) {
                 Some(entry) => entry.upstream.change(wanted),
