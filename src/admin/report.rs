@@ -325,8 +325,10 @@ fn backends(
     departing: &[&Draining],
 ) -> BTreeMap<String, BackendHealth> {
     let mut backends: BTreeMap<String, BackendHealth> = BTreeMap::new();
-    for endpoint in &*upstream.endpoints() {
-        count(endpoint, backends.entry(endpoint.key().backend.to_string()).or_default());
+    let endpoints = upstream.endpoints();
+    for of_backend in endpoints.chunk_by(|one, next| one.key().backend == next.key().backend) {
+        let health = backends.entry(of_backend[0].key().backend.to_string()).or_default();
+        of_backend.iter().for_each(|endpoint| count(endpoint, health));
     }
     let declared = config.into_iter().flat_map(|config| &config.backends);
     for (name, backend) in declared.filter(|(_, backend)| backend.drained > 0) {
