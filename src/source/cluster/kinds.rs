@@ -20,11 +20,14 @@ use crate::{
     api::{DEFAULT_CLASS, KIND, Placement, TcpLoadBalancer},
     model::ObjectKey,
     shared::SharedObject,
-    world::{Allocations, Declared, ObjectIdentity, service_of},
+    world::{Allocations, Declared, ObjectIdentity, SERVICE_NAME, service_of},
 };
 
 /// The origin of load balancers in messages.
 const ORIGIN: &str = "cluster";
+/// The prefix of labels about the controller of an EndpointSlice. Its other labels, except [`SERVICE_NAME`], are copies
+/// of those of the Service.
+const SLICE_LABELS: &str = "endpointslice.kubernetes.io/";
 /// The annotation with a copy of the object that `kubectl apply` writes. It is dropped.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
@@ -307,10 +310,18 @@ impl BuiltInKind for EndpointSlice {
 
     fn read(object: ReceivedObject) -> Result<Self, String> {
         let mut slice: Self = whole(object)?;
-        // These fields change without relevant changes.
-        slice.metadata.annotations = None;
-        slice.metadata.resource_version = None;
-        slice.metadata.generation = None;
+        // The other fields take memory, and some of them change without relevant changes.
+        let ObjectMeta { name, namespace, labels, owner_references, deletion_timestamp, .. } = slice.metadata;
+        let mut labels = labels.unwrap_or_default();
+        labels.retain(|key, _| key == SERVICE_NAME || key.starts_with(SLICE_LABELS));
+        slice.metadata = ObjectMeta {
+            name,
+            namespace,
+            labels: Some(labels),
+            owner_references,
+            deletion_timestamp,
+            ..ObjectMeta::default()
+        };
         Ok(slice)
     }
 

@@ -122,6 +122,20 @@ fn unneeded_fields_are_dropped() {
     assert_eq!(service.metadata.managed_fields, None);
     assert_eq!(service.metadata.annotations.as_ref().unwrap().keys().collect::<Vec<_>>(), ["c"]);
     assert_eq!(service.spec.as_ref().unwrap().ports.as_ref().unwrap()[0].port, 1);
+
+    let kept = json!({
+        "name": "pg-1", "namespace": "shop", "deletionTimestamp": "2026-01-02T03:04:05Z",
+        "labels": {"kubernetes.io/service-name": "pg", "endpointslice.kubernetes.io/managed-by": "c"},
+        "ownerReferences": [{"apiVersion": "v1", "kind": "Service", "name": "pg", "uid": "u"}],
+    });
+    let mut metadata = kept.clone();
+    metadata["labels"]["app"] = "pg".into();
+    for field in ["uid", "generateName", "resourceVersion"] {
+        metadata[field] = "x".into();
+    }
+    let slice = json!({"metadata": metadata, "addressType": "IPv4", "endpoints": []});
+    let slice = CachedObject::<EndpointSlice>::read(object(slice), None).good().unwrap().clone();
+    assert_eq!(serde_json::to_value(&slice.metadata).unwrap(), kept);
 }
 
 #[test]
