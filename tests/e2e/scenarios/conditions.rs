@@ -1,8 +1,7 @@
 //! Conditions and Events that tools and people wait for.
 
 use futures::future::join_all;
-use k8s_openapi::api::core::v1::Service;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::DeleteParams;
 use serde_json::json;
 use tcplb::api::TcpLoadBalancerStatus;
 
