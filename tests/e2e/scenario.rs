@@ -254,19 +254,6 @@ impl Scenario {
         Ok(found)
     }
 
-    /// Waits until an object, or its absence, satisfies a condition.
-    pub async fn until<K>(&self, what: &str, name: &str, right: impl Fn(Option<&K>) -> bool) -> Option<K>
-    where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType: Default>
-            + Clone
-            + Debug
-            + Send
-            + DeserializeOwned
-            + 'static,
-    {
-        until(self.api(), what, name, WAIT_LIMIT, right).await
-    }
-
     pub async fn load_balancer(&self, name: &str) -> TcpLoadBalancer {
         self.api().get(name).await.unwrap()
     }
