@@ -43,7 +43,7 @@ fn closes(rig: &Rig, clients: &[TcpStream]) -> Vec<Timestamp> {
         let (peer, mut time) = (format!(" peer={} ", client.local_addr().unwrap()), None);
         wait_until("its end is logged", || {
             let line = rig.logged().into_iter().find(|line| line.contains(&peer));
-            time = line.map(|line| line.split(' ').next().unwrap().parse().unwrap());
+            time = line.map(|line| line.split(' ').next().unwrap().parse::<Timestamp>().unwrap());
             time.is_some()
         });
         time.unwrap()
