@@ -31,7 +31,9 @@ fn lines(format: &str) -> Vec<Value> {
         &[("main", address, ""), ("refusing", refusing, "access: {deny: [127.0.0.0/8]}")],
         &[gone, server.address],
     );
-    let file = folder.write("shop.yaml", &format!("{text}  connect: {{attempts: 2}}\n"));
+    // Failed checks would take the endpoint that is gone out.
+    let more = "  connect: {attempts: 2}\n  healthCheck: {active: {type: None}}\n";
+    let file = folder.write("shop.yaml", &format!("{text}{more}"));
     let arguments = ["--access-log", "all", "--access-log-format", format, "--replica-name", "proxy-1", &file];
     let mut tcplb = Tcplb::standalone(&arguments).ready();
     // In turn: at least one of them begins with the endpoint that is gone.
@@ -186,11 +188,10 @@ fn listeners_select_the_connections_that_are_logged() {
     visit(failures).unwrap();
     visit(off).unwrap();
     let _ = visit(refusing);
-    let closed = || tcplb.metric("tcplb_connections_closed_total", &[]);
-    wait_until("all connections have ended", || closed() == (CONNECTIONS + 3) as f64);
     let events = |result| tcplb.metric("tcplb_access_log_events_total", &[result]) as usize;
-    let (logged, suppressed) = (events("logged"), events("suppressed"));
-    assert_eq!((logged + suppressed, events("dropped")), (CONNECTIONS + 3, 0));
+    wait_until("all ends are logged or suppressed", || events("logged") + events("suppressed") == CONNECTIONS + 3);
+    let logged = events("logged");
+    assert_eq!(events("dropped"), 0);
     tcplb.signal("TERM");
     let (_, output) = tcplb.ended();
     let count = |name: &str| output.lines().filter(|line| line.contains(&format!(" listener_name={name} "))).count();

@@ -106,6 +106,9 @@ fn the_failover_example_fails_over_and_back() {
     let (mut backends, folder, address) = (Backends::start(), Folder::new(), free_address());
     let text = fs::read_to_string(Path::new(FOLDER).join("failover.yaml")).unwrap();
     let text = backends.instead(&text, (4000, address.port()));
+    // Longer than a busy machine takes to see that it waits.
+    assert!(text.contains("after: 2s}"), "{text}");
+    let text = text.replace("after: 2s}", "after: 10s}");
     let mut tcplb = Tcplb::standalone(&[&folder.write("failover.yaml", &text)]).ready();
     let in_service = |tcplb: &Tcplb, backend: &str| tcplb.metric("tcplb_endpoint_in_service", &[backend]);
     assert_eq!(who_answers(address), "blue");

@@ -130,7 +130,8 @@ fn full_pipe() -> (std::io::PipeReader, std::io::PipeWriter) {
 
 #[test]
 fn a_second_signal_ends_the_process_with_unread_outputs() {
-    for (blocked_output, blocked_log) in [(true, false), (false, true), (true, true)] {
+    let mut usual = None;
+    for (blocked_output, blocked_log) in [(false, false), (true, false), (false, true), (true, true)] {
         let (server, folder) = (EchoServer::start(None), Folder::new());
         let [address, admin] = std::array::from_fn(|_| free_address());
         let drain = "drain: {shutdown: {after: 1h}}";
@@ -162,7 +163,9 @@ fn a_second_signal_ends_the_process_with_unread_outputs() {
         });
         assert_eq!(status.unwrap().code(), Some(1));
         let took = begun.elapsed();
-        assert!(took < std::time::Duration::from_secs(4), "{took:?} (output {blocked_output}, log {blocked_log})");
+        // The first process shows how long an end without unread outputs takes.
+        let most = std::time::Duration::from_secs(4) + 10 * *usual.get_or_insert(took);
+        assert!(took < most, "{took:?} (output {blocked_output}, log {blocked_log})");
     }
 }
 

@@ -71,7 +71,7 @@ fn addresses_that_come_and_go_while_the_program_runs_are_noticed() {
     let manifests = load_balancer("shop", 4000, &[SERVER, "10.0.0.9:4000"]);
     let Some(mut network) = OwnNetwork::start("", &manifests) else { return };
     network.tcplb.logged("admin pages");
-    assert!(served(&network, "10.0.0.9:4000"));
+    wait_until("it is served", || served(&network, "10.0.0.9:4000"));
     for _ in 0..2 {
         network.run("ip address add 10.0.0.9/32 dev lo");
         network.tcplb.logged(LEFT_OUT);

@@ -207,7 +207,8 @@ fn a_replaced_certificate_is_used_by_the_next_handshake_and_closes_nothing() {
 fn the_state_of_endpoints_survives_changes() {
     let (one, two) = (EchoServer::start(None), free_address());
     let (folder, address) = (Folder::new(), free_address());
-    let quick = "healthCheck: {active: {interval: 100ms, unhealthyAfter: 1}}";
+    // The interval is also the time limit of a check.
+    let quick = "healthCheck: {active: {interval: 2s, unhealthyAfter: 1}}";
     let text = |more: &str| manifest("shop", address.port(), &[one.address, two], &format!("{quick}{more}"));
     let tcplb = Tcplb::standalone(&[&folder.write("shop.yaml", &text(""))]).ready();
     let endpoint = |address: SocketAddr| format!("endpoint_address=\"{address}\"");

@@ -36,7 +36,8 @@ fn ends(output: &str, reason: &str) -> usize {
 
 #[test]
 fn shutdown_turns_unready_then_stops_accepting_then_drains() {
-    let (mut tcplb, address, _server, _folder) = start("drain: {shutdown: {after: 1h}}", &["--shutdown-delay", "3s"]);
+    // Longer than a busy machine takes for a few requests.
+    let (mut tcplb, address, _server, _folder) = start("drain: {shutdown: {after: 1h}}", &["--shutdown-delay", "10s"]);
     let mut open = connected(address);
     tcplb.signal("TERM");
     wait_until("/lb-ready fails", || tcplb.answers("/lb-ready", 503));
@@ -73,6 +74,10 @@ fn connections_are_closed_over_the_spread_idle_ones_first_and_the_last_are_reset
     let (mut tcplb, address, ..) = start("drain: {shutdown: {after: 3s, spread: 2s}}", &["--workers", "1"]);
     let idle: Vec<_> = (0..4).map(|_| connected(address)).collect();
     let busy: Vec<_> = (0..2).map(|_| connected(address)).collect();
+    let peers = |clients: &[Client]| -> Vec<String> {
+        clients.iter().map(|client| format!(" peer={} ", client.0.get_ref().local_addr().unwrap())).collect()
+    };
+    let (idle_peers, busy_peers) = (peers(&idle), peers(&busy));
     let stop = Arc::new(AtomicBool::new(false));
     let watch = |mut client: Client, is_busy: bool| {
         let stop = stop.clone();
@@ -109,8 +114,13 @@ fn connections_are_closed_over_the_spread_idle_ones_first_and_the_last_are_reset
             })
             .collect()
     };
-    let (idle, busy) = (ended(idle), ended(busy));
-    assert!(idle.iter().max() <= busy.iter().min(), "idle ones first: {idle:?} {busy:?}");
+    let (idle, _) = (ended(idle), ended(busy));
+    // By the log: threads of this test may notice an end late.
+    let places = |peers: Vec<String>| -> Vec<Option<usize>> {
+        peers.iter().map(|peer| output.lines().position(|line| line.contains(peer))).collect()
+    };
+    let (idle_places, busy_places) = (places(idle_peers), places(busy_peers));
+    assert!(idle_places.iter().max() < busy_places.iter().min(), "idle ones first: {output}");
     let first = *idle.iter().min().unwrap() - begun;
     assert!(first >= Duration::from_secs(1), "all may stay until the spread begins: {first:?}");
     let (closed, reset) = (ends(&output, "drained"), ends(&output, "drain_deadline"));
@@ -185,7 +195,7 @@ fn a_second_signal_ends_the_delay_too() {
 
 #[test]
 fn the_access_log_has_an_end_for_every_connection_made() {
-    let (mut tcplb, address, ..) = start("drain: {shutdown: {after: 1h}}", &["--max-drain", "500ms", "--workers", "2"]);
+    let (mut tcplb, address, ..) = start("drain: {shutdown: {after: 1h}}", &["--max-drain", "5s", "--workers", "2"]);
     let open: Vec<_> = (0..30).map(|_| connected(address)).collect();
     for _ in 0..20 {
         visit(address).unwrap();

@@ -186,7 +186,8 @@ fn the_admin_address_answers_what_the_manual_lists() {
         assert_eq!(http_get(tcplb.admin, path).map(|(status, _)| status), Some(200), "{path}");
     }
     assert_eq!(http_get(tcplb.admin, "/nowhere").map(|(status, _)| status), Some(404));
-    wait_until("the visit is accounted for", || tcplb.metric("tcplb_connections_active", &[]) == 0.0);
+    // The log comes last.
+    wait_until("the visit is accounted for", || tcplb.metric("tcplb_access_log_events_total", &["logged"]) == 1.0);
     let metrics = tcplb.metrics();
     let sum = |name: &str, labels: &[&str]| crate::harness::metric(&metrics, name, labels);
     assert_eq!(sum("tcplb_connections_accepted_total", &[]), 1.0);

@@ -27,7 +27,8 @@ fn manifest(health: &str, balancing: &str) -> String {
 
 #[test]
 fn active_checks_take_out_endpoints_that_this_host_has_no_way_to() {
-    let health = "{active: {interval: 100ms, unhealthyAfter: 1}}";
+    // The interval is also the time limit of a check, which the reachable endpoint has to keep.
+    let health = "{active: {interval: 2s, unhealthyAfter: 1}}";
     let Some(mut network) = OwnNetwork::start(PREPARATION, &manifest(health, "LeastConnections")) else { return };
     for (address, reason) in UNREACHABLE {
         let line = network.tcplb.logged(&format!("endpoint={address}"));
