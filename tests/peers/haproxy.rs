@@ -111,7 +111,8 @@ fn health_checks_of_haproxy_use_up_no_clients_rate() {
     let limits = "limits: {maxConnectionsPerSource: 1, newConnectionsPerSource: {count: 1, per: 1h, burst: 1}}";
     let tcplb = Balancer::start(server.address, "Required", limits, "");
     let front = free_address();
-    let haproxy = HaProxy::start(&in_front(front, tcplb.address, "send-proxy-v2 check inter 20ms rise 1 fall 1"));
+    // The interval is also the time limit of a check.
+    let haproxy = HaProxy::start(&in_front(front, tcplb.address, "send-proxy-v2 check inter 200ms rise 1 fall 1"));
     wait_until("many checks were made", || tcplb.process.metric("tcplb_connections_closed_total", &[]) >= 50.0);
     assert_eq!(haproxy.server_state(), ("UP".into(), "0".into()), "status, and failed checks");
     for reason in ["source_rate", "source_full", "proxy_invalid", "internal"] {

@@ -146,7 +146,9 @@ fn with_few_descriptors(folder: &Folder, tls: SocketAddr, server: &EchoServer) -
 }
 
 /// The connections of a drain that closes one in a second: some are open at the end of the test.
-const DRAINING: usize = 150;
+const DRAINING: usize = 240;
+/// The time in which all alerts fire. A busy machine misses scrapes, which have a time limit of half a second.
+const ALERTS_LIMIT: Duration = Duration::from_secs(120);
 /// A drain is overdue a minute after its deadline.
 const OVERDUE_LIMIT: Duration = Duration::from_secs(90);
 
@@ -298,16 +300,21 @@ fn alerts_fire_for_their_load_balancers_and_every_panel_has_data() {
         });
         let mut now = BTreeSet::new();
         let fired = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            wait_until("the alerts fire", || {
+            wait_within(ALERTS_LIMIT, "the alerts fire", || {
                 now = firing(&prometheus);
                 now == expected
             });
         }));
-        let (empty, missing) = (empty_panels(&prometheus), missing_metrics(&prometheus));
+        let (mut empty, mut missing) = (Vec::new(), BTreeSet::new());
+        let has_data = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            wait_until("every panel has data", || {
+                (empty, missing) = (empty_panels(&prometheus), missing_metrics(&prometheus));
+                empty.is_empty() && missing.is_empty()
+            });
+        }));
         over.store(true, Relaxed);
         assert!(fired.is_ok(), "missing: {:?}; too many: {:?}", expected.difference(&now), now.difference(&expected));
-        assert_eq!(empty, Vec::<String>::new());
-        assert_eq!(missing, BTreeSet::new());
+        assert!(has_data.is_ok(), "panels without data: {empty:?}, metrics without series: {missing:?}");
     });
     let mut names: BTreeSet<String> = alerts().into_iter().map(|alert| alert.name).collect();
     // It is about a Prometheus without any process, and has a case in `alerts`.

@@ -32,7 +32,7 @@ fn writes_follow_the_primary_when_two_redis_servers_change_their_roles() {
         let begun = Instant::now();
         writes.goes_to(&[primary.address]);
         reads.goes_to(&[replica.address]);
-        in_time(begun);
+        in_time(begun.elapsed(), &writes);
         all.goes_to(&both);
         for _ in 0..4 {
             assert_eq!(ask(writes.address, &["SET", "key", "value"]), "OK\n");
