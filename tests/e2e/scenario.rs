@@ -283,8 +283,8 @@ impl Scenario {
         programmed_in(self.api(), name).await
     }
 
-    /// Waits until every replica serves the connections of a load balancer: each has a usable endpoint. Returns the address
-    /// of its first port.
+    /// Waits until every replica serves the connections of a load balancer: all have usable endpoints. Returns the
+    /// address of its first port.
     pub async fn ready(&self, name: &str) -> SocketAddr {
         ready_in(self.api(), name).await
     }
