@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Command};
 use serde_json::Value;
 
 use crate::{
-    backends::PORT,
+    backends::load_balancer,
     clients::Connection,
     cluster::{WAIT_LIMIT, eventually},
     scenario::scenario,
@@ -16,18 +16,7 @@ use crate::{
 async fn kubectl_tcplb_shows_checks_and_bundles_what_replicas_report() {
     scenario("kubectl", Isolation::Shared, async |scenario| {
         scenario.backends("echo", 2).await;
-        scenario
-            .apply(&format!(
-                "
-apiVersion: tcplb.io/v1alpha1
-kind: TcpLoadBalancer
-metadata: {{name: pg}}
-spec:
-  listeners: [{{port: 5432}}]
-  backends: [{{service: {{name: echo, port: {PORT}}}}}]
-"
-            ))
-            .await;
+        scenario.apply(&load_balancer("pg", 5432, "echo")).await;
         scenario.programmed("pg").await;
         let replicas = scenario.installation().pods(&scenario.client).await.len();
         eventually("each replica shows two usable endpoints", WAIT_LIMIT, async || {
