@@ -49,8 +49,8 @@ pub fn report_environment(problem: &str) {
     warn!("cannot use RUST_LOG: {problem}; {REMEDY}. The level {DEFAULT_LEVEL} is in use");
 }
 
-/// A filter in the syntax of RUST_LOG. A name alone must be a level: the syntax also accepts a target, so that a
-/// misspelt level would disable the whole log.
+/// A filter in the syntax of RUST_LOG. A name alone must be a level or a module: the syntax also accepts any other
+/// target, so that a misspelt level would disable the whole log.
 fn parse(text: &str) -> Result<EnvFilter, String> {
     if text.is_empty() {
         return Err("the file is empty".to_owned());
@@ -65,6 +65,7 @@ fn parse(text: &str) -> Result<EnvFilter, String> {
 fn check_directive(directive: &str) -> Result<(), String> {
     // An empty text counts as a level too.
     let is_level = |level: &str| !level.is_empty() && level.parse::<LevelFilter>().is_ok();
+    let is_module = |name: &str| name == env!("CARGO_PKG_NAME") || name.contains("::");
     let quoted = limited(directive, MAX_QUOTED);
     // The fields of a span may have an `=` of their own.
     let end = directive.rsplit_once(']').map_or(directive, |(_, end)| end);
@@ -72,7 +73,9 @@ fn check_directive(directive: &str) -> Result<(), String> {
         Some((_, level)) if !is_level(level) => {
             Err(format!("`{}` in `{quoted}` is not a level", limited(level, MAX_QUOTED)))
         }
-        None if !directive.contains('[') && !is_level(directive) => Err(format!("`{quoted}` is not a level")),
+        None if !directive.contains('[') && !is_level(directive) && !is_module(directive) => {
+            Err(format!("`{quoted}` is not a level"))
+        }
         _ => directive.parse::<Directive>().map(drop).map_err(|error| format!("`{quoted}`: {error}")),
     }
 }
@@ -181,6 +184,8 @@ mod tests {
             "off",
             "3",
             "info,tcplb::upstream=debug",
+            "tcplb",
+            "info,tcplb::upstream",
             "warn, tcplb=trace",
             "tcplb[span]=debug",
             "[{name=a}]",
@@ -191,7 +196,7 @@ mod tests {
         for (invalid, part) in [
             ("", "empty"),
             ("debgu", "`debgu` is not a level"),
-            ("info,tcplb::upstream", "`tcplb::upstream` is not a level"),
+            ("info,upstream", "`upstream` is not a level"),
             ("info,", "`` is not a level"),
             ("tcplb=loud", "`loud` in `tcplb=loud` is not a level"),
             ("info,tcplb[span]=debgu,warn", "`debgu` in `tcplb[span]=debgu` is not a level"),
@@ -209,7 +214,7 @@ mod tests {
     fn an_invalid_variable_is_reported_and_the_default_level_applies() {
         let read = |text: &str| filter_of_variable(Ok(text.to_owned()));
         let default = read("info").0.to_string();
-        for text in ["inof", "tcplb=debgu", "debug,tcplb::upstream=debgu", "tcplb"] {
+        for text in ["inof", "tcplb=debgu", "debug,tcplb::upstream=debgu", "kube"] {
             let (filter, problem) = read(text);
             assert_eq!(filter.to_string(), default, "{text}");
             assert!(problem.unwrap().ends_with("is not a level"), "{text}");
