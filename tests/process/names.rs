@@ -1,9 +1,9 @@
 //! Backends by DNS name.
 
-use std::{collections::BTreeSet, fs, process::Command};
+use std::{collections::BTreeSet, fs, net::SocketAddr, process::Command};
 
 use crate::harness::{
-    EchoServer, Folder, Tcplb, free_address, is_root, manifest, skip, visit, wait_until, who_answers,
+    Backend, EchoServer, Folder, Tcplb, free_address, is_root, manifest, program, skip, visit, wait_until, who_answers,
 };
 
 #[test]
@@ -36,12 +36,13 @@ fn an_added_address_is_used_and_a_removed_one_leaves_after_several_answers_witho
     if !is_root() {
         return skip("only root gives a process another /etc/hosts");
     }
-    let servers = [EchoServer::start(Some("hello from one")), EchoServer::start(Some("hello from two"))];
+    // All addresses of a name use the same port.
+    let one = free_address();
+    let two = SocketAddr::new([127, 0, 0, 2].into(), one.port());
+    let _servers = [("one", one), ("two", two)].map(|(name, address)| {
+        Backend::start(program().args(["backend", "--listen", &address.to_string(), "--name", name]), address)
+    });
     let (folder, address) = (Folder::new(), free_address());
-    // All addresses of a name use the same port: the second address of the name leads to the second server.
-    let [one, two] = servers.each_ref().map(|server| server.address);
-    let forward = std::net::TcpListener::bind(("127.0.0.2", one.port())).unwrap();
-    std::thread::spawn(move || forward_all(&forward, two));
     let hosts = folder.write("hosts", "127.0.0.1 servers.test\n");
     let text = manifest("named", address.port(), &[one], "")
         .replace(&format!("\"{one}\"]"), &format!("\"servers.test:{}\"], resolveInterval: 1s", one.port()));
@@ -71,17 +72,4 @@ fn an_added_address_is_used_and_a_removed_one_leaves_after_several_answers_witho
     assert_eq!(who_answers(address), "two");
     fs::write(&hosts, "127.0.0.1 servers.test\n").unwrap();
     tcplb.logged("DNS lookup succeeds again");
-}
-
-fn forward_all(listener: &std::net::TcpListener, to: std::net::SocketAddr) {
-    for client in listener.incoming().map_while(Result::ok) {
-        let server = std::net::TcpStream::connect(to).unwrap();
-        let ends = [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)];
-        for (mut from, mut to) in ends {
-            std::thread::spawn(move || {
-                let _ = std::io::copy(&mut from, &mut to);
-                let _ = to.shutdown(std::net::Shutdown::Write);
-            });
-        }
-    }
 }
