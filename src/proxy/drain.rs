@@ -130,23 +130,11 @@ impl DrainingEndpoints {
         self.remove_idle(now);
         let before = mem::replace(&mut self.snapshot, view.snapshot.clone());
         let Some(mut changed) = changed else { return self.read_all(view, now) };
-        changed.extend(self.replace_upstreams(&before));
-        // The routes of listeners decide which endpoints can take over.
-        let listeners = changes(&before.listeners, &view.snapshot.listeners);
-        changed.extend(listeners.map(|(key, ..)| UpstreamKey { object: key.object.clone() }));
-        for key in changed {
-            if let Some(upstream) = find(&view.upstreams, &key) {
-                self.read(&key, upstream, now);
-            }
-        }
-    }
-
-    /// Forgets the upstreams that were removed since the snapshot `before`. Returns the new ones.
-    fn replace_upstreams(&mut self, before: &Snapshot) -> Vec<UpstreamKey> {
-        let mut new = Vec::new();
-        for (key, before, now) in changes(&before.upstreams, &self.snapshot.upstreams) {
+        for (key, before, now) in changes(&before.upstreams, &view.snapshot.upstreams) {
             match (before, now) {
-                (None, _) => new.push(key.clone()),
+                (None, _) => {
+                    changed.insert(key.clone());
+                }
                 (Some(_), None) => {
                     self.draining.remove(key);
                     self.rebalanced.remove(key);
@@ -155,7 +143,14 @@ impl DrainingEndpoints {
                 (Some(_), Some(_)) => {}
             }
         }
-        new
+        // The routes of listeners decide which endpoints can take over.
+        let listeners = changes(&before.listeners, &view.snapshot.listeners);
+        changed.extend(listeners.map(|(key, ..)| UpstreamKey { object: key.object.clone() }));
+        for key in changed {
+            if let Some(upstream) = find(&view.upstreams, &key) {
+                self.read(&key, upstream, now);
+            }
+        }
     }
 
     /// Removes draining endpoints without connections. They get no new ones before the next change of their upstream.
