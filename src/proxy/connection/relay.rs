@@ -187,6 +187,7 @@ impl Relay<'_> {
         self.held.set(self.up.held() + self.down.held() + client.held() + backend.held());
         if moved {
             self.last_activity = Instant::now();
+            self.linger_until = self.linger_until.map(|_| self.last_activity + LINGER);
             meter.active(self.last_activity);
         }
         match ending {
@@ -416,8 +417,8 @@ enum Ending {
 
 /// True if a read will tell whether a side that no longer accepts bytes had ended before.
 ///
-/// A TLS peer announces its end (RFC 8446, section 6.1). A TCP socket reports a reset once, to a write or a read. After
-/// that, reads see an end. But Linux reports EPIPE for a reset behind the peer's end, and ECONNRESET for others.
+/// A TCP socket reports a reset once, to a write or a read. After that, reads see an end. But Linux reports EPIPE for a
+/// reset behind the peer's end, and ECONNRESET for others.
 fn end_is_certain(side: &impl Side, error: io::ErrorKind) -> bool {
-    side.plain().is_none() || error == io::ErrorKind::BrokenPipe
+    side.announces_end() || error == io::ErrorKind::BrokenPipe
 }

@@ -84,6 +84,10 @@ impl Side for TlsBackend {
         None
     }
 
+    fn announces_end(&self) -> bool {
+        true
+    }
+
     fn has_unsent(&self) -> bool {
         TlsStream::has_unsent(self)
     }
@@ -104,6 +108,10 @@ impl Side for TlsClient {
 
     fn plain(&self) -> Option<&TcpSocket> {
         None
+    }
+
+    fn announces_end(&self) -> bool {
+        true
     }
 
     fn has_unsent(&self) -> bool {

@@ -10,6 +10,12 @@ pub trait Side: AsyncRead + AsyncWrite + Unpin {
     /// The underlying socket, if bytes may be moved to and from it unchanged.
     fn plain(&self) -> Option<&TcpSocket>;
 
+    /// True if the peer announces its end, as TLS peers do (RFC 8446, section 6.1), so that a read never takes a broken
+    /// connection for one that has ended.
+    fn announces_end(&self) -> bool {
+        false
+    }
+
     /// True if bytes of an earlier write are still to be sent.
     fn has_unsent(&self) -> bool {
         false

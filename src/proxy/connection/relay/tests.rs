@@ -103,7 +103,11 @@ async fn pair() -> (TcpStream, Stream, OwnedFd) {
 }
 
 /// Relays in a task of its own, which closes the sockets.
-fn relay(mut client: Stream, mut backend: Stream, deadlines: Deadlines) -> (Rc<Cell<Option<CloseReason>>>, Rc<Counts>) {
+fn relay(
+    mut client: impl Side + 'static,
+    mut backend: impl Side + 'static,
+    deadlines: Deadlines,
+) -> (Rc<Cell<Option<CloseReason>>>, Rc<Counts>) {
     let (ended, moved) = (Rc::new(Cell::new(None)), Rc::new(Counts::default()));
     let (end, meter) = (ended.clone(), moved.clone());
     spawn_local(async move {

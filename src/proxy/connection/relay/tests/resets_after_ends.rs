@@ -2,6 +2,7 @@
 //! arrives, regardless of whether the relay notices the end or the reset first.
 
 use super::*;
+use crate::proxy::stream::{prefixed_io::PrefixedIo, with_preamble::WithPreamble};
 
 /// Makes a close of the far end a reset, because it has not read everything.
 async fn leave_unread(near: &OwnedFd) {
@@ -21,8 +22,12 @@ async fn ended(reason: &Cell<Option<CloseReason>>) -> CloseReason {
 }
 
 /// Relays from a backend that answers and closes, to a client that is sending. The relay begins when all of that has
-/// happened, and so writes to the backend before it reads from it. Returns the far end of the client.
-async fn relayed_from_closed_backend(backend_ends: bool) -> (TcpStream, Rc<Cell<Option<CloseReason>>>) {
+/// happened, and so writes to the backend before it reads from it; `header` is written first, as a PROXY header. Returns
+/// the far end of the client.
+async fn relayed_from_closed_backend(
+    backend_ends: bool,
+    header: Option<&[u8]>,
+) -> (TcpStream, Rc<Cell<Option<CloseReason>>>) {
     let (mut client, near_client, _) = pair().await;
     let (mut backend, near_backend, backend_fd) = pair().await;
     leave_unread(&backend_fd).await;
@@ -36,20 +41,26 @@ async fn relayed_from_closed_backend(backend_ends: bool) -> (TcpStream, Rc<Cell<
     }
     client.write_all(b"upload").await.unwrap();
     falls_to(&client, 0).await;
-    (client, relay(near_client, near_backend, Deadlines::default()).0)
+    let near_backend = WithPreamble::new(header.map(Into::into), near_backend);
+    (client, relay(PrefixedIo::new(Vec::new(), near_client), near_backend, Deadlines::default()).0)
 }
+
+/// PROXY headers to the backend: none, or a short one.
+const HEADERS: [Option<&[u8]>; 2] = [None, Some(b"PROXY UNKNOWN\r\n")];
 
 #[tokio::test(start_paused = true)]
 async fn the_answer_of_a_backend_that_closes_during_an_upload_ends_cleanly() {
     with_still_clock(async {
-        let (mut client, reason) = relayed_from_closed_backend(true).await;
-        let mut answer = String::new();
-        client.read_to_string(&mut answer).await.unwrap();
-        assert_eq!(answer, "no, thanks");
-        client.write_all(b"the rest").await.unwrap();
-        client.shutdown().await.unwrap();
-        assert_eq!(ended(&reason).await, CloseReason::BackendReset);
-        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+        for header in HEADERS {
+            let (mut client, reason) = relayed_from_closed_backend(true, header).await;
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.unwrap();
+            assert_eq!(answer, "no, thanks");
+            client.write_all(b"the rest").await.unwrap();
+            client.shutdown().await.unwrap();
+            assert_eq!(ended(&reason).await, CloseReason::BackendReset);
+            assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+        }
     })
     .await;
 }
@@ -57,11 +68,14 @@ async fn the_answer_of_a_backend_that_closes_during_an_upload_ends_cleanly() {
 #[tokio::test(start_paused = true)]
 async fn the_answer_of_a_backend_that_resets_without_an_end_does_not_look_complete() {
     with_still_clock(async {
-        let (mut client, reason) = relayed_from_closed_backend(false).await;
-        assert_eq!(ended(&reason).await, CloseReason::BackendReset);
-        let mut answer = [0; 10];
-        client.read_exact(&mut answer).await.unwrap();
-        assert_eq!(client.read(&mut [0]).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        for header in HEADERS {
+            let (mut client, reason) = relayed_from_closed_backend(false, header).await;
+            assert_eq!(ended(&reason).await, CloseReason::BackendReset, "{header:?}");
+            let mut answer = [0; 10];
+            client.read_exact(&mut answer).await.unwrap();
+            let end = client.read(&mut [0]).await;
+            assert_eq!(end.map_err(|error| error.kind()), Err(io::ErrorKind::ConnectionReset), "{header:?}");
+        }
     })
     .await;
 }

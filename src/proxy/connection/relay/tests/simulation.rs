@@ -183,6 +183,10 @@ impl Side for Script {
     fn plain(&self) -> Option<&TcpSocket> {
         None
     }
+
+    fn announces_end(&self) -> bool {
+        true
+    }
 }
 
 /// Counts bytes, and records the last time at which bytes moved.
