@@ -1,10 +1,14 @@
 use std::{
-    io,
+    fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    ops::RangeInclusive,
+    os::fd::AsFd,
+    sync::OnceLock,
+    time::Duration,
 };
 
 use rustix::io::Errno;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::socket_options;
 use crate::tcp::TcpSocket;
@@ -27,7 +31,35 @@ async fn try_dial(address: SocketAddr) -> io::Result<TcpSocket> {
     }
     let socket = TcpSocket::new(socket.into())?;
     socket.connected().await?;
+    // Only a local port can be both ends, and endpoints rarely have such a port.
+    if local_ports().contains(&address.port()) {
+        refuse_itself(&socket)?;
+    }
     Ok(socket)
+}
+
+/// Refuses a connection whose ends are the same (simultaneous open, RFC 9293, section 3.5): nothing listens at a local
+/// port of this host, and the kernel has chosen it as the source. The port is free again at once.
+fn refuse_itself(socket: &impl AsFd) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    if socket.local_addr()? != socket.peer_addr()? {
+        return Ok(());
+    }
+    socket.set_linger(Some(Duration::ZERO))?;
+    Err(io::Error::new(io::ErrorKind::ConnectionRefused, "nothing listens there, and the connection reached itself"))
+}
+
+/// The ports that the kernel chooses for outgoing connections, read once. All, if they are unknown.
+fn local_ports() -> &'static RangeInclusive<u16> {
+    static PORTS: OnceLock<RangeInclusive<u16>> = OnceLock::new();
+    PORTS.get_or_init(|| {
+        let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+        let mut ports = text.split_whitespace().map(str::parse);
+        match (ports.next(), ports.next()) {
+            (Some(Ok(first)), Some(Ok(last))) => first..=last,
+            _ => 0..=u16::MAX,
+        }
+    })
 }
 
 /// True if a dial failed for lack of descriptors, memory or local ports, which is not a failure of the address. A
@@ -82,6 +114,26 @@ mod tests {
         assert_eq!(dial(address).await.unwrap().into_std().peer_addr().unwrap(), address);
         drop(listener);
         assert_eq!(dial(address).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[test]
+    fn a_connection_to_itself_is_refused_and_leaves_the_port_free() {
+        for any_port in ["127.0.0.1:0", "[::1]:0"] {
+            let any_port: SocketAddr = any_port.parse().unwrap();
+            let socket = Socket::new(Domain::for_address(any_port), Type::STREAM, None).unwrap();
+            socket.bind(&any_port.into()).unwrap();
+            let own = socket.local_addr().unwrap();
+            socket.connect(&own).unwrap();
+            let error = refuse_itself(&socket).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+            assert!(!is_local(&error));
+            drop(socket);
+            let server = Socket::new(Domain::for_address(any_port), Type::STREAM, None).unwrap();
+            server.bind(&own).unwrap();
+            server.listen(1).unwrap();
+            let client = std::net::TcpStream::connect(own.as_socket().unwrap()).unwrap();
+            refuse_itself(&client).unwrap();
+        }
     }
 
     #[test]

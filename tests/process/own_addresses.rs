@@ -1,7 +1,8 @@
-//! Backends that are listeners of the program itself, at an address that only the host knows as its own.
+//! Backends that are listeners of the program itself, at an address that only the host knows as its own, and connections
+//! that reach themselves.
 
 use crate::{
-    harness::wait_until,
+    harness::{WAIT_LIMIT, wait_until},
     own_network::{OwnNetwork, SERVER},
 };
 
@@ -82,4 +83,20 @@ fn addresses_that_come_and_go_while_the_program_runs_are_noticed() {
         wait_until("it gets connections", || served(&network, "10.0.0.9:4000"));
         network.tcplb.forget_log();
     }
+}
+
+#[test]
+fn clients_do_not_get_their_own_bytes_if_nothing_listens_at_a_local_port() {
+    // The kernel chooses the port of the endpoint for the connection to it.
+    let preparation = "echo 40008 40009 > /proc/sys/net/ipv4/ip_local_port_range";
+    let manifests = load_balancer("shop", 4000, &["127.0.0.1:40008", "[::1]:40008"]);
+    let Some(mut network) = OwnNetwork::start(preparation, &manifests) else { return };
+    network.tcplb.logged("admin pages");
+    let answers = network.run(&format!(
+        "for i in $(seq 20); do exec 3<>/dev/tcp/{} && echo secret >&3; read -r -t {} line <&3 && echo \"$line\" || echo none
+         exec 3>&-; done",
+        LISTEN.replace(':', "/"),
+        WAIT_LIMIT.as_secs()
+    ));
+    assert_eq!(answers.lines().collect::<Vec<_>>(), ["none"; 20]);
 }
