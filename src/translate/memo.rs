@@ -35,7 +35,10 @@ use super::{
 };
 use crate::{
     api::{Host, RefKind, TcpLoadBalancerSpec},
-    model::{Certificate, Listener, ListenerKey, ObjectKey, RetainedUntil, Snapshot, UpstreamConfig, UpstreamKey},
+    model::{
+        Certificate, EndpointKey, Listener, ListenerKey, ObjectKey, RetainedUntil, Snapshot, UpstreamConfig,
+        UpstreamKey,
+    },
     shared::changes,
     world::{Declared, ListenerShare, ObjectRef, ProcessMode, Tenancy, World, backend_services},
 };
@@ -360,21 +363,22 @@ impl Memo {
     }
 
     /// Keeps the results of translated load balancers that are complete and settled: the snapshot has them as they were
-    /// translated. A result with retained endpoints depends on the previous one, so it must be the same.
+    /// translated, and another translation would retain the same endpoints.
     pub(super) fn keep(
         &mut self,
         new: Vec<NewResult>,
         previous: &Snapshot,
         (snapshot, verdicts): (&Snapshot, &Verdicts),
     ) {
-        for NewResult { object, result, retention } in new {
+        for NewResult { object, result, expirations, now } in new {
             if !verdicts[&object].problems.is_empty() || !result.is_in(snapshot, &object) {
                 continue;
             }
-            if let Some(retention) = retention {
+            if let Some(retention) = KnownRetention::of(&expirations, now) {
                 let key = UpstreamKey { object: object.clone() };
-                let is_same = previous.retained_until.get(&key) == snapshot.retained_until.get(&key);
-                if !is_same || !result.is_in(previous, &object) {
+                let is_recorded = snapshot.retained_until.get(&key).is_some_and(|recorded| **recorded == expirations);
+                let before = previous.upstreams.get(&key);
+                if !is_recorded || !before.is_some_and(|before| result.has_same_backends(before, &expirations)) {
                     continue;
                 }
                 self.retaining.insert(object.clone(), retention);
@@ -468,14 +472,22 @@ impl KnownResult {
         let upstream = snapshot.upstreams.get(&UpstreamKey { object: object.clone() });
         self.listeners.iter().all(is_served) && upstream.is_some_and(|served| Arc::ptr_eq(served, &self.upstream))
     }
+
+    /// True if the backends of retained endpoints are those of the previous upstream, on which the retention depends.
+    fn has_same_backends(&self, before: &UpstreamConfig, retained: &BTreeMap<EndpointKey, Timestamp>) -> bool {
+        let is_same = |name: &Arc<str>| before.backends.get(name) == self.upstream.backends.get(name);
+        retained.keys().all(|endpoint| is_same(&endpoint.backend))
+    }
 }
 
 /// A result that may be reused once the translation of all load balancers confirms it.
 pub(super) struct NewResult {
     object: ObjectKey,
     result: KnownResult,
-    /// `None`: it has no retained endpoints.
-    retention: Option<KnownRetention>,
+    /// The expirations of its retained endpoints.
+    expirations: BTreeMap<EndpointKey, Timestamp>,
+    /// The time of the translation.
+    now: Timestamp,
 }
 
 impl NewResult {
@@ -512,15 +524,15 @@ impl NewResult {
             upstream: upstream.clone()?,
             certificates,
         };
-        Some(Self { object: object.clone(), result, retention: KnownRetention::of(retention, context.now) })
+        Some(Self { object: object.clone(), result, expirations: retention.expirations.clone(), now: context.now })
     }
 }
 
 impl KnownRetention {
     /// `None`: no endpoints are retained.
-    fn of(retention: &Retention, now: Timestamp) -> Option<Self> {
-        let until = retention.expirations.values().min()?;
-        let addresses = retention.expirations.keys().map(|endpoint| endpoint.address.ip().to_canonical());
+    fn of(expirations: &BTreeMap<EndpointKey, Timestamp>, now: Timestamp) -> Option<Self> {
+        let until = expirations.values().min()?;
+        let addresses = expirations.keys().map(|endpoint| endpoint.address.ip().to_canonical());
         Some(Self { valid: now..*until, addresses: addresses.collect() })
     }
 }

@@ -331,10 +331,14 @@ fn endpoints(
         let is_drained =
             declaration.spec.drained_endpoints.iter().any(|drained| drained.matches(address, pod.as_deref()));
         let why = if is_drained { Some(Unready::Drained) } else { why };
+        // Only endpoints that serve are retained.
+        if until.is_some() && why.is_some() {
+            continue;
+        }
         absent.drained += u32::from(is_drained);
         absent.not_ready += usize::from(why == Some(Unready::NotReady));
         let key = declaration.last_good.shared(EndpointKey { backend: name.clone(), address, uid });
-        retention.expirations.extend(until.filter(|_| why.is_none()).map(|until| (key.clone(), until)));
+        retention.expirations.extend(until.map(|until| (key.clone(), until)));
         match why {
             None => serving.push(EndpointConfig { key, stable_id, weight: Weight::ONE, proximity }),
             Some(why) if declaration.last_good.contained(&key) => drop(unready.insert(key, why)),
