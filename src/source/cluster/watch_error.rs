@@ -5,7 +5,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -107,32 +107,44 @@ pub fn with_causes(error: &dyn Error) -> String {
     text
 }
 
-/// The number of watches that cannot reach the API server. The first and the last one are logged.
+/// The watches that cannot reach the API server. The first one is logged, and the end of the outage.
 #[derive(Debug, Default)]
-pub struct Outage(AtomicUsize);
+pub struct Outage {
+    watches: AtomicUsize,
+    /// True if the API server has answered a watch since the first one could not reach it. Watches also end because
+    /// nothing needs them any more, or because the process ends.
+    answered: AtomicBool,
+}
 
 /// A watch that cannot reach the API server.
 pub struct Unreachable(Arc<Outage>);
 
 impl Outage {
     pub fn join(self: &Arc<Self>, why: &str) -> Unreachable {
-        if self.0.fetch_add(1, Relaxed) == 0 {
+        if self.watches.fetch_add(1, Relaxed) == 0 {
+            self.answered.store(false, Relaxed);
             warn!(reason = why, "cannot reach the API server: the last known objects stay in use");
         }
         Unreachable(self.clone())
+    }
+
+    /// Records an answer of the API server to a watch.
+    pub fn answered(&self) {
+        self.answered.store(true, Relaxed);
     }
 }
 
 #[cfg(test)]
 impl Outage {
     pub fn is_on(&self) -> bool {
-        self.0.load(Relaxed) > 0
+        self.watches.load(Relaxed) > 0
     }
 }
 
 impl Drop for Unreachable {
     fn drop(&mut self) {
-        if self.0.0.fetch_sub(1, Relaxed) == 1 {
+        let Self(outage) = self;
+        if outage.watches.fetch_sub(1, Relaxed) == 1 && outage.answered.load(Relaxed) {
             info!("the API server is reachable again");
         }
     }

@@ -207,7 +207,10 @@ impl<K: WatchedObject> WatchState<K> {
     fn breaks(&mut self, watch_error: WatchError, outage: &Arc<Outage>) {
         let unreachable = match &watch_error {
             WatchError::Unreachable(why) => Some(outage.join(why)),
-            WatchError::Denied(_) => None,
+            WatchError::Denied(_) => {
+                outage.answered();
+                None
+            }
         };
         let before = self.broken.as_ref().filter(|before| before.watch_error.is_denied() == watch_error.is_denied());
         let times = before.map_or(1, |before| before.times + 1);
@@ -331,6 +334,7 @@ impl<K: WatchedObject> WatchTask<K> {
     fn works(&self) {
         let mut state = locked(&self.state);
         let (was_reported, was_refused) = (state.reported().is_some(), state.refused().is_some());
+        self.common.outage.answered();
         state.broken = None;
         drop(state);
         self.running.works();
