@@ -14,7 +14,6 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures::{Stream, stream};
-use ipnet::IpNet;
 use tokio::{
     sync::Semaphore,
     time::{Instant, sleep, timeout},
@@ -23,7 +22,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::json::json;
 use crate::{
-    model::{ConnectionList, ConnectionOrder, ConnectionView, ListenerKey, Networks},
+    api::{Network, port_number},
+    model::{ConnectionList, ConnectionOrder, ConnectionView, ListenerKey},
     printable::printable,
     proxy::{
         AddressFilter, ConnectionQuery, EndpointFilter, ListedConnection, Monitor,
@@ -184,9 +184,9 @@ impl ConnectionParameters {
                 self.load_balancers.namespace = Some(namespace.to_owned());
                 self.load_balancers.name = Some(name.to_owned());
             }
-            "listener" => self.load_balancers.port = Some(value.parse().map_err(|_| "write the port of a listener")?),
+            "listener" => self.load_balancers.port = Some(port_number(value).ok_or("write the port of a listener")?),
             "endpoint" => self.addresses.endpoint = Some(endpoint(value)?),
-            "client" => self.addresses.clients = Some(network(value)?),
+            "client" => self.addresses.clients = Some(value.parse::<Network>()?.0),
             _ => return Err(PARAMETERS.to_owned()),
         }
         Ok(())
@@ -207,13 +207,6 @@ fn endpoint(text: &str) -> Result<EndpointFilter, String> {
     }
     let address: std::net::SocketAddr = text.parse().map_err(|_| "write an IP address, or an address with a port")?;
     Ok(EndpointFilter { ip: address.ip().to_canonical(), port: Some(address.port()) })
-}
-
-fn network(text: &str) -> Result<IpNet, String> {
-    let read = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-    let network = read.map_err(|_| "write an IP address or a network, for example 10.0.0.0/8".to_owned())?;
-    // The addresses of clients are never IPv4-mapped.
-    Ok(Networks::from_iter([network]).iter().next().unwrap_or(network))
 }
 
 impl LoadBalancerFilter {

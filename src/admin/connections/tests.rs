@@ -23,11 +23,9 @@ fn parameters_select_order_limit_and_connections() {
 #[test]
 fn mapped_networks_select_the_ipv4_clients() {
     let endpoint = "10.0.0.1:5432".parse().ok();
-    for query in ["client=::ffff:10.0.0.0/104", "client=::ffff:10.9.9.9"] {
-        let addresses = ConnectionParameters::parse(query).unwrap().addresses;
-        assert!(addresses.matches("10.9.9.9:1".parse().unwrap(), endpoint), "{query}");
-        assert!(!addresses.matches("192.0.2.1:1".parse().unwrap(), endpoint), "{query}");
-    }
+    let addresses = ConnectionParameters::parse("client=::ffff:10.0.0.0/104").unwrap().addresses;
+    assert!(addresses.matches("10.9.9.9:1".parse().unwrap(), endpoint));
+    assert!(!addresses.matches("192.0.2.1:1".parse().unwrap(), endpoint));
 }
 
 #[test]
@@ -39,7 +37,11 @@ fn invalid_parameters_are_named_with_what_to_write() {
         ("loadBalancer=pg", "write NAMESPACE/NAME"),
         ("listener=pg", "write the port of a listener"),
         ("endpoint=db", "write an IP address"),
-        ("client=10.0.0.0/33", "write an IP address or a network"),
+        ("client=10.0.0.0/33", "not a network: write"),
+        ("client=10.0.0.1/8", "write 10.0.0.0/8"),
+        ("client=010.0.0.0/8", "10.0.0.0/8"),
+        ("client=::ffff:10.0.0.0/8", "10.0.0.0/8"),
+        ("listener=05432", "write the port of a listener"),
         ("follow=yes", "write true or false"),
         ("namspace=shop", "the parameters are follow, sort"),
         ("%1b[2J=1", "`\\u{1b}[2J=1`"),
