@@ -12,9 +12,9 @@ use tracing_subscriber::{EnvFilter, filter::Directive, reload};
 
 use crate::{printable::limited, source::text_of_file};
 
-/// Targets that are disabled unless the filter names them. The Kubernetes client logs each failed attempt; the watches
-/// already report their errors once.
-const DISABLED_TARGETS: &str = "kube_client=off,kube_runtime=off";
+/// Targets that are disabled unless the filter names them, or a beginning of their names. The Kubernetes client logs
+/// each failed attempt; the watches already report their errors once.
+const DISABLED_TARGETS: [&str; 2] = ["kube_client", "kube_runtime"];
 const DEFAULT_LEVEL: &str = "info";
 /// The maximum length of the file, in bytes.
 const MAX_FILTER: u64 = 16 << 10;
@@ -40,7 +40,7 @@ fn filter_of_variable(variable: Result<String, VarError>) -> (EnvFilter, Option<
     };
     match filter {
         Ok(filter) => (filter, None),
-        Err(problem) => (EnvFilter::new(format!("{DISABLED_TARGETS},{DEFAULT_LEVEL}")), Some(problem)),
+        Err(problem) => (EnvFilter::new(with_disabled_targets(&[DEFAULT_LEVEL])), Some(problem)),
     }
 }
 
@@ -49,17 +49,32 @@ pub fn report_environment(problem: &str) {
     warn!("cannot use RUST_LOG: {problem}; {REMEDY}. The level {DEFAULT_LEVEL} is in use");
 }
 
-/// A filter in the syntax of RUST_LOG. A name alone must be a level or a module: the syntax also accepts any other
-/// target, so that a misspelt level would disable the whole log.
+/// A filter in the syntax of RUST_LOG. A name alone must be a level or a module, and a name with a level a module: the
+/// syntax also accepts any other target, so that a misspelt level or separator would disable the whole log.
 fn parse(text: &str) -> Result<EnvFilter, String> {
     if text.is_empty() {
         return Err("the file is empty".to_owned());
     }
-    // The parser refuses spaces.
-    let directives: Vec<&str> = text.split(',').map(str::trim).collect();
+    // The parser refuses spaces. A comma at the end does no harm.
+    let directives: Vec<&str> = text.split(',').map(str::trim).filter(|directive| !directive.is_empty()).collect();
     directives.iter().try_for_each(|directive| check_directive(directive))?;
-    let filter = EnvFilter::builder().parse(format!("{DISABLED_TARGETS},{}", directives.join(",")));
+    let filter = EnvFilter::builder().parse(with_disabled_targets(&directives));
     filter.map_err(|error| format!("`{}`: {error}", limited(text, MAX_QUOTED)))
+}
+
+/// The directives, after those that disable [`DISABLED_TARGETS`] that they do not name.
+fn with_disabled_targets(directives: &[&str]) -> String {
+    let is_named = |target: &str| {
+        let names = directives.iter().filter(|directive| directive.contains(['=', '[']));
+        names.map(|directive| target_of(directive)).any(|name| !name.is_empty() && target.starts_with(name))
+    };
+    let disabled = DISABLED_TARGETS.iter().filter(|target| !is_named(target)).map(|target| format!("{target}=off"));
+    disabled.chain(directives.iter().map(|directive| (*directive).to_owned())).collect::<Vec<_>>().join(",")
+}
+
+/// The target of a directive with a level or a span.
+fn target_of(directive: &str) -> &str {
+    directive.split(['[', '=']).next().unwrap_or_default()
 }
 
 fn check_directive(directive: &str) -> Result<(), String> {
@@ -69,7 +84,12 @@ fn check_directive(directive: &str) -> Result<(), String> {
     let quoted = limited(directive, MAX_QUOTED);
     // The fields of a span may have an `=` of their own.
     let end = directive.rsplit_once(']').map_or(directive, |(_, end)| end);
+    let target = target_of(directive);
+    let is_of_name = |character: char| character.is_ascii_alphanumeric() || matches!(character, '_' | ':' | '-');
     match end.split_once('=') {
+        Some(_) if !target.chars().all(is_of_name) => {
+            Err(format!("`{}` in `{quoted}` is not a module", limited(target, MAX_QUOTED)))
+        }
         Some((_, level)) if !is_level(level) => {
             Err(format!("`{}` in `{quoted}` is not a level", limited(level, MAX_QUOTED)))
         }
@@ -118,7 +138,7 @@ impl FilterFile {
                     Some(FilterChange::Apply(text, filter)) => apply(&text, || set(*filter)),
                     Some(FilterChange::Report(error)) => warn!(
                         file = %self.path.display(),
-                        "cannot use the log filter: {error}; {REMEDY}. The previous filter stays in use"
+                        "cannot use the log filter: {error}; {REMEDY}. The current filter stays in use"
                     ),
                     None => {}
                 }
@@ -190,6 +210,8 @@ mod tests {
             "tcplb[span]=debug",
             "[{name=a}]",
             "tcplb[span{name=a}]=debug",
+            "info,",
+            "debug,,tcplb=info",
         ] {
             assert!(parse(valid).is_ok(), "{valid}");
         }
@@ -197,7 +219,8 @@ mod tests {
             ("", "empty"),
             ("debgu", "`debgu` is not a level"),
             ("info,upstream", "`upstream` is not a level"),
-            ("info,", "`` is not a level"),
+            ("info;tcplb=debug", "`info;tcplb` in `info;tcplb=debug` is not a module"),
+            ("info tcplb=debug", "`info tcplb` in `info tcplb=debug` is not a module"),
             ("tcplb=loud", "`loud` in `tcplb=loud` is not a level"),
             ("info,tcplb[span]=debgu,warn", "`debgu` in `tcplb[span]=debgu` is not a level"),
             ("tcplb=", "`` in `tcplb=` is not a level"),
@@ -224,6 +247,10 @@ mod tests {
         for absent in [Ok(String::new()), Ok(" ".to_owned()), Err(VarError::NotPresent)] {
             let (filter, problem) = filter_of_variable(absent);
             assert_eq!((filter.to_string(), problem), (default.clone(), None));
+        }
+        for (text, is_enabled) in [("info", false), ("info,kube=trace", true), ("info,kube_client=debug", true)] {
+            let (filter, _) = read(text);
+            assert_eq!(!filter.to_string().contains("kube_client=off"), is_enabled, "{text}: {filter}");
         }
         let (filter, problem) = read("debug,tcplb::upstream=trace");
         assert!(filter.to_string().contains("tcplb::upstream=trace") && problem.is_none(), "{filter}");
