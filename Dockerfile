@@ -28,6 +28,6 @@ LABEL org.opencontainers.image.title="tcplb" \
       org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.revision="$REVISION"
 COPY --from=build /tcplb /tcplb
-# Nobody in particular; Kubernetes can tell from a number that it is not root.
+# An unprivileged user. It is a number because Kubernetes checks `runAsNonRoot` only for numbers.
 USER 65532:65532
 ENTRYPOINT ["/tcplb"]

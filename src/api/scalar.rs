@@ -262,7 +262,7 @@ const ADDRESS_RULES: [&str; 6] = [
     "!(self.contains('0x') || self.contains('0X')) || !self.matches('(^|[.])0[xX][0-9a-fA-F]*[.]?:')",
 ];
 
-const NOWHERE: &str = "not a connectable address (unspecified, multicast, broadcast, or link-local without an interface): write the \
+const NOWHERE: &str = "not a connectable address (unspecified, multicast, broadcast, or IPv6 link-local): write the \
      address of a server";
 
 /// Addresses that the translation drops from every source. `isIP` refuses IPv4 addresses within IPv6.

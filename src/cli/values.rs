@@ -218,7 +218,7 @@ mod tests {
             ("::ffff:224.0.0.1", "224.0.0.1 is a multicast address"),
             ("ff02::1", "ff02::1 is a multicast address"),
             ("255.255.255.255", "255.255.255.255 is a broadcast address"),
-            ("fe80::1", "fe80::1 is a link-local address without an interface"),
+            ("fe80::1", "fe80::1 is an IPv6 link-local address"),
             ("0.0.0.1", "0.0.0.1 is an unspecified address"),
         ] {
             let with_port = std::net::SocketAddr::new(text.parse().unwrap(), 9000).to_string();

@@ -68,7 +68,7 @@ families! {
     LOGGED: "tcplb_access_log_events" Counter None, &["result"], "Closed connections, by their result in the access log: logged, dropped (writer too slow, or too many refusals) or suppressed (excluded by accessLog of the listener)";
     LIMIT: "tcplb_process_connections_limit" Gauge None, &[], "Connections allowed by the process's file descriptor limit, less what listening sockets and the process itself need";
     HANDSHAKE_MEMORY: "tcplb_handshake_memory" Gauge Some(Unit::Bytes), &[], "Memory of unfinished TLS handshakes beyond 8 KiB each; at most 16 MiB";
-    RELAY_MEMORY: "tcplb_relay_memory" Gauge Some(Unit::Bytes), &[], "Bytes that open connections hold because their receivers are slow; from 32 MiB on, connections of load balancers above their guaranteed part read at most 4 KiB at once";
+    RELAY_MEMORY: "tcplb_relay_memory" Gauge Some(Unit::Bytes), &[], "Bytes that open connections hold because their receivers are slow; from 32 MiB on, connections of load balancers above their guaranteed part read at most 4 KiB at once, or 16 KiB from senders with TLS";
     WORKER: "tcplb_worker_connections_active" Gauge None, &["worker"], "Open connections, by worker";
     SILENT: "tcplb_worker_heartbeat_age" Gauge Some(Unit::Seconds), &["worker"], "Time since the worker's last heartbeat";
     LOOKUPS: "tcplb_dns_lookups" Counter None, &["result"], "DNS lookups of backends; result is found, empty (no address), failed or timeout (5 s)";

@@ -34,7 +34,7 @@ pub fn unconnectable(ip: IpAddr) -> Option<&'static str> {
     let ip = ip.to_canonical();
     match ip {
         // The manifest has no syntax for the interface.
-        IpAddr::V6(v6) if v6.is_unicast_link_local() => Some("a link-local address without an interface"),
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => Some("an IPv6 link-local address"),
         _ if ip.is_loopback() => None,
         IpAddr::V4(v4) if v4.is_link_local() => None,
         _ => special(ip),
@@ -94,8 +94,8 @@ mod tests {
             ("ff02::1", "a multicast address"),
             ("255.255.255.255", "a broadcast address"),
             ("::ffff:255.255.255.255", "a broadcast address"),
-            ("fe80::1", "a link-local address without an interface"),
-            ("febf:ffff::1", "a link-local address without an interface"),
+            ("fe80::1", "an IPv6 link-local address"),
+            ("febf:ffff::1", "an IPv6 link-local address"),
             ("169.254.1.1", ""),
             ("127.0.0.1", ""),
             ("::1", ""),

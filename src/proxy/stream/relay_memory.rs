@@ -111,8 +111,9 @@ impl RelayShare {
                 guaranteed_bytes = self.guaranteed(),
                 limit = self.memory.limit,
                 "connections with slow receivers have reached the relay memory limit: those of this load balancer read \
-                 at most 4 KiB at once, which takes more CPU; find clients that do not read in the admin page \
-                 /connections, and limit connections per source (listeners[].limits.maxConnectionsPerSource)"
+                 at most 4 KiB at once (16 KiB from senders with TLS), which takes more CPU: look in /connections of the \
+                 admin address for clients that do not read, and limit connections per source \
+                 (listeners[].limits.maxConnectionsPerSource)"
             );
         }
     }

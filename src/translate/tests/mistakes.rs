@@ -386,7 +386,7 @@ fn unconnectable_declared_addresses_are_dropped_with_their_field() {
         ("255.255.255.255", "a broadcast address"),
         ("224.0.0.1", "a multicast address"),
         ("[ff02::1]", "a multicast address"),
-        ("[fe80::1]", "a link-local address without an interface"),
+        ("[fe80::1]", "an IPv6 link-local address"),
     ] {
         let world = load_balancer(
             "pg",
@@ -413,7 +413,7 @@ fn a_listener_at_an_address_that_clients_cannot_reach_is_refused() {
         ("255.255.255.255", "a broadcast address"),
         ("224.0.0.1", "a multicast address"),
         ("ff02::1", "a multicast address"),
-        ("fe80::1", "a link-local address without an interface"),
+        ("fe80::1", "an IPv6 link-local address"),
     ] {
         let (snapshot, verdicts) = of(address);
         let problem = &verdicts[&object("pg")].problems[0];
