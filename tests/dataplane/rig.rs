@@ -14,7 +14,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+};
 use socket2::{Domain, SockRef, Socket, Type};
 use tcplb::{
     drain::DrainMode,
@@ -505,16 +509,31 @@ impl BlackHole {
     }
 }
 
+/// A client. If it is refused, a read returns the error.
 pub fn connect(address: SocketAddr) -> TcpStream {
-    patient(TcpStream::connect(address).unwrap())
+    connected(Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap(), address)
+}
+
+/// Connects a socket. A proxy may reset it before this thread continues: a blocking call would fail then, and nothing
+/// could be read.
+fn connected(socket: Socket, address: SocketAddr) -> TcpStream {
+    socket.set_nonblocking(true).unwrap();
+    let pending = socket.connect(&address.into());
+    if let Err(error) = pending {
+        assert_eq!(error.raw_os_error(), Some(Errno::INPROGRESS.raw_os_error()), "{address}: {error}");
+    }
+    let limit = Timespec::try_from(WAIT_LIMIT).unwrap();
+    let events = poll(&mut [PollFd::new(&socket, PollFlags::OUT)], Some(&limit)).unwrap();
+    assert_eq!(events, 1, "no answer from {address}");
+    socket.set_nonblocking(false).unwrap();
+    patient(socket.into())
 }
 
 /// A client with another address of the loopback network.
 pub fn connect_from(source: [u8; 4], address: SocketAddr) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
-    socket.connect(&address.into()).unwrap();
-    patient(socket.into())
+    connected(socket, address)
 }
 
 /// Sets a time limit on every wait.
