@@ -33,16 +33,16 @@ async fn try_dial(address: SocketAddr) -> io::Result<TcpSocket> {
     socket.connected().await?;
     // Only a local port can be both ends, and endpoints rarely have such a port.
     if local_ports().contains(&address.port()) {
-        refuse_itself(&socket)?;
+        refuse_itself(&socket, address)?;
     }
     Ok(socket)
 }
 
-/// Refuses a connection whose ends are the same (simultaneous open, RFC 9293, section 3.5): nothing listens at a local
+/// Refuses a connection to `peer` whose ends are the same (simultaneous open, RFC 9293, section 3.5): nothing listens at a local
 /// port of this host, and the kernel has chosen it as the source. The port is free again at once.
-fn refuse_itself(socket: &impl AsFd) -> io::Result<()> {
+fn refuse_itself(socket: &impl AsFd, peer: SocketAddr) -> io::Result<()> {
     let socket = SockRef::from(socket);
-    if socket.local_addr()? != socket.peer_addr()? {
+    if socket.local_addr()?.as_socket() != Some(peer) {
         return Ok(());
     }
     socket.set_linger(Some(Duration::ZERO))?;
@@ -124,15 +124,16 @@ mod tests {
             socket.bind(&any_port.into()).unwrap();
             let own = socket.local_addr().unwrap();
             socket.connect(&own).unwrap();
-            let error = refuse_itself(&socket).unwrap_err();
+            let peer = own.as_socket().unwrap();
+            let error = refuse_itself(&socket, peer).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
             assert!(!is_local(&error));
             drop(socket);
             let server = Socket::new(Domain::for_address(any_port), Type::STREAM, None).unwrap();
             server.bind(&own).unwrap();
             server.listen(1).unwrap();
-            let client = std::net::TcpStream::connect(own.as_socket().unwrap()).unwrap();
-            refuse_itself(&client).unwrap();
+            let client = std::net::TcpStream::connect(peer).unwrap();
+            refuse_itself(&client, peer).unwrap();
         }
     }
 
