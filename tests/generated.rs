@@ -23,6 +23,25 @@ fn the_committed_crd_is_what_the_program_prints() {
     }
 }
 
+/// The tests of the chart compare its copy and the rendered manifest as a whole, which needs Helm.
+#[test]
+fn copies_of_the_crd_have_its_schema() {
+    // They are rewritten by the tests of the chart.
+    if std::env::var_os("UPDATE").is_some() {
+        return;
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let hash_in = |file: &str| {
+        let text = fs::read_to_string(root.join(file)).unwrap();
+        text.lines().find_map(|line| Some(line.split_once("tcplb.io/schema-hash: ")?.1.to_owned()))
+    };
+    let hash = hash_in("crds/tcploadbalancers.yaml");
+    assert!(hash.is_some());
+    for copy in ["charts/tcplb/files/tcploadbalancers.yaml", "manifests/install.yaml"] {
+        assert_eq!(hash_in(copy), hash, "{copy} is not current: run `make generate`");
+    }
+}
+
 #[test]
 fn the_committed_schema_of_the_access_log_is_current() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/access-log.schema.json");
