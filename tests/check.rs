@@ -187,7 +187,7 @@ fn mistakes_in_objects_that_no_load_balancer_refers_to_do_not_count() {
     let (code, told, _) = check(&["-"], &(load_balancer("shop", "pg", spec) + unrelated));
     assert!(code == 1 && told.contains("Secret shop/other: data.a: is not base64"), "{told}");
     assert!(told.contains("spec.prots: unknown field"), "{told}");
-    assert!(told.contains("Service shop/other is already declared at standard input:"), "{told}");
+    assert!(told.contains("Service shop/other is also declared at standard input:"), "{told}");
 }
 
 #[test]

@@ -1,13 +1,14 @@
 //! A [`World`] from files and flags, with memory.
 
 mod changed;
+mod declarations;
 mod file_version;
 mod listing;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map::Entry},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fs,
     io::Read,
     path::{Path, PathBuf},
@@ -16,17 +17,14 @@ use std::{
     time::{Instant, SystemTime},
 };
 
+use declarations::{Declaration, FilesInUse, FoundObjects, in_use};
 use file_version::{FileVersion, is_local};
-use k8s_openapi::api::{
-    core::v1::{ConfigMap, Secret, Service},
-    discovery::v1::EndpointSlice,
-};
 use listing::{FileOrigin, KnownFile, Listed, Listing, REPLACE_DELAY, STAYS, io_message};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::{
     bounded_file::{bytes_of_file, read_at_most},
-    documents::{Document, Documents, Object, ReadResult},
+    documents::{Document, Documents, Object},
     file_watch::{WatchedPaths, look},
     limits::{MAX_FILE, MAX_FILE_PROBLEMS},
     problem::{FileProblem, bounded_problems},
@@ -36,9 +34,8 @@ use super::{
 use crate::{
     api::{GROUP, KIND, TcpLoadBalancerSpec, VERSION},
     model::ObjectKey,
-    printable::limited,
-    shared::{SharedObject, revised},
-    world::{COMMAND_LINE, Declared, MAX_SENTENCE, Objects, World},
+    shared::revised,
+    world::{COMMAND_LINE, World},
 };
 
 /// Manifests in files, in folders and from the command line.
@@ -60,6 +57,7 @@ pub struct Files {
     /// The files that can be read alone, by their paths without symbolic links.
     by_real_path: HashMap<PathBuf, KnownFile>,
     last: World,
+    in_use: FilesInUse,
     unfinished: Unfinished,
     /// True if the latest reading had problems with files.
     incomplete: bool,
@@ -90,6 +88,8 @@ impl Files {
         });
         let object = Object::LoadBalancer(schema::load_balancer(document).map(Arc::new));
         let key = ObjectKey::new(DEFAULT_NAMESPACE, "cli");
+        // No file replaces it.
+        self.in_use.insert((KIND, key.clone()), None);
         self.flags =
             Some(Document { place: COMMAND_LINE.into(), file: None, line: 0, key, object, is_template: false });
         self
@@ -142,13 +142,10 @@ impl Files {
 
     /// The files and lines where load balancers begin, as of the latest reading.
     pub fn places(&self) -> BTreeMap<ObjectKey, (Option<Arc<str>>, u64)> {
-        let ours = |document: &&Document| matches!(document.object, Object::LoadBalancer(_));
-        let mut places = BTreeMap::new();
-        for document in self.documents().filter(ours) {
-            // The first declaration takes precedence.
-            places.entry(document.key.clone()).or_insert((document.file.clone(), document.line));
-        }
-        places
+        let declarations: Vec<_> = self.documents().map(|document| Declaration::new(document, Path::new(""))).collect();
+        let in_use = in_use(&declarations, &self.in_use).into_iter();
+        let ours = in_use.filter(|((kind, _), _)| *kind == KIND).map(|(_, index)| declarations[index].document);
+        ours.map(|document| (document.key.clone(), (document.file.clone(), document.line))).collect()
     }
 
     /// Reads everything again. Blocks while it reads the files, and for 100 ms more if a file is missing from its
@@ -156,29 +153,17 @@ impl Files {
     ///
     /// Problems are part of the [`World`]. Its `names` are empty.
     pub fn read(&mut self) -> World {
-        let mut gathering = Gathering {
-            found: FoundObjects::default(),
-            problems: Vec::new(),
-            places: HashMap::new(),
-            last: &self.last,
-        };
-        if let Some(document) = &self.flags {
-            gathering.declare(document, COMMAND_LINE, Path::new(""), None);
-        }
-        gathering.problems.extend(self.input.problems.iter().chain(&self.input.remarks).cloned());
-        for document in &self.input.objects {
-            gathering.declare(document, STANDARD_INPUT, Path::new(""), None);
-        }
-        let mut remembered = BTreeMap::new();
+        let mut problems: Vec<_> = self.input.problems.iter().chain(&self.input.remarks).cloned().collect();
         let listing = Listing::settled(&self.paths, self.remembered.keys(), || thread::sleep(REPLACE_DELAY));
-        gathering.problems.extend(listing.problems);
+        problems.extend(listing.problems);
         self.by_real_path.clear();
+        let mut contents = Vec::new();
         for Listed { file, found, real } in listing.files {
             if found == FileOrigin::InFolder {
                 self.by_real_path.insert(real, KnownFile::Manifest(file.clone()));
             }
             let before = self.remembered.remove(&file);
-            let reading = match found {
+            let content = match found {
                 FileOrigin::Gone => {
                     FileContent { kept: before.unwrap_or_default().documents, ..FileContent::default() }
                 }
@@ -188,21 +173,24 @@ impl Files {
                 }
                 FileOrigin::InFolder | FileOrigin::ByPath => {
                     let namespace = self.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
-                    FileContent::of(&file, namespace, before, &self.unfinished, &mut gathering.problems)
+                    FileContent::of(&file, namespace, before, &self.unfinished, &mut problems)
                 }
             };
-            let FileContent { passed_over, text, version, .. } = reading;
-            let documents = gathering.take(&file, reading);
-            remembered.insert(file, Remembered { documents, passed_over, text, version, found });
+            contents.push((file, found, content));
         }
-        let Gathering { found, problems, .. } = gathering;
+        let of_no_file = self.flags.iter().chain(&self.input.objects);
+        let mut declarations: Vec<_> = of_no_file.map(|document| Declaration::new(document, Path::new(""))).collect();
+        declarations.extend(contents.iter().flat_map(|(file, _, content)| content.declarations(file)));
+        let (found, in_use) = FoundObjects::gather(&declarations, &self.in_use, &self.last, &mut problems);
         let mut world = found.into_world(&self.last);
         read_named_files(&mut world, &self.last, &self.unfinished);
         self.note_named_files(&world);
         self.problems = bounded_problems(problems, 0, MAX_FILE_PROBLEMS);
         world.problems = self.problems.iter().map(|problem| problem.message.clone()).collect();
         self.incomplete = !world.problems.is_empty() || world.files.values().any(Result::is_err);
-        self.remembered = remembered;
+        self.in_use = in_use;
+        self.remembered =
+            contents.into_iter().map(|(file, found, content)| (file, content.remembered(found))).collect();
         self.last = world.clone();
         world
     }
@@ -253,12 +241,6 @@ const TOO_LONG: &str = "split it";
 /// The namespace of objects that set none, unless another one is configured.
 const DEFAULT_NAMESPACE: &str = "default";
 
-/// The problem of each previously declared object while the file, or a part of it, cannot be read. The file's problem
-/// has the cause.
-fn hidden(file: &Path) -> String {
-    format!("{} cannot be read completely: see the message about that file", file.display())
-}
-
 /// The result of reading a file.
 #[derive(Default)]
 struct FileContent {
@@ -273,6 +255,19 @@ struct FileContent {
 }
 
 impl FileContent {
+    fn declarations<'a>(&'a self, file: &'a Path) -> impl Iterator<Item = Declaration<'a>> {
+        let folder = file.parent().unwrap_or(Path::new(""));
+        let fresh = self.fresh.iter().map(move |document| Declaration::new(document, folder));
+        let kept = self.kept.iter().map(move |document| Declaration::new(document, folder).kept());
+        fresh.chain(kept)
+    }
+
+    fn remembered(mut self, found: FileOrigin) -> Remembered {
+        self.fresh.append(&mut self.kept);
+        let Self { fresh: documents, passed_over, text, version, .. } = self;
+        Remembered { documents, passed_over, text, version, found }
+    }
+
     fn of(
         file: &Path,
         namespace: &str,
@@ -374,140 +369,6 @@ pub fn decoded(mut bytes: Vec<u8>) -> Result<String, String> {
         let line = line_at(error.as_bytes(), error.utf8_error().valid_up_to());
         format!("is not text in UTF-8, from line {line} on: save it as UTF-8")
     })
-}
-
-fn about(document: &Document, message: String) -> FileProblem {
-    let Document { file, line, key, object, .. } = document;
-    let line = Some(*line).filter(|line| *line > 0);
-    FileProblem { file: file.clone(), line, ..FileProblem::new(message) }.of_object(object.kind(), key)
-}
-
-/// The objects of all files.
-#[derive(Default)]
-struct FoundObjects {
-    load_balancers: BTreeMap<ObjectKey, Declared>,
-    secrets: BTreeMap<ObjectKey, SharedObject<Secret>>,
-    config_maps: BTreeMap<ObjectKey, SharedObject<ConfigMap>>,
-    services: BTreeMap<ObjectKey, SharedObject<Service>>,
-    endpoint_slices: BTreeMap<ObjectKey, SharedObject<EndpointSlice>>,
-    unreadable: BTreeMap<(&'static str, ObjectKey), Arc<str>>,
-}
-
-impl FoundObjects {
-    /// A world with these objects, which shares what is equal with the last one.
-    fn into_world(self, last: &World) -> World {
-        World {
-            load_balancers: revised(&last.load_balancers, self.load_balancers),
-            secrets: revised(&last.secrets, self.secrets),
-            config_maps: revised(&last.config_maps, self.config_maps),
-            services: revised(&last.services, self.services),
-            endpoint_slices: revised(&last.endpoint_slices, self.endpoint_slices),
-            unreadable: self.unreadable,
-            ..World::default()
-        }
-    }
-}
-
-/// A world that is being built.
-struct Gathering<'a> {
-    found: FoundObjects,
-    problems: Vec<FileProblem>,
-    /// The place of the first declaration of each object.
-    places: HashMap<(&'static str, ObjectKey), Arc<str>>,
-    last: &'a World,
-}
-
-impl Gathering<'_> {
-    /// Declares the objects of a file. Returns the documents to remember.
-    fn take(&mut self, file: &Path, mut reading: FileContent) -> Vec<Document> {
-        let (origin, folder) = (file.display().to_string(), file.parent().unwrap_or(Path::new("")));
-        for document in &reading.fresh {
-            self.declare(document, &origin, folder, None);
-        }
-        for document in &reading.kept {
-            self.declare(document, &origin, folder, Some(hidden(file)));
-        }
-        reading.fresh.append(&mut reading.kept);
-        reading.fresh
-    }
-
-    fn declare(&mut self, document: &Document, origin: &str, folder: &Path, problem: Option<String>) {
-        let Document { place, key, object, .. } = document;
-        let kind = object.kind();
-        match self.places.entry((kind, key.clone())) {
-            Entry::Vacant(entry) => drop(entry.insert(place.clone())),
-            Entry::Occupied(entry) => {
-                let first = entry.get();
-                let message = format!(
-                    "{place}: {kind} {key} is already declared at {first}, which is used: remove one of them, or rename it"
-                );
-                return self.problems.push(about(document, message));
-            }
-        }
-        match object {
-            Object::LoadBalancer(read) => {
-                let last = self.last.load_balancers.get(key).and_then(|last| last.spec.clone());
-                let (spec, mut problems) = match read {
-                    Ok(spec) => (Some(spec.clone()), Vec::new()),
-                    Err(problems) => (last, problems.clone()),
-                };
-                problems.extend(problem);
-                let declared = Declared {
-                    spec,
-                    problems,
-                    origin: origin.into(),
-                    folder: folder.into(),
-                    identity: None,
-                    status: None,
-                };
-                self.found.load_balancers.insert(key.clone(), declared);
-            }
-            Object::Secret(read) => {
-                let there = good(&mut self.found.secrets, &self.last.secrets, key, read);
-                self.remark(document, read.as_ref().err(), there);
-            }
-            Object::ConfigMap(read) => {
-                let there = good(&mut self.found.config_maps, &self.last.config_maps, key, read);
-                self.remark(document, read.as_ref().err(), there);
-            }
-            Object::Service(read) => {
-                let there = good(&mut self.found.services, &self.last.services, key, read);
-                self.remark(document, read.as_ref().err(), there);
-            }
-            Object::EndpointSlice(read) => {
-                let there = good(&mut self.found.endpoint_slices, &self.last.endpoint_slices, key, read);
-                self.remark(document, read.as_ref().err(), there);
-            }
-        }
-    }
-
-    /// Reports the problems of an object. `there`: its last good text is in use.
-    fn remark(&mut self, document: &Document, wrong: Option<&Vec<String>>, there: bool) {
-        let Some(problems) = wrong else { return };
-        let Document { place, key, object, .. } = document;
-        let stays = if there { "; the previous version stays in use" } else { "" };
-        let problems = problems.join("; ");
-        let problems = &*limited(&problems, MAX_SENTENCE);
-        if !there {
-            self.found.unreadable.insert((object.kind(), key.clone()), problems.into());
-        }
-        let message = format!("{place}: {} {key}: {problems}{stays}", object.kind());
-        self.problems.push(about(document, message));
-    }
-}
-
-/// Adds an object to the world, or the last good version if the current one is invalid. Returns true if either exists.
-fn good<T>(
-    now: &mut BTreeMap<ObjectKey, SharedObject<T>>,
-    last: &Objects<T>,
-    key: &ObjectKey,
-    read: &ReadResult<T>,
-) -> bool {
-    let read = read.as_ref().ok().map(|object| object.clone().into());
-    let object: Option<SharedObject<T>> = read.or_else(|| last.get(key).cloned());
-    let is_there = object.is_some();
-    now.extend(object.map(|object| (key.clone(), object)));
-    is_there
 }
 
 /// Reads certificates, keys and passwords.

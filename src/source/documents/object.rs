@@ -62,4 +62,14 @@ impl Object {
             Self::EndpointSlice(_) => "EndpointSlice",
         }
     }
+
+    pub fn is_valid(&self) -> bool {
+        match self {
+            Self::LoadBalancer(read) => read.is_ok(),
+            Self::Secret(read) => read.is_ok(),
+            Self::ConfigMap(read) => read.is_ok(),
+            Self::Service(read) => read.is_ok(),
+            Self::EndpointSlice(read) => read.is_ok(),
+        }
+    }
 }

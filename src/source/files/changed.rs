@@ -1,13 +1,13 @@
 //! Reading only the files that have changed.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
 
 use super::{
-    FileContent, Files, FoundObjects, Gathering, Remembered,
+    FileContent, Files, FoundObjects,
     file_version::FileVersion,
     is_being_written,
     listing::{FileOrigin, KnownFile},
@@ -75,18 +75,15 @@ impl Files {
         let before = self.remembered.remove(file)?;
         let identities = identities(&before.documents);
         let (mut problems, namespace) = (Vec::new(), self.namespace().to_owned());
-        let mut reading = FileContent::of(file, &namespace, Some(before), &self.unfinished, &mut problems);
-        let mut gathering =
-            Gathering { found: FoundObjects::default(), problems, places: HashMap::new(), last: &self.last };
-        let is_well = reading.kept.is_empty() && gathering.problems.is_empty();
-        let FileContent { passed_over, text, version, .. } = reading;
-        // After a problem, all files are read again, so this one too.
-        (reading.text, reading.version) = (None, None);
-        let documents = gathering.take(file, reading);
-        let Gathering { found, problems, .. } = gathering;
-        let is_well = is_well && problems.is_empty() && self::identities(&documents) == identities;
-        let (text, version) = if is_well { (text, version) } else { (None, None) };
-        let remembered = Remembered { documents, passed_over, text, version, found: FileOrigin::InFolder };
+        let content = FileContent::of(file, &namespace, Some(before), &self.unfinished, &mut problems);
+        let declarations: Vec<_> = content.declarations(file).collect();
+        let (found, _) = FoundObjects::gather(&declarations, &self.in_use, &self.last, &mut problems);
+        let is_well = content.kept.is_empty() && problems.is_empty() && self::identities(&content.fresh) == identities;
+        let mut remembered = content.remembered(FileOrigin::InFolder);
+        if !is_well {
+            // All files are read again, so this one too.
+            (remembered.text, remembered.version) = (None, None);
+        }
         self.remembered.insert(file.to_owned(), remembered);
         is_well.then_some(found)
     }

@@ -1,4 +1,5 @@
 mod absent_values;
+mod duplicates;
 
 use std::{io, os::unix::fs::symlink};
 
@@ -298,21 +299,6 @@ fn files_missing_at_the_start_are_reported() {
 }
 
 #[test]
-fn an_object_declared_twice_counts_where_it_is_first() {
-    let mut folder = Folder::new();
-    folder.write("a.yaml", lb("a", 1)).write("b.yaml", lb("b", 2) + &lb("a", 3));
-    let world = folder.read();
-    assert_eq!((served(&world, "a"), served(&world, "b")), (good(1), good(2)));
-    assert_says(&world, "b.yaml:7: TcpLoadBalancer default/a is already declared at ");
-    assert_says(&world, "a.yaml:2, which is used");
-
-    folder.remove("a.yaml");
-    let world = folder.read();
-    assert_eq!(served(&world, "a"), good(3));
-    assert_eq!(world.problems, Vec::<String>::new());
-}
-
-#[test]
 fn a_file_named_twice_is_read_once() {
     let mut folder = Folder::new();
     folder.write("a.yaml", lb("a", 1));
@@ -397,7 +383,7 @@ fn flags_are_a_load_balancer_that_is_checked_like_any_other() {
     let world = folder.read();
     assert!(served(&world, "cli").unwrap().1.contains("spec.listeners[0].port: 0 is out of range"));
     assert_eq!(served(&world, "a"), good(2));
-    assert_says(&world, "TcpLoadBalancer default/cli is already declared at command line");
+    assert_says(&world, "TcpLoadBalancer default/cli is also declared at command line");
 }
 
 #[test]
