@@ -49,6 +49,7 @@ macro_rules! string_type {
     };
 }
 
+mod date_time;
 mod dns_name;
 mod endpoint_ref;
 mod ipv4_notation;
@@ -56,6 +57,7 @@ mod network;
 mod port_number;
 mod question;
 
+pub use date_time::DateTime;
 use dns_name::{is_dns_label, is_dns_subdomain};
 pub use endpoint_ref::EndpointRef;
 pub use ipv4_notation::ipv4_notation;
@@ -81,6 +83,7 @@ pub fn format(name: &str) -> Option<Validator> {
 
     Some(match name {
         "Duration" => read::<Duration>,
+        "DateTime" => read::<DateTime>,
         "Network" => read::<Network>,
         "AddressPort" => read::<AddressPort>,
         "EndpointRef" => read::<EndpointRef>,

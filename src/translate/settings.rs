@@ -216,7 +216,7 @@ fn failover(spec: &TcpLoadBalancerSpec, declared: Option<&api::Failover>, path: 
     Failover {
         min_usable_percent: path.at("minUsablePercent").number(percent, 0..=100),
         failback: failback(declared.failback.as_ref(), &mut path.at("failback")),
-        failback_request: declared.failback.as_ref().and_then(|failback| failback.requested_at),
+        failback_request: declared.failback.as_ref().and_then(|failback| Some(failback.requested_at?.0)),
     }
 }
 

@@ -1,11 +1,10 @@
 //! The selection of an endpoint for a connection.
 
-use jiff::Timestamp;
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Duration, rules};
+use crate::api::{DateTime, Duration, rules};
 
 /// The selection of an endpoint for each new connection.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
@@ -111,8 +110,7 @@ pub struct Failback {
     /// whatever the policy; if none can at that moment, the request is valid for one more minute. `kubectl tcplb
     /// failback` writes the current time. Removing it has no effect.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
-    pub requested_at: Option<Timestamp>,
+    pub requested_at: Option<DateTime>,
 }
 
 #[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
