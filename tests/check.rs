@@ -20,6 +20,8 @@ fn check(arguments: &[&str], input: &str) -> (i32, String, String) {
     run(check_command().args(arguments), input)
 }
 
+const NOTHING_CHECKED: &str = "warning: no TcpLoadBalancer found, so nothing was checked: name files that have one";
+
 fn check_command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tcplb"));
     command.current_dir(env!("CARGO_MANIFEST_DIR")).arg("check").env_remove("KUBECONFIG");
@@ -130,7 +132,7 @@ fn the_first_manifest_of_the_readme_is_accepted() {
 #[test]
 fn standard_input_is_text_in_utf_8_with_or_without_a_byte_order_mark() {
     let json = format!("\u{feff}{}", json!({"apiVersion": "v1", "kind": "List", "items": []}));
-    assert_eq!(check(&["-"], &json), (0, "no TcpLoadBalancer found\n".into(), String::new()));
+    assert_eq!(check(&["-"], &json), (0, format!("{NOTHING_CHECKED}\n"), String::new()));
     let (code, told, _) = check(&["-"], &format!("\u{feff}{}", first_manifest()));
     assert!(code == 0 && told.starts_with("default/first (standard input): accepted"), "{told}");
     for (input, sentence) in [
@@ -538,6 +540,26 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     assert_eq!(&first, b"default/number-1 ");
     let output = check.wait_with_output().unwrap();
     assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(0), ""));
+}
+
+#[test]
+fn a_check_of_nothing_does_not_pass_unnoticed() {
+    let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\n";
+    for input in [secret, "# no document\n", "---\n"] {
+        assert_eq!(check(&["-"], input), (0, format!("{NOTHING_CHECKED}\n"), String::new()), "{input:?}");
+        let (code, told, _) = check(&["--strict", "-"], input);
+        assert!(code == 1 && told.starts_with(NOTHING_CHECKED), "{input:?}: {told}");
+        let (_, told, _) = check(&["-o", "json", "-"], input);
+        let report: Value = serde_json::from_str(&told).unwrap();
+        assert_eq!((&report["warnings"], &report["passed"]), (&json!(1), &json!(true)), "{input:?}");
+        let (_, told, _) = check(&["-o", "github", "-"], input);
+        assert!(told.starts_with("::warning ::no TcpLoadBalancer found"), "{told}");
+    }
+    for input in ["", " \n\n", "\u{feff}"] {
+        let (code, told, wrong) = check(&["-"], input);
+        assert_eq!((code, &*told), (2, ""), "{input:?}");
+        assert_eq!(wrong, "tcplb: standard input: is empty: pass manifests to it\n", "{input:?}");
+    }
 }
 
 /// Objects that the API server refuses. `tcplb check` names the same field for those that are invalid outside of a

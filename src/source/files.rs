@@ -105,11 +105,15 @@ impl Files {
     /// Adds the manifests on standard input, which is read to its end.
     ///
     /// # Errors
-    /// If it cannot be read, is too large, or is not UTF-8 text.
+    /// If it cannot be read, is empty, is too large, or is not UTF-8 text.
     pub fn with_input(mut self, input: impl Read) -> Result<Self, String> {
         let wrong = |what: &str| format!("{STANDARD_INPUT}: {what}");
         let bytes = read_at_most(input, MAX_FILE, TOO_LONG).map_err(|error| wrong(&io_message(&error)))?;
         let text = decoded(bytes).map_err(|problem| wrong(&problem))?;
+        // The command in front of a pipe may have failed.
+        if text.trim().is_empty() {
+            return Err(wrong("is empty: pass manifests to it"));
+        }
         self.input = Documents::read_unnamed(STANDARD_INPUT, &text, self.namespace());
         Ok(self)
     }

@@ -16,6 +16,8 @@ use crate::{
 /// The maximum length of a line with text from outside, in bytes.
 const MAX_TEXT: usize = 8 << 10;
 
+const NOTHING_CHECKED: &str = "no TcpLoadBalancer found, so nothing was checked: name files that have one";
+
 /// The findings of a check.
 #[derive(Default)]
 pub struct CheckReport {
@@ -92,7 +94,13 @@ impl CheckReport {
     /// True if something is refused or, with `strict`, not known to be valid.
     pub fn fails(&self, strict: bool) -> bool {
         let is_refused = !self.problems.is_empty() || self.entries.iter().any(|entry| entry.verdict.refuses());
-        is_refused || strict && self.entries.iter().any(|entry| !entry.verdict.problems.is_empty())
+        let has_doubts = self.is_empty() || self.entries.iter().any(|entry| !entry.verdict.problems.is_empty());
+        is_refused || strict && has_doubts
+    }
+
+    /// True if nothing was checked: the files may be the wrong ones.
+    fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.problems.is_empty()
     }
 
     pub fn written(&self, output: CheckOutput, strict: bool) -> String {
@@ -116,8 +124,8 @@ impl CheckReport {
         for problem in &self.problems {
             let _ = writeln!(text, "error: {}", printable(problem, MAX_TEXT));
         }
-        if text.is_empty() {
-            text += "no TcpLoadBalancer found\n";
+        if self.is_empty() {
+            let _ = writeln!(text, "warning: {NOTHING_CHECKED}");
         }
         match self.passed_over {
             0 => {}
@@ -137,7 +145,7 @@ impl CheckReport {
         json!({
             "passed": !self.fails(strict),
             "errors": count(Level::Error) + self.problems.len(),
-            "warnings": count(Level::Warning),
+            "warnings": count(Level::Warning) + usize::from(self.is_empty()),
             "unknown": count(Level::Unknown),
             "passedOver": self.passed_over,
             "loadBalancers": self.entries.iter().map(entry_json).collect::<Vec<_>>(),
@@ -157,6 +165,9 @@ impl CheckReport {
         for problem in &self.problems {
             let message = printable(problem, MAX_TEXT);
             text += &annotation(Level::Error, problem.file.as_deref(), problem.line, None, &message);
+        }
+        if self.is_empty() {
+            text += &annotation(Level::Warning, None, None, None, NOTHING_CHECKED);
         }
         text
     }
