@@ -543,6 +543,24 @@ fn a_reader_that_has_seen_enough_is_no_error() {
 }
 
 #[test]
+fn fields_without_a_value_are_warned_about() {
+    let spec = "\n  listeners:\n  - port: 5432\n    name: null\n    tls:\n    access: {allow: ~}\n    limits:\n    # maxConnections: 7\n  \
+                backends: [{addresses: ['192.0.2.7:5432']}]\n  connect: {}\nstatus: {conditions: null}";
+    let manifest = format!(
+        "apiVersion: tcplb.io/v1alpha1\nkind: TcpLoadBalancer\nmetadata: {{name: a, creationTimestamp: null}}\nspec:{spec}\n"
+    );
+    let (code, told, _) = check(&["-"], &manifest);
+    let warned = told.lines().filter_map(|line| line.strip_prefix("  warning: ")?.split_once(": "));
+    let warned: Vec<_> = warned.collect();
+    let sentence = "has no value, so it is ignored: write one (fields that belong to it are indented below it), or \
+                    remove the field";
+    let fields = ["access.allow", "limits", "name", "tls"].map(|field| format!("spec.listeners[0].{field}"));
+    let expected: Vec<_> = fields.iter().map(|field| (field.as_str(), sentence)).collect();
+    assert_eq!((code, warned), (0, expected), "{told}");
+    assert_eq!(check(&["--strict", "-"], &manifest).0, 1);
+}
+
+#[test]
 fn a_check_of_nothing_does_not_pass_unnoticed() {
     let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\n";
     for input in [secret, "# no document\n", "---\n"] {

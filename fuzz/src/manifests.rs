@@ -169,8 +169,15 @@ fn world(u: &mut Unstructured) -> Result<World> {
         let identity =
             ObjectIdentity { created: Timestamp::UNIX_EPOCH, uid: format!("u{index}").into(), generation: 1 };
         let identity = u.ratio(1, 2)?.then_some(identity);
-        let declared =
-            Declared { spec, problems, origin: "a.yaml".into(), folder: "/f".into(), identity, status: None };
+        let declared = Declared {
+            spec,
+            problems,
+            without_value: Vec::new(),
+            origin: "a.yaml".into(),
+            folder: "/f".into(),
+            identity,
+            status: None,
+        };
         let key = ObjectKey::new(u.choose(&["shop", "default"])?, ["a", "b", "pg"][index]);
         world.load_balancers.insert(key, declared);
     }

@@ -109,6 +109,7 @@ fn world(files: [Vec<u8>; 4]) -> World {
     let declared = Declared {
         spec: Some(SPEC.clone()),
         problems: Vec::new(),
+        without_value: Vec::new(),
         origin: "a.yaml".into(),
         folder: "/f".into(),
         identity: None,

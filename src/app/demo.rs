@@ -195,6 +195,7 @@ fn compile(address: SocketAddr, backends: &[(&'static str, SocketAddr)]) -> (Sna
     let declared = Declared {
         spec: Some(Arc::new(spec)),
         problems: Vec::new(),
+        without_value: Vec::new(),
         origin: "demo".into(),
         folder: Default::default(),
         identity: None,

@@ -213,6 +213,7 @@ impl ReconcileFixture {
         let declared = Declared {
             spec: serde_json::from_str(SPECS[variant]).ok().map(Arc::new),
             problems: Vec::new(),
+            without_value: Vec::new(),
             origin: "cluster".into(),
             folder: "".into(),
             identity: Some(identity.clone()),

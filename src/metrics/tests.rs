@@ -263,6 +263,7 @@ async fn proxy_with(load_balancers: u16) -> Proxy {
         let declared = Declared {
             spec: Some(Arc::new(serde_json::from_value(spec).unwrap())),
             problems: Vec::new(),
+            without_value: Vec::new(),
             origin: "test".into(),
             folder: "".into(),
             identity: None,

@@ -23,6 +23,7 @@ use serde_json::{Map, Value};
 use super::{
     limits::{MAX_DOCUMENTS, MAX_NAME},
     problem::{FileProblem, bounded_problems},
+    schema,
 };
 use crate::{
     api::{Name, ObjectName},
@@ -137,12 +138,14 @@ impl Documents {
             DocumentKind::Ours(read) => match identity(&value, origin.namespace) {
                 Ok((key, problems)) => {
                     let is_template = is_template(&value);
+                    let without_value =
+                        if is_ours(api_version, kind) { schema::fields_without_value(&value) } else { Vec::new() };
                     let Read { object, remarks } = read(value, problems);
                     let kind = object.kind();
                     let remark = |remark: String| problem(format!("{kind} {key}: {remark}")).of_object(kind, &key);
                     self.remarks.extend(remarks.into_iter().map(remark));
                     let (file, place) = (origin.file.clone(), place.into());
-                    self.objects.push(Document { place, file, line, key, object, is_template });
+                    self.objects.push(Document { place, file, line, key, object, without_value, is_template });
                 }
                 // No manifest can refer to an object whose name the API server generates.
                 Err(_) if !is_ours(api_version, kind) && is_named_by_server(&value) => self.passed_over += 1,

@@ -17,7 +17,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use declarations::{Declaration, FilesInUse, FoundObjects, in_use};
+use declarations::{FileDeclaration, FilesInUse, FoundObjects, STANDARD_INPUT, in_use};
 use file_version::{FileVersion, is_local};
 use listing::{FileOrigin, KnownFile, Listed, Listing, REPLACE_DELAY, STAYS, io_message};
 use xxhash_rust::xxh3::xxh3_128;
@@ -90,8 +90,15 @@ impl Files {
         let key = ObjectKey::new(DEFAULT_NAMESPACE, "cli");
         // No file replaces it.
         self.in_use.insert((KIND, key.clone()), None);
-        self.flags =
-            Some(Document { place: COMMAND_LINE.into(), file: None, line: 0, key, object, is_template: false });
+        self.flags = Some(Document {
+            place: COMMAND_LINE.into(),
+            file: None,
+            line: 0,
+            key,
+            object,
+            without_value: Vec::new(),
+            is_template: false,
+        });
         self
     }
 
@@ -146,7 +153,8 @@ impl Files {
 
     /// The files and lines where load balancers begin, as of the latest reading.
     pub fn places(&self) -> BTreeMap<ObjectKey, (Option<Arc<str>>, u64)> {
-        let declarations: Vec<_> = self.documents().map(|document| Declaration::new(document, Path::new(""))).collect();
+        let declarations: Vec<_> =
+            self.documents().map(|document| FileDeclaration::new(document, Path::new(""))).collect();
         let in_use = in_use(&declarations, &self.in_use).into_iter();
         let ours = in_use.filter(|((kind, _), _)| *kind == KIND).map(|(_, index)| declarations[index].document);
         ours.map(|document| (document.key.clone(), (document.file.clone(), document.line))).collect()
@@ -183,7 +191,8 @@ impl Files {
             contents.push((file, found, content));
         }
         let of_no_file = self.flags.iter().chain(&self.input.objects);
-        let mut declarations: Vec<_> = of_no_file.map(|document| Declaration::new(document, Path::new(""))).collect();
+        let mut declarations: Vec<_> =
+            of_no_file.map(|document| FileDeclaration::new(document, Path::new(""))).collect();
         declarations.extend(contents.iter().flat_map(|(file, _, content)| content.declarations(file)));
         let (found, in_use) = FoundObjects::gather(&declarations, &self.in_use, &self.last, &mut problems);
         let mut world = found.into_world(&self.last);
@@ -236,9 +245,6 @@ impl Files {
     }
 }
 
-/// The origin of documents from standard input.
-const STANDARD_INPUT: &str = "standard input";
-
 /// The remedy for a file that is too long.
 const TOO_LONG: &str = "split it";
 
@@ -259,10 +265,10 @@ struct FileContent {
 }
 
 impl FileContent {
-    fn declarations<'a>(&'a self, file: &'a Path) -> impl Iterator<Item = Declaration<'a>> {
+    fn declarations<'a>(&'a self, file: &'a Path) -> impl Iterator<Item = FileDeclaration<'a>> {
         let folder = file.parent().unwrap_or(Path::new(""));
-        let fresh = self.fresh.iter().map(move |document| Declaration::new(document, folder));
-        let kept = self.kept.iter().map(move |document| Declaration::new(document, folder).kept());
+        let fresh = self.fresh.iter().map(move |document| FileDeclaration::new(document, folder));
+        let kept = self.kept.iter().map(move |document| FileDeclaration::new(document, folder).kept());
         fresh.chain(kept)
     }
 

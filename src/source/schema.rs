@@ -59,6 +59,41 @@ pub fn load_balancer(mut document: Value) -> Result<TcpLoadBalancerSpec, Vec<Str
     })
 }
 
+/// The paths of fields in the spec of a `TcpLoadBalancer` that are present without a value (`tls:`). They are ignored,
+/// which is seldom meant. At most 100.
+pub fn fields_without_value(document: &Value) -> Vec<String> {
+    let mut paths = Vec::new();
+    add_without_value(&SCHEMA["properties"]["spec"], &document["spec"], &DocumentPath::Root.field("spec"), &mut paths);
+    paths
+}
+
+fn add_without_value(schema: &Value, value: &Value, path: &DocumentPath, paths: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                let (schema, path) = (&schema["properties"][name], path.field(name));
+                if schema.is_null() || paths.len() == MOST_WITHOUT_VALUE {
+                    continue;
+                }
+                if value.is_null() {
+                    paths.push(path.to_string());
+                } else {
+                    add_without_value(schema, value, &path, paths);
+                }
+            }
+        }
+        Value::Array(list) => {
+            for (index, entry) in list.iter().enumerate() {
+                add_without_value(&schema["items"], entry, &path.item(index), paths);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The maximum number of fields without a value that are reported.
+const MOST_WITHOUT_VALUE: usize = 100;
+
 /// The problems of the metadata of a `TcpLoadBalancer`, except its name and namespace.
 pub(super) fn metadata(metadata: &Value) -> Vec<String> {
     let mut metadata = metadata.clone();

@@ -38,6 +38,7 @@ pub(super) fn translate(
 ) -> (TranslatedLoadBalancer, Verdict) {
     let last_good = LastGood::of(object, declared, context);
     let mut problems = unreadable(declared, &last_good);
+    problems.extend(declared.without_value.iter().map(|field| ignored(field)));
     let translated = match &declared.spec {
         None => retained(object, &last_good, context),
         Some(spec) => {
@@ -67,6 +68,20 @@ fn unreadable(declared: &Declared, last_good: &LastGood) -> Vec<Problem> {
             message: format!("{problem}; {fallback}"),
         })
         .collect()
+}
+
+/// The warning about a field without a value.
+fn ignored(field: &str) -> Problem {
+    Problem {
+        severity: Severity::Warning,
+        reason: Reason::Invalid,
+        part: Part::Object,
+        field: field.into(),
+        message:
+            "has no value, so it is ignored: write one (fields that belong to it are indented below it), or remove \
+                  the field"
+                .into(),
+    }
 }
 
 /// Requests for everything that the load balancer served before.

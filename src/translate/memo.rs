@@ -150,9 +150,9 @@ fn verifies_certificates(spec: &TcpLoadBalancerSpec) -> bool {
 
 /// True if two declarations translate in the same way. Statuses do not count.
 fn is_same_declaration(before: &Declared, now: &Declared) -> bool {
-    let Declared { spec, problems, origin, folder, identity, status: _ } = before;
+    let Declared { spec, problems, without_value, origin, folder, identity, status: _ } = before;
     *spec == now.spec
-        && *problems == now.problems
+        && (*problems == now.problems && *without_value == now.without_value)
         && (*origin == now.origin && *folder == now.folder && *identity == now.identity)
 }
 

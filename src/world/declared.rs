@@ -20,6 +20,9 @@ pub struct Declared {
     /// The reasons why the current text cannot be read, each a sentence that names the field. Empty if `spec` is the
     /// current text.
     pub problems: Vec<String>,
+    /// The paths of fields in the text of `spec` that are present without a value (`tls:`), which are ignored. The API
+    /// server removes them from its objects.
+    pub without_value: Vec<String>,
     /// The origin of the declaration in messages: a file, or [`COMMAND_LINE`].
     pub origin: Arc<str>,
     /// The base of relative paths.

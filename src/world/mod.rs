@@ -151,6 +151,7 @@ mod tests {
             Declared {
                 spec,
                 problems: vec![],
+                without_value: Vec::new(),
                 origin: "a.yaml".into(),
                 folder: PathBuf::new(),
                 identity: None,

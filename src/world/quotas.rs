@@ -139,6 +139,7 @@ mod tests {
         Declared {
             spec: Some(Arc::new(serde_json::from_value(spec).unwrap())),
             problems: Vec::new(),
+            without_value: Vec::new(),
             origin: "".into(),
             folder: "".into(),
             identity: Some(ObjectIdentity {

@@ -33,6 +33,7 @@ pub fn translated(spec: Value, files: &[(&str, String)]) -> Snapshot {
     let declared = Declared {
         spec: Some(Arc::new(serde_json::from_value(spec).unwrap())),
         problems: Vec::new(),
+        without_value: Vec::new(),
         origin: "test".into(),
         folder: PathBuf::new(),
         identity: None,

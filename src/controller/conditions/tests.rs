@@ -125,6 +125,7 @@ impl Case {
         let declared = Declared {
             spec: self.spec.clone().map(|spec| Arc::new(serde_json::from_value(spec).unwrap())),
             problems: Vec::new(),
+            without_value: Vec::new(),
             origin: "cluster".into(),
             folder: "".into(),
             identity: Some(identity.clone()),

@@ -60,6 +60,7 @@ impl WrittenObjects {
             let declared = Declared {
                 spec: Some(Arc::clone(&spec)),
                 problems: Vec::new(),
+                without_value: Vec::new(),
                 origin: "cluster".into(),
                 folder: "".into(),
                 identity: identity.clone(),

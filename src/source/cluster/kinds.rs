@@ -110,6 +110,7 @@ impl WatchedObject for LoadBalancer {
         let declared = Declared {
             spec,
             problems,
+            without_value: Vec::new(),
             origin: ORIGIN.into(),
             folder: PathBuf::new(),
             identity: Some(identity),

@@ -21,6 +21,8 @@ pub struct Document {
     pub line: u64,
     pub key: ObjectKey,
     pub object: Object,
+    /// See [`Declared::without_value`](crate::world::Declared::without_value).
+    pub without_value: Vec<String>,
     /// True if a tool replaces values in it: see [`Files::templates`](crate::source::Files::templates).
     pub is_template: bool,
 }

@@ -11,26 +11,26 @@ use k8s_openapi::api::{
     discovery::v1::EndpointSlice,
 };
 
-use super::{
-    super::{
-        documents::{Document, Object, ReadResult},
-        problem::FileProblem,
-    },
-    STANDARD_INPUT,
-};
 use crate::{
     model::ObjectKey,
     printable::limited,
     shared::{SharedObject, revised},
+    source::{
+        documents::{Document, Object, ReadResult},
+        problem::FileProblem,
+    },
     world::{COMMAND_LINE, Declared, MAX_SENTENCE, Objects, World},
 };
+
+/// The origin of documents from standard input.
+pub(super) const STANDARD_INPUT: &str = "standard input";
 
 /// The file of the declaration in use, for each object by kind and key. `None`: it comes from no file.
 pub(super) type FilesInUse = HashMap<(&'static str, ObjectKey), Option<Arc<str>>>;
 
 /// A document, and where it is from.
 #[derive(Clone, Copy)]
-pub(super) struct Declaration<'a> {
+pub(super) struct FileDeclaration<'a> {
     pub document: &'a Document,
     /// The folder that paths in the document are relative to.
     folder: &'a Path,
@@ -38,7 +38,7 @@ pub(super) struct Declaration<'a> {
     is_kept: bool,
 }
 
-impl<'a> Declaration<'a> {
+impl<'a> FileDeclaration<'a> {
     pub fn new(document: &'a Document, folder: &'a Path) -> Self {
         Self { document, folder, is_kept: false }
     }
@@ -70,7 +70,7 @@ impl<'a> Declaration<'a> {
 
 /// The index of the declaration to use for each object. `before`: the files that have been used until now.
 pub(super) fn in_use<'a>(
-    declarations: &[Declaration<'a>],
+    declarations: &[FileDeclaration<'a>],
     before: &FilesInUse,
 ) -> HashMap<(&'static str, &'a ObjectKey), usize> {
     let mut in_use = HashMap::new();
@@ -102,7 +102,7 @@ impl FoundObjects {
     /// The declared objects and their files. Problems of objects and superfluous declarations are added to `problems`.
     /// `before`: the files that have been used until now, for the objects of `last`.
     pub fn gather(
-        declarations: &[Declaration],
+        declarations: &[FileDeclaration],
         before: &FilesInUse,
         last: &World,
         problems: &mut Vec<FileProblem>,
@@ -131,7 +131,7 @@ impl FoundObjects {
         (found, files.collect())
     }
 
-    fn declare(&mut self, declaration: &Declaration, last: &World, problems: &mut Vec<FileProblem>) {
+    fn declare(&mut self, declaration: &FileDeclaration, last: &World, problems: &mut Vec<FileProblem>) {
         let document = declaration.document;
         let Document { key, object, .. } = document;
         let read = match object {
@@ -142,9 +142,11 @@ impl FoundObjects {
                     Err(problems) => (before, problems.clone()),
                 };
                 problems.extend(declaration.hidden());
+                let without_value = if read.is_ok() { document.without_value.clone() } else { Vec::new() };
                 let declared = Declared {
                     spec,
                     problems,
+                    without_value,
                     origin: declaration.origin().into(),
                     folder: declaration.folder.into(),
                     identity: None,

@@ -397,6 +397,7 @@ fn any_load_balancer() -> impl Strategy<Value = (ObjectKey, Declared)> {
         let declared = Declared {
             spec: spec.map(|spec| Arc::new(serde_json::from_value(spec).unwrap())),
             problems: if readable { vec![] } else { vec!["it cannot be read".into()] },
+            without_value: Vec::new(),
             origin: "any".into(),
             folder: FOLDER.into(),
             identity: Some(ObjectIdentity {

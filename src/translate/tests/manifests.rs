@@ -68,6 +68,7 @@ pub fn declared(spec: Option<TcpLoadBalancerSpec>, problems: &[&str]) -> Declare
     Declared {
         spec: spec.map(Arc::new),
         problems: problems.iter().map(ToString::to_string).collect(),
+        without_value: Vec::new(),
         origin: "test.yaml".into(),
         folder: PathBuf::from(FOLDER),
         identity: None,

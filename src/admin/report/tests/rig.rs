@@ -67,6 +67,7 @@ impl Rig {
         let declared = Declared {
             spec: Some(Arc::new(serde_json::from_value(spec).unwrap())),
             problems: Vec::new(),
+            without_value: Vec::new(),
             origin: "test".into(),
             folder: "".into(),
             identity,

@@ -49,6 +49,7 @@ impl Fixture {
         let declared = Declared {
             spec: Some(Arc::new(serde_json::from_value(spec).unwrap())),
             problems: vec![],
+            without_value: Vec::new(),
             origin: "cluster".into(),
             folder: Default::default(),
             identity: Some(identity),
