@@ -116,14 +116,7 @@ impl Server {
                 service.call(request)
             });
             let visit = visits.watch(http.serve_connection(TokioIo::new(stream), service));
-            visitors.admit(address.ip(), |place| {
-                let serving = async move {
-                    // The result does not matter.
-                    let _ = visit.await;
-                    drop(place);
-                };
-                tokio::spawn(serving).abort_handle()
-            });
+            visitors.admit(address.ip(), visit).await;
         }
         drop(listener);
         // A graceful shutdown closes connections that have not sent a request yet.

@@ -4,7 +4,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::task::AbortHandle;
+use tokio::{sync::Notify, task::AbortHandle};
 
 /// The open connections to the admin pages.
 ///
@@ -12,11 +12,15 @@ use tokio::task::AbortHandle;
 /// the client with the most connections loses its oldest one, so that no client can exclude others by holding many
 /// connections.
 #[derive(Clone)]
-pub struct Visitors(Arc<Mutex<Present>>);
-
-struct Present {
+pub struct Visitors {
     /// The maximum number of connections.
     most: usize,
+    present: Arc<Mutex<Present>>,
+    left: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct Present {
     /// By order of arrival.
     visits: BTreeMap<u64, Visit>,
     next: u64,
@@ -24,12 +28,12 @@ struct Present {
 
 struct Visit {
     source: IpAddr,
-    /// `None`: the task is about to start.
+    /// `None`: the task is about to start, or is aborted.
     task: Option<AbortHandle>,
 }
 
 /// The place of a connection. Dropping it frees the place.
-pub struct VisitorPermit {
+struct VisitorPermit {
     visitors: Visitors,
     number: u64,
 }
@@ -37,35 +41,54 @@ pub struct VisitorPermit {
 impl Visitors {
     /// Accepts at most this many connections, so that they do not use the descriptors of balanced connections.
     pub fn new(most: usize) -> Self {
-        Self(Arc::new(Mutex::new(Present { most, visits: BTreeMap::new(), next: 0 })))
+        Self { most, present: Arc::default(), left: Arc::default() }
     }
 
-    /// Admits a connection, and closes another one if the limit is reached. The task that serves the connection holds
-    /// its place.
-    pub fn admit(&self, source: IpAddr, serve: impl FnOnce(VisitorPermit) -> AbortHandle) {
+    /// Serves a connection in a task. At the limit, it first closes another one and waits until its socket is closed.
+    pub async fn admit(&self, source: IpAddr, connection: impl Future<Output: Send> + Send + 'static) {
+        self.make_room().await;
         let number = self.present().enter(source.to_canonical());
-        let task = serve(VisitorPermit { visitors: self.clone(), number });
+        let permit = VisitorPermit { visitors: self.clone(), number };
+        let task = tokio::spawn(async move {
+            // The result does not matter. The permit outlives the connection, also if the task is aborted.
+            let _ = connection.await;
+            drop(permit);
+        });
         if let Some(visit) = self.present().visits.get_mut(&number) {
-            visit.task = Some(task);
+            visit.task = Some(task.abort_handle());
         }
     }
 
+    async fn make_room(&self) {
+        while self.is_full_after_dismissal() {
+            self.left.notified().await;
+        }
+    }
+
+    /// Closes a connection if the limit is reached. False if there is a place.
+    fn is_full_after_dismissal(&self) -> bool {
+        let mut present = self.present();
+        let is_full = present.visits.len() >= self.most;
+        if is_full {
+            present.dismiss_one();
+        }
+        is_full
+    }
+
     fn present(&self) -> MutexGuard<'_, Present> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.present.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Present {
     fn enter(&mut self, source: IpAddr) -> u64 {
-        if self.visits.len() >= self.most {
-            self.dismiss_one();
-        }
         self.next += 1;
         self.visits.insert(self.next, Visit { source, task: None });
         self.next
     }
 
     /// Closes the oldest connection of the client with the most connections; among equals, of the one that came first.
+    /// It keeps its place until its socket is closed.
     ///
     /// Its task is aborted, because a task that waits for a response may not notice that its connection is closed.
     fn dismiss_one(&mut self) {
@@ -73,10 +96,9 @@ impl Present {
         for visit in self.visits.values() {
             *connections.entry(visit.source).or_default() += 1;
         }
-        let Some(most) = connections.values().max() else { return };
-        let oldest = self.visits.iter().find(|(_, visit)| connections.get(&visit.source) == Some(most));
-        let oldest = oldest.map(|(number, _)| *number);
-        if let Some(task) = oldest.and_then(|number| self.visits.remove(&number)?.task) {
+        let most = connections.values().max();
+        let oldest = self.visits.values_mut().find(|visit| connections.get(&visit.source) == most);
+        if let Some(task) = oldest.and_then(|visit| visit.task.take()) {
             task.abort();
         }
     }
@@ -85,12 +107,16 @@ impl Present {
 impl Drop for VisitorPermit {
     fn drop(&mut self) {
         self.visitors.present().visits.remove(&self.number);
+        self.visitors.left.notify_one();
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::future::pending;
+    use std::{
+        future::pending,
+        sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    };
 
     use super::*;
 
@@ -100,44 +126,65 @@ mod tests {
         [192, 0, 2, last].into()
     }
 
-    /// Serves a connection until it is aborted.
-    fn stay(visitors: &Visitors, source: IpAddr) -> tokio::task::JoinHandle<()> {
-        let mut task = None;
-        visitors.admit(source, |place| {
-            let staying = tokio::spawn(async move {
-                let _place = place;
-                pending().await
-            });
-            let handle = staying.abort_handle();
-            task = Some(staying);
-            handle
-        });
-        task.unwrap()
+    /// An open socket. The count is that of all open sockets.
+    struct CountedSocket(Arc<AtomicUsize>);
+
+    impl CountedSocket {
+        fn open(count: &Arc<AtomicUsize>) -> Self {
+            count.fetch_add(1, Relaxed);
+            Self(count.clone())
+        }
+    }
+
+    impl Drop for CountedSocket {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Relaxed);
+        }
+    }
+
+    /// Serves a connection until it is closed by the limit.
+    async fn stay(visitors: &Visitors, source: IpAddr, open: &Arc<AtomicUsize>) {
+        let socket = CountedSocket::open(open);
+        let connection = async move {
+            let _socket = socket;
+            pending::<()>().await;
+        };
+        visitors.admit(source, connection).await;
     }
 
     #[tokio::test]
     async fn beyond_the_limit_the_client_with_most_connections_loses_its_oldest() {
-        let visitors = Visitors::new(MOST);
+        let (visitors, open) = (Visitors::new(MOST), Arc::default());
         // The first two clients have one connection each.
-        let mut here: Vec<_> =
-            [1, 2].into_iter().chain([3; MOST - 2]).map(|source| stay(&visitors, from(source))).collect();
-        let _late = stay(&visitors, from(9));
-        assert!(here.remove(2).await.unwrap_err().is_cancelled());
-        assert_eq!(visitors.present().visits.len(), MOST);
-        assert!(here.iter().all(|task| !task.is_finished()));
+        for source in [1, 2].into_iter().chain([3; MOST - 2]) {
+            stay(&visitors, from(source), &open).await;
+        }
+        stay(&visitors, from(9), &open).await;
+        let present: Vec<u64> = visitors.present().visits.keys().copied().collect();
+        let without_the_oldest: Vec<u64> = (1..=MOST as u64 + 1).filter(|number| *number != 3).collect();
+        assert_eq!(present, without_the_oldest);
     }
 
     #[tokio::test]
-    async fn a_closed_connection_frees_its_place() {
-        let visitors = Visitors::new(MOST);
-        let staying = stay(&visitors, from(1));
-        assert_eq!(visitors.present().visits.len(), 1);
-        staying.abort();
-        assert!(staying.await.unwrap_err().is_cancelled());
-        visitors.admit(from(1), |place| {
-            drop(place);
-            tokio::spawn(async {}).abort_handle()
-        });
+    async fn a_burst_of_connections_opens_no_more_sockets_than_the_limit() {
+        let (visitors, open) = (Visitors::new(MOST), Arc::default());
+        for source in 0..5 * MOST {
+            stay(&visitors, from(source as u8 % 3), &open).await;
+            assert!(open.load(Relaxed) <= MOST, "{open:?}");
+            // Some connections are being served, others have not started when they are closed.
+            if source % 7 == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        assert_eq!(open.load(Relaxed), MOST);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_ends_frees_its_place() {
+        let visitors = Visitors::new(1);
+        let socket = CountedSocket::open(&Arc::default());
+        visitors.admit(from(1), async move { drop(socket) }).await;
+        visitors.left.notified().await;
         assert_eq!(visitors.present().visits.len(), 0);
     }
 }
