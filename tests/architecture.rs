@@ -37,7 +37,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("translate", &["api", "model", "printable", "shared", "world"]),
     ("state", &["instruments", "model", "translate"]),
     ("metrics", &["instruments", "model", "printable", "proxy", "state", "translate", "upstream"]),
-    ("authorization", &["printable"]),
+    ("authorization", &["model", "printable"]),
     (
         "admin",
         &[

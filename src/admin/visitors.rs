@@ -6,6 +6,8 @@ use std::{
 
 use tokio::{sync::Notify, task::AbortHandle};
 
+use crate::model::SourcePrefix;
+
 /// The open connections to the admin pages.
 ///
 /// Every connection is accepted at once, because a probe that waits too long fails and ends the process. At the limit,
@@ -27,7 +29,7 @@ struct Present {
 }
 
 struct Visit {
-    source: IpAddr,
+    source: SourcePrefix,
     /// `None`: the task is about to start, or is aborted.
     task: Option<AbortHandle>,
 }
@@ -47,7 +49,7 @@ impl Visitors {
     /// Serves a connection in a task. At the limit, it first closes another one and waits until its socket is closed.
     pub async fn admit(&self, source: IpAddr, connection: impl Future<Output: Send> + Send + 'static) {
         self.make_room().await;
-        let number = self.present().enter(source.to_canonical());
+        let number = self.present().enter(SourcePrefix::of(source));
         let permit = VisitorPermit { visitors: self.clone(), number };
         let task = tokio::spawn(async move {
             // The result does not matter. The permit outlives the connection, also if the task is aborted.
@@ -81,7 +83,7 @@ impl Visitors {
 }
 
 impl Present {
-    fn enter(&mut self, source: IpAddr) -> u64 {
+    fn enter(&mut self, source: SourcePrefix) -> u64 {
         self.next += 1;
         self.visits.insert(self.next, Visit { source, task: None });
         self.next
@@ -92,7 +94,7 @@ impl Present {
     ///
     /// Its task is aborted, because a task that waits for a response may not notice that its connection is closed.
     fn dismiss_one(&mut self) {
-        let mut connections: BTreeMap<IpAddr, usize> = BTreeMap::new();
+        let mut connections: BTreeMap<SourcePrefix, usize> = BTreeMap::new();
         for visit in self.visits.values() {
             *connections.entry(visit.source).or_default() += 1;
         }
@@ -163,6 +165,17 @@ mod tests {
         let present: Vec<u64> = visitors.present().visits.keys().copied().collect();
         let without_the_oldest: Vec<u64> = (1..=MOST as u64 + 1).filter(|number| *number != 3).collect();
         assert_eq!(present, without_the_oldest);
+    }
+
+    #[tokio::test]
+    async fn addresses_of_one_ipv6_network_are_one_client() {
+        let (visitors, open) = (Visitors::new(MOST), Arc::default());
+        stay(&visitors, from(1), &open).await;
+        for number in 0..2 * MOST {
+            let host: IpAddr = format!("2001:db8::{number:x}").parse().unwrap();
+            stay(&visitors, host, &open).await;
+        }
+        assert!(visitors.present().visits.contains_key(&1), "the other client keeps its only connection");
     }
 
     #[tokio::test]

@@ -12,6 +12,8 @@ use tokio::{
     time::sleep,
 };
 
+use crate::model::SourcePrefix;
+
 /// The number of reviews at a time.
 const CONCURRENT: usize = 8;
 /// The number of reviews of a source at a time.
@@ -29,7 +31,7 @@ pub struct ReviewQueue {
 }
 
 /// The sources with waiting or running reviews.
-type WaitingSources = Arc<Mutex<BTreeMap<IpAddr, WaitingSource>>>;
+type WaitingSources = Arc<Mutex<BTreeMap<SourcePrefix, WaitingSource>>>;
 
 struct WaitingSource {
     /// The number of waiting or running reviews.
@@ -40,7 +42,7 @@ struct WaitingSource {
 
 /// A place in the queue. Dropping it frees the place.
 struct QueuePlace {
-    source: IpAddr,
+    source: SourcePrefix,
     permits: Arc<Semaphore>,
     waiting: WaitingSources,
 }
@@ -61,7 +63,7 @@ impl Default for ReviewQueue {
 impl ReviewQueue {
     /// Waits for a turn. `None`: the source has too many reviews already.
     pub async fn turn(&self, source: IpAddr) -> Option<ReviewTurn> {
-        let place = QueuePlace::take(source.to_canonical(), &self.waiting)?;
+        let place = QueuePlace::take(SourcePrefix::of(source), &self.waiting)?;
         // The semaphores are never closed.
         let own = place.permits.clone().acquire_owned().await.ok()?;
         let permit = Arc::new(self.turns.clone().acquire_owned().await.ok()?);
@@ -81,7 +83,7 @@ impl Default for WaitingSource {
 }
 
 impl QueuePlace {
-    fn take(source: IpAddr, waiting: &WaitingSources) -> Option<Self> {
+    fn take(source: SourcePrefix, waiting: &WaitingSources) -> Option<Self> {
         let mut sources = lock(waiting);
         let reviews = sources.entry(source).or_default();
         if reviews.count >= MAX_PER_SOURCE {
@@ -104,6 +106,6 @@ impl Drop for QueuePlace {
     }
 }
 
-fn lock(waiting: &WaitingSources) -> MutexGuard<'_, BTreeMap<IpAddr, WaitingSource>> {
+fn lock(waiting: &WaitingSources) -> MutexGuard<'_, BTreeMap<SourcePrefix, WaitingSource>> {
     waiting.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -291,3 +291,21 @@ async fn slow_reviews_of_some_sources_do_not_delay_others() {
         assert!(refused.unwrap().is_err());
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn addresses_of_one_ipv6_network_are_one_source() {
+    let (api, authorizer) = FakeApi::start();
+    api.become_(ApiCondition::SilentAboutOthers);
+    let begin = |number: u16| {
+        let authorizer = authorizer.clone();
+        let source = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, number]);
+        tokio::spawn(async move { authorizer.authorize(&format!("of {number}"), "report", source).await })
+    };
+    let slow: Vec<_> = (0..20).map(begin).collect();
+    sleep(seconds(1)).await;
+    assert_eq!(api.token_reviews(), 2, "as many as of one address");
+    assert_eq!(authorizer.authorize(TOKEN, "report", SOURCE).await, Ok(()));
+    for refused in join_all(slow).await {
+        assert!(refused.unwrap().is_err());
+    }
+}

@@ -22,6 +22,7 @@ mod report;
 mod self_signed;
 pub mod server_name;
 mod snapshot;
+mod source_prefix;
 mod start_tls;
 mod trust;
 mod upstream;
@@ -54,6 +55,7 @@ pub use replica_traffic::{LoadBalancerTraffic, REPORT_TRAFFIC, ReplicaTraffic, T
 pub use report::{BindState, Report};
 pub use self_signed::{WithSelfSigned, is_self_signed_authority};
 pub use snapshot::{RetainedUntil, Snapshot};
+pub use source_prefix::SourcePrefix;
 pub use start_tls::StartTls;
 pub use trust::{Authority, BackendTls, BackendTlsTerms, ClientValidation, ClientValidationMode, TlsClientConfig};
 pub use upstream::{

@@ -27,7 +27,7 @@ use std::{
 use self::{count::OpenCount, rate::RateState, sources::SourceTable};
 pub use self::{
     refusal::Refusal,
-    sources::{Prefix, SWEEP, SourcePermit, Sources},
+    sources::{SWEEP, SourcePermit, Sources},
 };
 use crate::{
     capacity::Terms,

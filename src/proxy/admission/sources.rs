@@ -1,8 +1,7 @@
 use std::{
     collections::HashMap,
-    fmt,
     hash::{BuildHasher, RandomState},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
@@ -13,7 +12,7 @@ use super::{gcra::Gcra, refusal::Refusal};
 use crate::{
     capacity::{PlaceKind, Places, Share, Terms},
     log_limit::LogLimiter,
-    model::{Limits, ListenerKey},
+    model::{Limits, ListenerKey, SourcePrefix},
 };
 
 /// The entries for the sources of all listeners: a fixed number, however many addresses connect.
@@ -123,8 +122,8 @@ impl SourceTable {
         let shard = |shard: &Mutex<SourceShard>| {
             let shard = lock(shard);
             size_of::<Mutex<SourceShard>>()
-                + shard.entries.capacity() * size_of::<(Prefix, SourceEntry)>()
-                + shard.shared_open.capacity() * size_of::<(Prefix, u32)>()
+                + shard.entries.capacity() * size_of::<(SourcePrefix, SourceEntry)>()
+                + shard.shared_open.capacity() * size_of::<(SourcePrefix, u32)>()
         };
         self.shards.iter().map(shard).sum()
     }
@@ -137,7 +136,7 @@ impl SourceTable {
         now: u64,
         charge_listener: impl FnOnce() -> Result<(), Refusal>,
     ) -> Result<Option<SourcePermit>, Refusal> {
-        let prefix = Prefix::of(address);
+        let prefix = SourcePrefix::of(address);
         let counted = {
             let mut shard = lock(self.shard(&prefix));
             shard.advance(now);
@@ -154,7 +153,7 @@ impl SourceTable {
         Ok(by_count.then(|| SourcePermit { table: Arc::clone(self), prefix, counted }))
     }
 
-    fn shard(&self, prefix: &Prefix) -> &Mutex<SourceShard> {
+    fn shard(&self, prefix: &SourcePrefix) -> &Mutex<SourceShard> {
         &self.shards[self.hash.hash_one(prefix) as usize % self.shards.len()]
     }
 }
@@ -164,7 +163,7 @@ impl SourceTable {
 #[must_use = "the place is given back when this is dropped"]
 pub struct SourcePermit {
     table: Arc<SourceTable>,
-    prefix: Prefix,
+    prefix: SourcePrefix,
     counted: Counted,
 }
 
@@ -177,32 +176,6 @@ impl Drop for SourcePermit {
 /// No code under the lock panics between two writes, so a poisoned shard is consistent.
 fn lock(shard: &Mutex<SourceShard>) -> MutexGuard<'_, SourceShard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The addresses that count as one source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Prefix {
-    V4(u32),
-    /// The first 64 bits of an IPv6 address: the smallest network that one customer controls.
-    V6(u64),
-}
-
-impl Prefix {
-    pub fn of(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            IpAddr::V4(v4) => Self::V4(v4.to_bits()),
-            IpAddr::V6(v6) => Self::V6((v6.to_bits() >> 64) as u64),
-        }
-    }
-}
-
-impl fmt::Display for Prefix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::V4(bits) => Ipv4Addr::from_bits(bits).fmt(f),
-            Self::V6(bits) => write!(f, "{}/64", Ipv6Addr::from_bits(u128::from(bits) << 64)),
-        }
-    }
 }
 
 /// The entry or bucket that counts the connections of a source.
@@ -244,12 +217,12 @@ enum Slot {
 
 #[derive(Debug)]
 struct SourceShard {
-    entries: HashMap<Prefix, SourceEntry>,
+    entries: HashMap<SourcePrefix, SourceEntry>,
     /// The usage shared by sources without their own entry.
     shared: Usage,
     /// Open connections of the sources that are counted in `shared`. A source stays there until it has no open
     /// connection; otherwise it would have a second limit.
-    shared_open: HashMap<Prefix, u32>,
+    shared_open: HashMap<SourcePrefix, u32>,
     /// The latest time of any connection so far.
     latest: u64,
     /// The earliest time at which an entry can expire.
@@ -289,7 +262,7 @@ impl SourceShard {
     fn admit(
         &mut self,
         share: &Share,
-        prefix: Prefix,
+        prefix: SourcePrefix,
         limits: &Limits,
         charge_listener: impl FnOnce() -> Result<(), Refusal>,
     ) -> Result<Counted, Refusal> {
@@ -332,7 +305,7 @@ impl SourceShard {
     }
 
     /// Finds the entry or bucket that counts a source, and its usage.
-    fn find(&mut self, share: &Share, prefix: Prefix) -> (Slot, Usage) {
+    fn find(&mut self, share: &Share, prefix: SourcePrefix) -> (Slot, Usage) {
         if let Some(entry) = self.entries.get(&prefix) {
             return (Slot::Entry(entry.place), entry.usage);
         }
@@ -358,7 +331,7 @@ impl SourceShard {
         })
     }
 
-    fn store(&mut self, prefix: Prefix, slot: Slot, usage: Usage) {
+    fn store(&mut self, prefix: SourcePrefix, slot: Slot, usage: Usage) {
         match slot {
             Slot::Entry(place) | Slot::New(place) => {
                 self.entries.insert(prefix, SourceEntry { usage, place });
@@ -392,7 +365,7 @@ impl SourceShard {
         }
     }
 
-    fn release(&mut self, share: &Share, prefix: Prefix, counted: Counted) {
+    fn release(&mut self, share: &Share, prefix: SourcePrefix, counted: Counted) {
         match counted {
             Counted::Own => {
                 let Some(entry) = self.entries.get_mut(&prefix) else { return };

@@ -18,7 +18,7 @@ use tokio::{
 use tracing::warn;
 
 use super::cancel_request::CancelRequest;
-use crate::{log_limit::LogLimiter, proxy::admission::Prefix};
+use crate::{log_limit::LogLimiter, model::SourcePrefix};
 
 /// The maximum number of servers that get a CancelRequest, which does not name the server of its session.
 const MOST_SERVERS: usize = 32;
@@ -62,12 +62,12 @@ struct Request {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Requester {
     listener: u64,
-    source: Prefix,
+    source: SourcePrefix,
 }
 
 impl Requester {
     pub fn new(listener: u64, client: IpAddr) -> Self {
-        Self { listener, source: Prefix::of(client) }
+        Self { listener, source: SourcePrefix::of(client) }
     }
 }
 
