@@ -4,7 +4,11 @@
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+};
 
 use axum::{
     extract::{Request, State},
@@ -47,9 +51,13 @@ impl AllowedHosts {
     }
 
     fn contains(&self, host: &str) -> bool {
-        let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        let (address, host) = (address.split('%').next().unwrap_or(address), normal(host));
-        address.parse::<IpAddr>().is_ok() || host == "localhost" || self.0.contains(&host)
+        let is_address = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+            // Without the zone, which names an interface (RFC 6874).
+            Some(v6) => v6.split('%').next().is_some_and(|address| address.parse::<Ipv6Addr>().is_ok()),
+            None => host.parse::<IpAddr>().is_ok(),
+        };
+        let host = normal(host);
+        is_address || host == "localhost" || self.0.contains(&host)
     }
 }
 
@@ -80,10 +88,21 @@ fn refusal(hosts: &AllowedHosts, request: &Request) -> Option<Response> {
     let named = request.headers().get_all(HOST).iter().map(HeaderValue::as_bytes);
     let named = named.chain(request.uri().authority().map(|authority| authority.as_str().as_bytes()));
     named.into_iter().find_map(|named| match Authority::try_from(named) {
+        Ok(authority) if !is_host_and_port(&authority) => Some(malformed()),
         Ok(authority) if hosts.contains(authority.host()) => None,
         Ok(authority) => Some(misdirected(authority.host())),
-        Err(_) => Some((StatusCode::BAD_REQUEST, "the Host header is not a host name\n").into_response()),
+        Err(_) => Some(malformed()),
     })
+}
+
+/// False for an authority with other parts: user information, or text between the host and the port.
+fn is_host_and_port(authority: &Authority) -> bool {
+    let rest = authority.as_str().strip_prefix(authority.host());
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(':') && authority.port_u16().is_some())
+}
+
+fn malformed() -> Response {
+    (StatusCode::BAD_REQUEST, "the Host header is not a host name with an optional port\n").into_response()
 }
 
 fn misdirected(host: &str) -> Response {
