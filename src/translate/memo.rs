@@ -9,7 +9,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     ops::{Range, RangeInclusive},
     path::PathBuf,
     sync::Arc,
@@ -72,8 +72,8 @@ pub struct Memo {
 struct LastTranslation {
     limits: Arc<SharedLimits>,
     locality: Option<LocalityView>,
-    /// The ports of all listeners.
-    ports: Arc<HashSet<u16>>,
+    /// The addresses of all listeners.
+    binds: Arc<HashSet<SocketAddr>>,
     /// A period in which all results are valid.
     valid: RangeInclusive<Timestamp>,
     /// The number of cached results about certificates after the last translation of all load balancers.
@@ -91,7 +91,7 @@ pub(super) struct Baseline {
     pub affected: BTreeSet<ObjectKey>,
     pub limits: Arc<SharedLimits>,
     pub locality: Option<LocalityView>,
-    pub ports: Arc<HashSet<u16>>,
+    pub binds: Arc<HashSet<SocketAddr>>,
     pub verdicts: Verdicts,
 }
 
@@ -215,7 +215,7 @@ impl Memo {
             affected,
             limits: last.limits.clone(),
             locality: last.locality.clone(),
-            ports: last.ports.clone(),
+            binds: last.binds.clone(),
             verdicts: last.verdicts.clone(),
         })
     }
@@ -404,7 +404,7 @@ impl Memo {
         self.last = Some(LastTranslation {
             limits,
             locality: self.locality_view(context),
-            ports: Arc::new(snapshot.listeners.values().map(|listener| listener.bind.port()).collect()),
+            binds: Arc::new(snapshot.listeners.values().map(|listener| listener.bind).collect()),
             valid: since.unwrap_or(Timestamp::MIN)..=until.unwrap_or(Timestamp::MAX),
             cached: snapshot.certificate_cache.len(),
             without_result: objects.filter(|object| !self.results.contains_key(object)).cloned().collect(),

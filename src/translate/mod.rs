@@ -30,6 +30,7 @@ mod tests;
 use std::{
     collections::{BTreeMap, HashSet},
     mem,
+    net::SocketAddr,
     sync::Arc,
 };
 
@@ -46,9 +47,9 @@ pub use memo::Memo;
 pub use verdict::{Part, Problem, Reason, Severity, Verdict, Verdicts};
 
 use crate::{
-    model::{CertificateCache, ListenerKey, SharedVerifiers, Snapshot, UpstreamConfig, UpstreamKey},
+    model::{CertificateCache, ListenerKey, SharedVerifiers, Snapshot, UpstreamConfig, UpstreamKey, covering},
     shared::revised,
-    world::World,
+    world::{World, oldest_first},
 };
 
 /// Compiles a world into the configuration to serve and a verdict for each load balancer.
@@ -144,7 +145,7 @@ struct AffectedDraft {
 /// Translates the affected load balancers. `None`: one of them requests another address, or may be part of a loop,
 /// which can concern others.
 fn draft_affected(context: &TranslateContext, baseline: &Baseline) -> Option<AffectedDraft> {
-    let Baseline { affected, locality, ports, .. } = baseline;
+    let Baseline { affected, locality, binds, .. } = baseline;
     if locality.as_ref().is_some_and(|locality| *locality != context.locality_view()) {
         return None;
     }
@@ -156,8 +157,8 @@ fn draft_affected(context: &TranslateContext, baseline: &Baseline) -> Option<Aff
     });
     let mut certificates = CertificateLoader::new(context, listeners, upstreams);
     let (mut draft, mut new_results) = (Draft::default(), Vec::new());
-    for object in affected {
-        let declared = context.world.load_balancers.get(object)?;
+    let declared = affected.iter().map(|object| context.world.load_balancers.get_key_value(object));
+    for (object, declared) in oldest_first(declared.collect::<Option<Vec<_>>>()?) {
         certificates.used.clear();
         let result = load_balancer::translate(object, declared, context, &mut certificates);
         new_results.extend(NewResult::of(object, declared, context, &result, &certificates));
@@ -173,14 +174,17 @@ fn draft_affected(context: &TranslateContext, baseline: &Baseline) -> Option<Aff
         draft.upstreams.extend(translated.upstream.map(|upstream| (key, upstream)));
         draft.verdicts.insert(object.clone(), verdict);
     }
-    let may_loop = draft.upstreams.values().any(|upstream| may_loop(upstream, ports));
+    let may_loop = draft.upstreams.values().any(|upstream| may_loop(upstream, binds));
     (!may_loop).then_some(AffectedDraft { draft, new_results, certificates: certificates.cache })
 }
 
 /// True if an endpoint may be a listener of this process, by its address alone.
-fn may_loop(upstream: &UpstreamConfig, ports: &HashSet<u16>) -> bool {
+fn may_loop(upstream: &UpstreamConfig, binds: &HashSet<SocketAddr>) -> bool {
     let mut addresses = upstream.endpoints.iter().map(|endpoint| endpoint.key.address);
-    addresses.any(|address| address.ip().is_loopback() && ports.contains(&address.port()))
+    addresses.any(|address| {
+        let is_local = |bind: SocketAddr| bind == address || address.ip().is_loopback();
+        covering(address).any(|bind| binds.contains(&bind) && is_local(bind))
+    })
 }
 
 fn translate_all(
@@ -226,7 +230,7 @@ fn translate_each(
 ) -> (Draft, Vec<NewResult>) {
     let (mut draft, mut new_results) = (Draft::default(), Vec::new());
     let mut scopes: Vec<AddressScope> = Vec::new();
-    for (object, declared) in &context.world.load_balancers {
+    for (object, declared) in oldest_first(&context.world.load_balancers) {
         let known = memo.recall(object, declared, context, certificates);
         let (translated, verdict) = known.unwrap_or_else(|| {
             certificates.used.clear();

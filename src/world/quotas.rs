@@ -10,10 +10,12 @@ use super::{
 };
 use crate::model::ObjectKey;
 
-/// The load balancers by creation time, then by namespace and name. The oldest come first, for allocations that cannot
-/// satisfy all.
-pub fn oldest_first(load_balancers: &OrdMap<ObjectKey, Declared>) -> Vec<(&ObjectKey, &Declared)> {
-    let mut objects: Vec<_> = load_balancers.iter().collect();
+/// Load balancers, which are in the order of namespace and name, by creation time. The oldest come first, for
+/// allocations that cannot satisfy all.
+pub fn oldest_first<'a>(
+    load_balancers: impl IntoIterator<Item = (&'a ObjectKey, &'a Declared)>,
+) -> Vec<(&'a ObjectKey, &'a Declared)> {
+    let mut objects: Vec<_> = load_balancers.into_iter().collect();
     objects.sort_by_key(|(_, declared)| declared.identity.as_ref().map(|identity| identity.created));
     objects
 }

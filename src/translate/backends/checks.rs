@@ -13,7 +13,7 @@ use crate::{
     api,
     model::{
         ActiveCheck, Backend, EndpointConfig, Exchange, GrpcHealth, Hidden, HttpRequest, MySqlSession, Password,
-        PostgresSession, Probe, RedisSession, Role, Transport,
+        PostgresSession, Probe, RedisSession, Role, Transport, covers,
     },
     translate::{
         context::pods::AddressOwner,
@@ -84,7 +84,7 @@ pub(super) fn active_check(
     }))
 }
 
-/// Refuses a check that conflicts with the backend.
+/// Refuses a check that conflicts with the backend, and warns of one that says nothing about it.
 pub(super) fn refuse_impossible(
     declared: &api::Backend,
     backend: &Backend,
@@ -111,9 +111,17 @@ pub(super) fn refuse_impossible(
     }
     // Another port of the same address may belong to another process.
     let Some(port) = check.port else { return };
+    let probed = |endpoint: &EndpointConfig| SocketAddr::new(endpoint.address().ip(), port.get());
+    if let Some(address) = endpoints.iter().map(probed).find(|address| is_own_listener(*address, declaration)) {
+        let message = format!(
+            "the health check probes {address}, which is this load balancer's own listener, so it passes whatever the \
+             state of the server: write the port of the server in healthCheck.active.port"
+        );
+        path.warn(Reason::Invalid, message);
+    }
     let policy = &declaration.context.address_policy;
     let refused = endpoints.iter().find_map(|endpoint| {
-        let address = SocketAddr::new(endpoint.address().ip(), port.get());
+        let address = probed(endpoint);
         let target = if endpoint.key.uid.is_some() { AddressOwner::Pod } else { AddressOwner::Unknown };
         Some((address, policy.refusal(address, target)?))
     });
@@ -122,6 +130,14 @@ pub(super) fn refuse_impossible(
             format!("probes would go to {address}, which is {}: write another port to probe", policy.sentence(refusal));
         path.refuse_for(Reason::NotPermitted, message);
     }
+}
+
+/// True for an address at which this load balancer certainly listens.
+fn is_own_listener(address: SocketAddr, declaration: &Declaration) -> bool {
+    let binds =
+        declaration.spec.listeners.iter().filter_map(|listener| declaration.context.bindings.local_address(listener));
+    let mut covering = binds.filter(|bind| covers(*bind, address));
+    covering.any(|bind| !bind.ip().is_unspecified() || address.ip().is_loopback())
 }
 
 /// Refuses settings of other check types.

@@ -78,6 +78,16 @@ impl Bindings {
         }
     }
 
+    /// The bind address of a listener of this host or pod, where no port is allocated.
+    pub fn local_address(&self, listener: &api::Listener) -> Option<SocketAddr> {
+        let ip = match self {
+            Self::Declared => listener.address.unwrap_or(EVERY_ADDRESS).to_canonical(),
+            Self::To(address) => *address,
+            Self::Allocated(_) | Self::Claimed { .. } => return None,
+        };
+        Some(SocketAddr::new(ip, listener.port))
+    }
+
     /// Ports that are or will be bound, except those that depend on the load balancers.
     pub fn ports(&self) -> Vec<u16> {
         match self {

@@ -14,7 +14,7 @@ use crate::{
     api::RefKind,
     cost::assert_grows_no_faster_than_n_log_n,
     model::{BackendTls, ClientValidation, ClientValidationMode},
-    world::{ObjectRef, ProcessMode},
+    world::{ObjectIdentity, ObjectRef, ProcessMode},
 };
 
 pub struct Ca(CertifiedIssuer<'static, KeyPair>);
@@ -228,20 +228,27 @@ fn verifiers_of_sidecars_are_built_once_by_a_gateway() {
     assert!(after.listeners.is_empty() && built.len() == 1 && Arc::ptr_eq(&built[0], &kept[0]));
 }
 
+/// An authority with a certificate of more than 60,000 bytes.
+fn large() -> Ca {
+    Ca::with(|params| {
+        params.custom_extensions.push(CustomExtension::from_oid_content(&[1, 2, 3, 4], vec![0; 60_000]));
+    })
+}
+
+/// The combinations of `large` with `s0` to `s3`.
+fn combinations() -> Vec<String> {
+    let of = |bits: u8| {
+        let others = (0..4).filter(|bit| (bits >> bit) & 1 == 1).map(|bit| format!(" s{bit}"));
+        format!("large{}", others.collect::<String>())
+    };
+    (0..16).map(of).collect()
+}
+
 #[test]
 fn large_authorities_in_too_many_combinations_are_refused() {
-    let [large, newer] = [(); 2].map(|()| {
-        Ca::with(|params| {
-            params.custom_extensions.push(CustomExtension::from_oid_content(&[1, 2, 3, 4], vec![0; 60_000]));
-        })
-    });
+    let [large, newer] = [(); 2].map(|()| large());
     let small = Ca::named("small").pem();
-    let combinations: Vec<_> = (0..16_u8)
-        .map(|bits| {
-            let others = (0..4).filter(|bit| (bits >> bit) & 1 == 1).map(|bit| format!(" s{bit}"));
-            format!("large{}", others.collect::<String>())
-        })
-        .collect();
+    let combinations = combinations();
     let clients: Vec<_> = combinations.iter().map(String::as_str).collect();
     let stored = |mut world: World| {
         store(&mut world, "large", &[("ca.crt", &large.pem().repeat(10))]);
@@ -268,6 +275,28 @@ fn large_authorities_in_too_many_combinations_are_refused() {
     assert_eq!(refused(&verdicts), 2, "no others than before: {:?}", sentences(&verdicts, "pg"));
     let (fewer, verdicts) = then(&stored(combining(&clients[14..], &["large"])), &Snapshot::default());
     assert_eq!((sentences(&verdicts, "pg"), fewer.listeners.len()), (Vec::new(), 2));
+}
+
+#[test]
+fn the_combinations_of_the_oldest_load_balancers_are_admitted() {
+    let combinations = combinations();
+    let clients: Vec<_> = combinations.iter().map(String::as_str).collect();
+    let mut world = combining(&clients, &["large"]);
+    store(&mut world, "large", &[("ca.crt", &large().pem().repeat(10))]);
+    (0..4).for_each(|bit| store(&mut world, &format!("s{bit}"), &[("ca.crt", &Ca::named("small").pem())]));
+    world.load_balancers.clear();
+    for (name, created, clients) in [("newer", 2, &clients[13..15]), ("older", 1, &clients[..13])] {
+        let mut declared = combining(clients, &["large"]).load_balancers[&object("pg")].clone();
+        let created = Timestamp::from_second(created).unwrap();
+        declared.identity = Some(ObjectIdentity { created, uid: name.into(), generation: 1 });
+        world.load_balancers.insert(object(name), declared);
+    }
+    let (snapshot, verdicts) = first(&world);
+    let served = |name: &str| snapshot.listeners_of(&object(name)).count();
+    assert_eq!(sentences(&verdicts, "older"), [""; 0]);
+    assert_eq!((served("older"), served("newer")), (13, 0), "{:?}", sentences(&verdicts, "newer"));
+    let repeated = |text: &&String| text.contains("would repeat more than 8 MiB");
+    assert_eq!(sentences(&verdicts, "newer").iter().filter(repeated).count(), 2);
 }
 
 #[test]

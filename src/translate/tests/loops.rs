@@ -100,3 +100,52 @@ fn routes_between_listeners_of_a_load_balancer_are_no_loop() {
     assert_eq!(routed("server"), Vec::<String>::new());
     assert!(routed("inner").iter().any(|sentence| sentence.contains("own listener 2000")));
 }
+
+#[test]
+fn a_changed_backend_that_is_a_listener_is_dropped_as_by_the_first_translation() {
+    for (bind, backend) in [("address: 10.0.0.9", "10.0.0.9:5432"), ("name: everywhere", "127.0.0.1:5432")] {
+        let declaring = |backend: &str| {
+            load_balancer(
+                "pg",
+                &format!("{{listeners: [{{port: 5432, {bind}}}], backends: [{{addresses: ['{backend}']}}]}}"),
+            )
+        };
+        let (mut memo, mut world) = (Memo::default(), declaring("10.0.0.1:1"));
+        let before = translate_with(&mut memo, &world, &Snapshot::default(), NOW).0;
+        world.load_balancers = declaring(backend).load_balancers;
+        let (after, verdicts) = translate_with(&mut memo, &world, &before, NOW);
+        assert_eq!(addresses(&after, "pg"), [""; 0]);
+        assert!(sentences(&verdicts, "pg")[0].contains(" is this load balancer's own listener 5432"), "{verdicts:?}");
+    }
+}
+
+#[test]
+fn a_check_that_probes_the_listener_itself_gets_a_warning() {
+    let sentences = |bind: &str, backend: &str, check: &str| {
+        let spec = format!(
+            "{{listeners: [{{port: 5432, {bind}}}], backends: [{{addresses: ['10.0.0.1:1', '{backend}']}}], healthCheck: \
+             {{active: {{{check}}}}}}}"
+        );
+        self::sentences(&first(&load_balancer("pg", &spec)).1, "pg")
+    };
+    for (bind, backend, check) in [
+        ("name: everywhere", "127.0.0.1:5433", "port: 5432"),
+        ("address: 10.0.0.9", "10.0.0.9:5433", "port: 5432"),
+        ("address: '::'", "[::1]:5433", "port: 5432, type: HTTP"),
+    ] {
+        let told = sentences(bind, backend, check);
+        let ip = backend.strip_suffix(":5433").unwrap();
+        let expected =
+            format!("spec.backends[0]: the health check probes {ip}:5432, which is this load balancer's own listener");
+        assert!(told.len() == 1 && told[0].starts_with(&expected), "{told:?}");
+    }
+    for (bind, backend, check) in [
+        ("name: everywhere", "127.0.0.1:5433", "port: 5434"),
+        ("name: everywhere", "127.0.0.1:5433", "type: TCP"),
+        ("name: everywhere", "10.0.0.9:5433", "port: 5432"),
+        ("address: 127.0.0.2", "127.0.0.1:5433", "port: 5432"),
+        ("address: 0.0.0.0", "[::1]:5433", "port: 5432"),
+    ] {
+        assert_eq!(sentences(bind, backend, check), [""; 0], "{bind} {backend} {check}");
+    }
+}
