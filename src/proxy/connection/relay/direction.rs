@@ -157,9 +157,7 @@ impl Direction {
                 return self.poll_pass_end_on(cx, flow.destination, last);
             }
             if budget == 0 {
-                // Yield to the event loop, not only to the tasks that are ready, as a task that wakes itself would.
-                let _ = pin!(yield_now()).poll(cx);
-                return Poll::Pending;
+                return end_turn(cx);
             }
             ready!(self.poll_send_encrypted(cx, flow.destination))?;
             let moved = match self.pipe_between(flow.source, flow.destination) {
@@ -176,9 +174,16 @@ impl Direction {
         cx: &mut Context<'_>,
         flow: &mut Flow<'_, S, D, W>,
     ) -> Poll<Result<(), Fault>> {
-        while ready!(read(cx, flow.source, flow.buffer))? > 0 {}
-        self.state = DirectionState::Done;
-        Poll::Ready(Ok(()))
+        let mut budget = BYTES_PER_TURN;
+        while budget > 0 {
+            let count = ready!(read(cx, flow.source, flow.buffer))?;
+            if count == 0 {
+                self.state = DirectionState::Done;
+                return Poll::Ready(Ok(()));
+            }
+            budget = budget.saturating_sub(cost_of_read(flow.source, count, flow.buffer.len()));
+        }
+        end_turn(cx)
     }
 
     /// Passes the end of the source on.
@@ -247,8 +252,7 @@ impl Direction {
         self.inspect(chunk)?;
         let now = poll_write_some(cx, flow.destination, chunk, &mut flow.wrote)?;
         self.pending.extend_from_slice(&chunk[now..]);
-        // With TLS, the bytes may have been in thousands of small records.
-        Poll::Ready(Ok(if flow.source.plain().is_some() { count } else { size }))
+        Poll::Ready(Ok(cost_of_read(flow.source, count, size)))
     }
 
     /// The size of the next read: less for a receiver that did not accept everything the last time, and at most `most`.
@@ -320,6 +324,19 @@ impl Direction {
         }
         Ok(())
     }
+}
+
+/// Yields to the other connections of the worker. A task that wakes itself would only yield to the tasks that are ready,
+/// and not to the event loop.
+fn end_turn<T>(cx: &mut Context<'_>) -> Poll<T> {
+    let _ = pin!(yield_now()).poll(cx);
+    Poll::Pending
+}
+
+/// The number of bytes that count for the turn of a connection. With TLS, those of a read may have been in thousands of
+/// small records, so it counts as if it had filled its buffer.
+fn cost_of_read(source: &impl Side, count: usize, size: usize) -> usize {
+    if source.plain().is_some() { count } else { size }
 }
 
 fn read(cx: &mut Context<'_>, source: &mut impl Side, buffer: &mut [u8]) -> Poll<Result<usize, Fault>> {

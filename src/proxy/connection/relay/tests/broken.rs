@@ -60,6 +60,28 @@ async fn a_direction_that_broke_holds_no_bytes() {
     assert_eq!((meter.memory().held(), meter.to_client.get()), (0, 1000));
 }
 
+#[tokio::test]
+async fn a_direction_that_discards_an_endless_stream_yields_to_others() {
+    let ((_client, near_client, _), (_backend, near_backend, _)) = (pair().await, pair().await);
+    let (sent, meter) = (Rc::<Cell<usize>>::default(), Counts::default());
+    let mut source = EndlessSender { stream: near_client, sent: sent.clone() };
+    let mut destination = BreakingReceiver { stream: near_backend, accepts: 0, is_broken: Rc::default() };
+    let mut buffer = vec![0; BUFFER];
+    let mut direction = Direction::new(None);
+    direction.stop(DirectionState::Discarding);
+    for turn in 1..=3 {
+        let mut flow = Flow {
+            source: &mut source,
+            destination: &mut destination,
+            buffer: &mut buffer,
+            memory: meter.memory(),
+            wrote: |_| panic!("nothing is passed on"),
+        };
+        let is_pending = poll_fn(|cx| Poll::Ready(direction.poll(cx, &mut flow, false).is_pending())).await;
+        assert!(is_pending && sent.get() <= turn * BUFFER, "{} bytes in {turn} turns", sent.get());
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn bytes_for_a_client_that_broke_are_discarded_before_the_backend_has_got_its_own() {
     for pipes in [0, 1] {
