@@ -2,6 +2,7 @@
 
 use std::os::fd::RawFd;
 
+use anyhow::ensure;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// The shares of this process's descriptors. Their sum is within the limit.
@@ -32,15 +33,26 @@ pub enum Manifests {
     Cluster,
 }
 
+/// The minimum limit: the process itself needs about half of it.
+const FEWEST: usize = 64;
+
 /// Raises the limit to the maximum for this process, and divides it for `workers` workers.
-pub fn raise_limit(workers: usize, manifests: Manifests) -> Budget {
+///
+/// # Errors
+/// If the limit is below [`FEWEST`].
+pub fn raise_limit(workers: usize, manifests: Manifests) -> anyhow::Result<Budget> {
     let limit = getrlimit(Resource::Nofile);
     // A higher limit is never useful, and some kernels report "unlimited" as a number that is unsuitable for
     // calculations.
     let most = limit.maximum.unwrap_or(u64::MAX).min(4 << 20);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum: limit.maximum });
-    let limit = if raised.is_ok() { most } else { limit.current.unwrap_or(most) };
-    Budget::of(limit as usize, workers, manifests)
+    let limit = if raised.is_ok() { most } else { limit.current.unwrap_or(most) } as usize;
+    ensure!(
+        limit >= FEWEST,
+        "the limit of open files is {limit}, which is too low: set it to at least {FEWEST} (ulimit -n), plus two for \
+         each client"
+    );
+    Ok(Budget::of(limit, workers, manifests))
 }
 
 /// The maximum number of pipes of all workers, unless there are more workers. Each pipe has up to 1 MiB; together they

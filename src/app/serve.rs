@@ -107,7 +107,7 @@ pub async fn serve(serving: Serving) -> anyhow::Result<ExitCode> {
     let Serving { source, instruments, admin, admin_access, sharing, takeover, empty, leading, run } = serving;
     let signals = Signals::catch()?;
     // Before any descriptor is received, because inherited sockets count against the limit.
-    let budget = descriptors::raise_limit(run.worker_count(), source.manifests());
+    let budget = descriptors::raise_limit(run.worker_count(), source.manifests())?;
     let (successor, inheritance) = inherit(takeover.as_deref(), &signals).await?;
     let state = Arc::new(ReadinessState::new(instruments));
     let instance = instance(&run);
