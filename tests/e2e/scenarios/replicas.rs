@@ -10,7 +10,6 @@ use tokio::time::Instant;
 
 use crate::{
     backends::load_balancer,
-    clients::LIMIT,
     cluster::{WAIT_LIMIT, eventually},
     installation::{is_ready, kill_container},
     load::{Guests, Load},
@@ -54,8 +53,8 @@ async fn a_proxy_that_is_killed_costs_its_own_connections_only() {
         load.goes_on_for(200).await;
         let tally = load.end().await;
         assert_eq!(tally.failed_since(well), 0, "all is well again: {tally}");
-        // A client of the killed proxy may have connected before the kill.
-        assert!(tally.trouble() <= well - killed + LIMIT, "{tally}");
+        println!("measured: after the SIGKILL clients were refused for {:.1?}", tally.trouble());
+        assert!(tally.trouble() < limit, "usually {usual:?}: {tally}");
         eventually("who was at the killed proxy has noticed", WAIT_LIMIT, async || guests.still_here() < 40).await;
         let stayed = guests.still_here();
         assert!((1..40).contains(&stayed), "who was at the other proxy stays, {stayed}");
@@ -84,7 +83,7 @@ async fn another_proxy_leads_within_twenty_seconds_and_clients_do_not_notice() {
         pods.delete(&leader, &DeleteParams::default()).await.unwrap();
         let deleted = Instant::now();
         let mut next = None;
-        eventually("somebody else leads", WAIT_LIMIT, async || {
+        eventually("another replica leads", WAIT_LIMIT, async || {
             let Some(lease) = own.lease(&scenario.client).await else { return false };
             let holder = lease.holder_identity.as_deref().unwrap_or_default();
             if holder.is_empty() || holder == leader {
