@@ -267,21 +267,21 @@ struct SchemaProblems {
 
 impl SchemaProblems {
     fn add(&mut self, path: &DocumentPath, sentence: String) {
-        self.push(path, &sentence, false);
+        self.push(path, || sentence, false);
     }
 
-    fn add_unknown(&mut self, path: &DocumentPath, sentence: &str) {
+    fn add_unknown(&mut self, path: &DocumentPath, sentence: impl FnOnce() -> String) {
         self.push(path, sentence, true);
     }
 
     /// Adds a problem. There may be any number of mistakes.
-    fn push(&mut self, path: &DocumentPath, sentence: &str, unknown_field: bool) {
+    fn push(&mut self, path: &DocumentPath, sentence: impl FnOnce() -> String, unknown_field: bool) {
         if self.all.len() >= MAX_PROBLEMS {
             self.more += 1;
             return;
         }
         let written = if path.is_root() { "the document".into() } else { path.to_string() };
-        self.all.push(SchemaProblem::new(&written, path.fields(), sentence, unknown_field));
+        self.all.push(SchemaProblem::new(&written, path.fields(), &sentence(), unknown_field));
     }
 
     fn sentences(self, describe: impl Fn(&SchemaProblem) -> String) -> Vec<String> {
@@ -337,8 +337,8 @@ impl SchemaProblems {
                 Some(schema) => self.check(schema, value, &path.field(name)),
                 // The API server handles these fields itself.
                 None if path.is_root() && ["apiVersion", "kind", "metadata"].contains(&name.as_str()) => {}
-                None if may_be_secret(path.fields()) => self.add_unknown(path, &unknown_field_unquoted(known)),
-                None => self.add_unknown(&path.field(name), &unknown_field(name, known)),
+                None if may_be_secret(path.fields()) => self.add_unknown(path, || unknown_field_unquoted(known)),
+                None => self.add_unknown(&path.field(name), || unknown_field(name, known)),
             }
         }
     }
