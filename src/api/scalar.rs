@@ -49,6 +49,7 @@ macro_rules! string_type {
     };
 }
 
+mod credentials;
 mod date_time;
 mod dns_name;
 mod endpoint_ref;
@@ -57,6 +58,7 @@ mod network;
 mod port_number;
 mod question;
 
+use credentials::without_credentials;
 pub use date_time::DateTime;
 use dns_name::{is_dns_label, is_dns_subdomain};
 pub use endpoint_ref::EndpointRef;
@@ -181,8 +183,9 @@ impl FromStr for AddressPort {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || {
             format!(
-                "`{text}` is not an address: write host:port, for example db.example.com:5432, 192.0.2.7:5432 or \
-                 [2001:db8::7]:5432"
+                "`{}` is not an address: write host:port, for example db.example.com:5432, 192.0.2.7:5432 or \
+                 [2001:db8::7]:5432",
+                without_credentials(text)
             )
         };
         let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
@@ -396,7 +399,11 @@ impl FromStr for ServerName {
     fn from_str(text: &str) -> Result<Self, String> {
         let name = text.strip_prefix("*.").unwrap_or(text);
         let valid = text.len() <= 253 && name.parse::<ObjectName>().is_ok() && text.parse::<IpAddr>().is_err();
-        if valid { Ok(Self(text.to_owned())) } else { Err(format!("`{text}` is {NOT_A_SERVER_NAME}")) }
+        if valid {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(format!("`{}` is {NOT_A_SERVER_NAME}", without_credentials(text)))
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::json;
 
-use super::port_number::port_number;
+use super::{credentials::without_credentials, port_number::port_number};
 
 /// A line of text: 1 to 256 characters, without control characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,7 +88,11 @@ impl FromStr for HttpPath {
     fn from_str(text: &str) -> Result<Self, String> {
         let allowed = |byte: u8| byte.is_ascii_graphic() && !b"#\"<>\\^`{|}".contains(&byte);
         let valid = text.starts_with('/') && text.len() <= 256 && text.bytes().all(allowed);
-        if valid { Ok(Self(text.to_owned())) } else { Err(format!("`{}` is {NOT_A_PATH}", text.escape_debug())) }
+        if valid {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(format!("`{}` is {NOT_A_PATH}", without_credentials(text).escape_debug()))
+        }
     }
 }
 
@@ -123,7 +127,11 @@ impl FromStr for HttpHost {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let valid = text.len() <= 256 && is_http_host(text);
-        if valid { Ok(Self(text.to_owned())) } else { Err(format!("`{}` is {NOT_A_HOST}", text.escape_debug())) }
+        if valid {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(format!("`{}` is {NOT_A_HOST}", without_credentials(text).escape_debug()))
+        }
     }
 }
 
