@@ -2,7 +2,9 @@
 
 mod aliases;
 mod kind;
+mod line_breaks;
 mod lists;
+mod merge_keys;
 mod node_problem;
 mod object;
 mod octal;
@@ -135,12 +137,12 @@ impl Documents {
             return self.problems.push(problem("has no kind: write for example `kind: Secret`".into()));
         }
         match DocumentKind::of(api_version, kind) {
-            DocumentKind::Ours(read) => match identity(&value, origin.namespace) {
-                Ok((key, problems)) => {
+            DocumentKind::Ours(read) => match identity(&value, origin.namespace, is_ours(api_version, kind)) {
+                Ok(key) => {
                     let is_template = is_template(&value);
                     let without_value =
                         if is_ours(api_version, kind) { schema::fields_without_value(&value) } else { Vec::new() };
-                    let Read { object, remarks } = read(value, problems);
+                    let Read { object, remarks } = read(value);
                     let kind = object.kind();
                     let remark = |remark: String| problem(format!("{kind} {key}: {remark}")).of_object(kind, &key);
                     self.remarks.extend(remarks.into_iter().map(remark));
@@ -162,6 +164,9 @@ impl Documents {
         }
     }
 }
+
+/// The maximum length of the name of a load balancer, so that derived names fit into 63 characters.
+const MAX_LOAD_BALANCER_NAME: usize = 52;
 
 /// The source of documents.
 struct Origin<'a> {
@@ -209,8 +214,9 @@ fn is_template(document: &Value) -> bool {
     document.get("sops").is_some() || has_replaced
 }
 
-/// The object's key and the problems of its metadata, or the reason why it has no key.
-fn identity(document: &Value, namespace: &str) -> Result<(ObjectKey, Vec<String>), String> {
+/// The object's key, or the reason why it has none. An object with an invalid name has none: it may be one that is served
+/// and whose name is being edited.
+fn identity(document: &Value, namespace: &str, is_load_balancer: bool) -> Result<ObjectKey, String> {
     let metadata = &document["metadata"];
     let text = |field: &str| match &metadata[field] {
         Value::Null => Ok(None),
@@ -222,21 +228,17 @@ fn identity(document: &Value, namespace: &str) -> Result<(ObjectKey, Vec<String>
     };
     let name = text("name")?.ok_or("has no name: write `metadata:` with `name:` below it")?;
     let namespace = text("namespace")?.unwrap_or(namespace);
-    // The name appears in many messages, and it is remembered.
-    for (field, text) in [("name", name), ("namespace", namespace)] {
-        if text.len() > MAX_NAME {
+    let longest = if is_load_balancer { MAX_LOAD_BALANCER_NAME } else { MAX_NAME };
+    for (field, text, longest) in [("name", name, longest), ("namespace", namespace, MAX_NAME)] {
+        if text.len() > longest {
             let length = text.len();
-            return Err(format!("has a metadata.{field} of {length} bytes: write at most {MAX_NAME}"));
+            return Err(format!("has a metadata.{field} of {length} bytes: write at most {longest}"));
         }
     }
-    let mut problems = Vec::new();
-    if let Err(problem) = name.parse::<ObjectName>() {
-        problems.push(format!("metadata.name: {problem}"));
-    }
-    if let Err(problem) = namespace.parse::<Name>() {
-        problems.push(format!("metadata.namespace: {problem}"));
-    }
-    Ok((ObjectKey::new(namespace, name), problems))
+    let invalid = |field: &str, problem: String| format!("has an invalid metadata.{field}: {problem}");
+    name.parse::<ObjectName>().map_err(|problem| invalid("name", problem))?;
+    namespace.parse::<Name>().map_err(|problem| invalid("namespace", problem))?;
+    Ok(ObjectKey::new(namespace, name))
 }
 
 fn plain(value: &Value) -> String {

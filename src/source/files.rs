@@ -360,11 +360,14 @@ pub fn decoded(mut bytes: Vec<u8>) -> Result<String, String> {
 
     let line_at = |bytes: &[u8], at: usize| 1 + bytes[..at].iter().filter(|byte| **byte == b'\n').count();
     if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
-        return Err("is text in UTF-16: save it as UTF-8".into());
+        return Err("is text in UTF-16 or UTF-32: save it as UTF-8".into());
+    }
+    if bytes.starts_with(b"\x1f\x8b") {
+        return Err("is compressed (gzip): decompress it".into());
     }
     if let Some(at) = bytes.iter().position(|byte| *byte == 0) {
         return Err(format!(
-            "has a NUL byte at line {}, and is probably UTF-16: save it as UTF-8",
+            "has a NUL byte at line {}, and is probably UTF-16 or UTF-32: save it as UTF-8",
             line_at(&bytes, at)
         ));
     }

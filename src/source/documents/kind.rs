@@ -13,8 +13,8 @@ use crate::{
 
 /// The kind of a document by its `apiVersion` and `kind`.
 pub enum DocumentKind {
-    /// The function that reads the object. It also gets the problems of the metadata.
-    Ours(fn(Value, Vec<String>) -> Read),
+    /// The function that reads the object.
+    Ours(fn(Value) -> Read),
     Mistyped(String),
     Other,
 }
@@ -26,20 +26,16 @@ pub const KUBERNETES: [(&str, &str); 4] =
 impl DocumentKind {
     pub fn of(api_version: &str, kind: &str) -> Self {
         match (api_version, kind) {
-            ("v1", "Secret") => Self::Ours(|value, problems| Read::of(value, problems, secret, Object::Secret)),
-            ("v1", "ConfigMap") => {
-                Self::Ours(|value, problems| Read::of(value, problems, schema::config_map, Object::ConfigMap))
-            }
-            ("v1", "Service") => {
-                Self::Ours(|value, problems| Read::of(value, problems, schema::service, Object::Service))
-            }
+            ("v1", "Secret") => Self::Ours(|value| Read::of(value, secret, Object::Secret)),
+            ("v1", "ConfigMap") => Self::Ours(|value| Read::of(value, schema::config_map, Object::ConfigMap)),
+            ("v1", "Service") => Self::Ours(|value| Read::of(value, schema::service, Object::Service)),
             ("discovery.k8s.io/v1", "EndpointSlice") => {
-                Self::Ours(|value, problems| Read::of(value, problems, schema::endpoint_slice, Object::EndpointSlice))
+                Self::Ours(|value| Read::of(value, schema::endpoint_slice, Object::EndpointSlice))
             }
             // Applies to any version and kind: an object whose kind was mistyped in an edit has not been deleted.
-            _ if is_ours(api_version, kind) => Self::Ours(|value, problems| {
+            _ if is_ours(api_version, kind) => Self::Ours(|value| {
                 let read = |value| load_balancer(value).map(Checked::without_remarks);
-                Read::of(value, problems, read, Object::LoadBalancer)
+                Read::of(value, read, Object::LoadBalancer)
             }),
             ("", "") => Self::Mistyped(format!(
                 "is not a Kubernetes object: start it with `apiVersion: {GROUP}/{VERSION}` and `kind: {KIND}`"
@@ -89,25 +85,15 @@ pub struct Read {
 impl Read {
     fn of<T>(
         value: Value,
-        mut problems: Vec<String>,
         read: impl FnOnce(Value) -> Result<Checked<T>, Vec<String>>,
         object: fn(ReadResult<T>) -> Object,
     ) -> Self {
         match read(value) {
-            Ok(Checked { object: read, remarks }) if problems.is_empty() => {
-                Self { object: object(Ok(Arc::new(read))), remarks }
-            }
-            Ok(Checked { remarks, .. }) => Self { object: object(Err(problems)), remarks },
-            Err(more) => {
-                problems.extend(more);
-                Self { object: object(Err(problems)), remarks: Vec::new() }
-            }
+            Ok(Checked { object: read, remarks }) => Self { object: object(Ok(Arc::new(read))), remarks },
+            Err(problems) => Self { object: object(Err(problems)), remarks: Vec::new() },
         }
     }
 }
-
-/// The maximum length of a name, so that derived names fit into 63 characters.
-const MAX_NAME: usize = 52;
 
 fn load_balancer(mut value: Value) -> Result<TcpLoadBalancerSpec, Vec<String>> {
     let mut problems = Vec::new();
@@ -117,10 +103,6 @@ fn load_balancer(mut value: Value) -> Result<TcpLoadBalancerSpec, Vec<String>> {
         if value[field] != *wanted {
             problems.push(format!("{field}: must be {wanted}: write `{field}: {wanted}`"));
         }
-    }
-    let length = value["metadata"]["name"].as_str().map_or(0, str::len);
-    if length > MAX_NAME {
-        problems.push(format!("metadata.name: has {length} characters: write at most {MAX_NAME}"));
     }
     let metadata = schema::metadata(&value["metadata"]);
     if !metadata.is_empty() {

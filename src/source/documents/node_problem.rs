@@ -14,3 +14,10 @@ impl NodeProblem {
         Self { line: start.line() as u64, column: start.col() as u64 + 1, sentence }
     }
 }
+
+/// A node whose meaning depends on the program that reads it.
+pub struct RefusedNode {
+    pub problem: NodeProblem,
+    /// True if it may decide a document's `apiVersion` or `kind`, so that the kind is not known.
+    pub of_kind: bool,
+}

@@ -8,7 +8,9 @@ use serde_saphyr::{Spanned, budget::BudgetBreach};
 use super::{
     aliases::AliasBudget,
     kind::DocumentKind,
+    line_breaks,
     lists::{self, ListKind},
+    merge_keys,
     node_problem::NodeProblem,
     octal, tags,
     unique::Unique,
@@ -63,13 +65,17 @@ fn yaml_from(lines_before: u64, text: &str, budget: &mut AliasBudget) -> Result<
         let line = lines_before + line;
         SyntaxError { message: format!("line {line}, column {column}: {sentence}"), line: Some(line) }
     };
-    let values = budget.spend(text).map_err(at_node);
+    let expansion = budget.spend(text);
+    // The check of merge keys follows aliases.
+    let merges = || expansion.as_ref().map_or(Ok(()), |()| merge_keys::check(text));
+    let checked = tags::check(text).and_then(|()| line_breaks::check(text)).and_then(|()| merges());
+    let values = expansion.map_err(at_node);
     let values = values.and_then(|()| yaml_values(text, false).map_err(|error| syntax_error(lines_before, error)));
-    let documents = match (tags::check(text), values) {
+    let documents = match (checked, values) {
         (Ok(()), values) => values?,
-        // Other tools know the tags in objects of their kinds, which are skipped.
-        (Err(tag), Ok(documents)) if !tag.of_kind && are_of_other_kinds(&documents) => documents,
-        (Err(tag), _) => return Err(at_node(tag.problem)),
+        // Other tools have rules of their own for objects of their kinds, which are skipped.
+        (Err(refused), Ok(documents)) if !refused.of_kind && are_of_other_kinds(&documents) => documents,
+        (Err(refused), _) => return Err(at_node(refused.problem)),
     };
     let octal = octal::are_possible(text).then(|| yaml_values(text, true).ok()).flatten();
     let part = |(index, document): (usize, Spanned<Unique>)| {

@@ -2,20 +2,13 @@
 
 use serde_saphyr::granit_parser::{Event, Parser};
 
-use super::node_problem::NodeProblem;
-
-/// A tag that is refused.
-pub struct RefusedTag {
-    pub problem: NodeProblem,
-    /// True if it is the tag of a document's `apiVersion` or `kind`, so that the kind is not known.
-    pub of_kind: bool,
-}
+use super::node_problem::{NodeProblem, RefusedNode};
 
 /// # Errors
 /// If a node has a tag that is not of the core schema of YAML 1.2 (section 10.3), or is tagged as null and is not null:
 /// the first such tag, but preferably that of a document's kind. The reader of the values refuses values that do not
 /// match the other tags. Messages do not quote the text.
-pub fn check(text: &str) -> Result<(), RefusedTag> {
+pub fn check(text: &str) -> Result<(), RefusedNode> {
     // Most texts have no tag.
     if !text.contains('!') {
         return Ok(());
@@ -27,9 +20,9 @@ pub fn check(text: &str) -> Result<(), RefusedTag> {
         if let Some(sentence) = refusal(&event) {
             let problem = NodeProblem::at(span.tag_start.unwrap_or(span.start), sentence.into());
             if follows_kind {
-                return Err(RefusedTag { problem, of_kind: true });
+                return Err(RefusedNode { problem, of_kind: true });
             }
-            first = first.and(Err(RefusedTag { problem, of_kind: false }));
+            first = first.and(Err(RefusedNode { problem, of_kind: false }));
         }
         follows_kind = depth == 1 && matches!(event.scalar(), Some(("apiVersion" | "kind", _)));
         match event {

@@ -120,10 +120,11 @@ items:
 
 #[test]
 fn json_is_read_from_files_called_so() {
-    let text = "\n{\"apiVersion\": \"v1\", \"kind\": \"Service\",\n\t\"metadata\": {\"name\": \"\\ud83d\\ude00\"}}\n\n{\"kind\": 1}";
+    let text = "\n{\"apiVersion\": \"v1\", \"kind\": \"Service\",\n\t\"metadata\": {\"name\": \"pg\", \"annotations\": {\"a\": \"\\ud83d\\ude00\"}}}\n\n{\"kind\": 1}";
     let documents = Documents::read(Path::new("a.json"), text, "default");
     assert_eq!(&*documents.objects[0].place, "a.json:2");
-    assert_eq!(&*documents.objects[0].key.name, "😀");
+    let Object::Service(Ok(service)) = &documents.objects[0].object else { panic!("{documents:?}") };
+    assert_eq!(service.metadata.annotations.as_ref().unwrap()["a"], "😀");
     assert!(documents.problems[0].starts_with("a.json:5: is not a Kubernetes object"), "{documents:?}");
     let problem = problem("a.json", "{\"a\": [1}");
     assert!(problem.starts_with("a.json: is not JSON: ") && problem.contains("line 1 column 9"), "{problem}");
@@ -257,13 +258,18 @@ fn a_mistyped_load_balancer_is_still_that_load_balancer() {
 
 #[test]
 fn names_are_held_to_kubernetes_rules() {
-    let named =
-        |name: &str| objects_of(&read(&LOAD_BALANCER.replace("name: pg", &format!("name: {name}")))).remove(0).1;
-    assert!(named(&"x".repeat(52)).is_empty());
-    assert_eq!(named(&"x".repeat(53)), ["metadata.name: has 53 characters: write at most 52"]);
-    assert!(named("Data_Base")[0].starts_with("metadata.name: `Data_Base` is not an object name"));
-    let elsewhere = objects_of(&read(&LOAD_BALANCER.replace("shop", "a.b")));
-    assert!(elsewhere[0].1[0].starts_with("metadata.namespace: `a.b` is not a name"), "{elsewhere:?}");
+    let named = |name: &str| LOAD_BALANCER.replace("name: pg", &format!("name: {name}"));
+    assert!(objects_of(&read(&named(&"x".repeat(52))))[0].1.is_empty());
+    let secret = format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: {}}}", "x".repeat(253));
+    assert!(objects_of(&read(&secret))[0].1.is_empty());
+    for (text, sentence) in [
+        (named(&"x".repeat(53)), "TcpLoadBalancer has a metadata.name of 53 bytes: write at most 52"),
+        (named("Data_Base"), "TcpLoadBalancer has an invalid metadata.name: `Data_Base` is not an object name: write"),
+        (named("pg").replace("shop", "a.b"), "TcpLoadBalancer has an invalid metadata.namespace: `a.b` is not a name"),
+    ] {
+        let message = problem("a.yaml", &text);
+        assert!(message.contains(sentence), "{message}");
+    }
 }
 
 #[test]

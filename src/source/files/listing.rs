@@ -12,7 +12,8 @@ use crate::source::{file_watch::is_manifest, problem::FileProblem};
 /// The time for which a file may be missing while it is replaced.
 pub const REPLACE_DELAY: Duration = Duration::from_millis(100);
 
-/// The files to read, in order and without duplicates. Entries of folders are included only if they are regular files.
+/// The files to read, in order and without duplicates. Entries of folders are read only if they are regular
+/// files.
 #[derive(Default)]
 pub struct Listing {
     pub files: Vec<Listed>,
@@ -44,7 +45,7 @@ pub enum FileOrigin {
     /// A named path, or a link in a folder.
     #[default]
     ByPath,
-    /// The path cannot be listed. Only the remembered content is used.
+    /// The path cannot be listed, or is not a file. Only the remembered content is used.
     Gone,
 }
 
@@ -71,12 +72,17 @@ impl Listing {
             match fs::metadata(path).and_then(|metadata| metadata.is_dir().then(|| manifests(path)).transpose()) {
                 Ok(None) => listing.add(path.clone(), FileOrigin::ByPath, None),
                 Ok(Some(files)) => {
-                    if files.is_empty() {
+                    if files.iter().all(|(_, found)| *found == FileOrigin::Gone) {
                         let message = format!("{}: has no *.yaml, *.yml or *.json file", path.display());
                         listing.problems.push(FileProblem::of_file(path, message));
                     }
                     let folder = fs::canonicalize(path).ok();
-                    files.into_iter().for_each(|(file, found)| listing.add(file, found, folder.as_deref()));
+                    for (file, found) in files {
+                        match found {
+                            FileOrigin::Gone => listing.add_replaced(file, remembered.clone()),
+                            _ => listing.add(file, found, folder.as_deref()),
+                        }
+                    }
                 }
                 Err(error) => {
                     let why = format!("{}: {}", path.display(), io_message(&error));
@@ -94,6 +100,22 @@ impl Listing {
         listing
     }
 
+    /// Adds a path in a folder that has become something else than a file, or always was.
+    fn add_replaced<'a>(&mut self, file: PathBuf, mut remembered: impl Iterator<Item = &'a PathBuf>) {
+        let is_remembered = remembered.any(|known| *known == file);
+        // Subfolders may have any name.
+        if !is_remembered && file.is_dir() {
+            return;
+        }
+        let stays = if is_remembered { STAYS } else { "" };
+        let message =
+            format!("{}: is not a regular file: move it out of the folder of manifests{stays}", file.display());
+        self.problems.push(FileProblem::of_file(&file, message));
+        if is_remembered {
+            self.add(file, FileOrigin::Gone, None);
+        }
+    }
+
     /// Adds a file, unless it is already listed under any name. For regular files in a folder, resolving the folder's
     /// path is sufficient.
     fn add(&mut self, file: PathBuf, found: FileOrigin, folder: Option<&Path>) {
@@ -106,6 +128,7 @@ impl Listing {
     }
 }
 
+/// The entries of a folder that are named like manifests.
 fn manifests(folder: &Path) -> io::Result<Vec<(PathBuf, FileOrigin)>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -117,9 +140,13 @@ fn manifests(folder: &Path) -> io::Result<Vec<(PathBuf, FileOrigin)>> {
         let itself = entry.file_type().is_ok_and(|kind| kind.is_file());
         // Reading a pipe or a device in a folder might never end. Files without metadata are reported when they are
         // read.
-        if itself || fs::metadata(&file).map_or(true, |metadata| metadata.is_file()) {
-            files.push((file, if itself { FileOrigin::InFolder } else { FileOrigin::ByPath }));
-        }
+        let is_readable = itself || fs::metadata(&file).map_or(true, |metadata| metadata.is_file());
+        let found = match (itself, is_readable) {
+            (true, _) => FileOrigin::InFolder,
+            (false, true) => FileOrigin::ByPath,
+            (false, false) => FileOrigin::Gone,
+        };
+        files.push((file, found));
     }
     files.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
     Ok(files)

@@ -1,7 +1,10 @@
 mod absent_values;
 mod duplicates;
 
-use std::{io, os::unix::fs::symlink};
+use std::{
+    io,
+    os::unix::{fs::symlink, net::UnixListener},
+};
 
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -198,6 +201,40 @@ fn a_broken_document_keeps_the_objects_it_may_declare() {
     folder.write("a.yaml", lb("a", 3) + &lb("c", 4));
     let world = folder.read();
     assert_eq!((served(&world, "b"), world.secrets.len()), (None, 0));
+}
+
+#[test]
+fn a_manifest_that_something_else_replaces_keeps_what_it_declared() {
+    let mut folder = Folder::new();
+    folder.write("a.yaml", lb("a", 1)).write("b.yaml", lb("b", 2)).read();
+    fs::remove_file(folder.path("a.yaml")).unwrap();
+    fs::create_dir(folder.path("a.yaml")).unwrap();
+    let _socket = UnixListener::bind(folder.path("new.yaml")).unwrap();
+    for _ in 0..2 {
+        let world = folder.read();
+        assert_kept(&world, "a", 1, "a.yaml cannot be read completely");
+        assert_eq!((served(&world, "b"), world.problems.len()), (good(2), 2));
+        let sentence = "is not a regular file: move it out of the folder of manifests";
+        assert_says(&world, &format!("a.yaml: {sentence}; the previous content stays in use"));
+        assert!(world.problems[1].ends_with(&format!("new.yaml: {sentence}")), "{:?}", world.problems);
+    }
+    fs::remove_dir(folder.path("a.yaml")).unwrap();
+    fs::remove_file(folder.path("new.yaml")).unwrap();
+    let world = folder.read();
+    assert_eq!((served(&world, "a"), world.problems.len()), (None, 0));
+}
+
+#[test]
+fn an_object_whose_name_became_invalid_stays() {
+    let mut folder = Folder::new();
+    folder.write("a.yaml", lb("a", 1) + &lb("b", 2)).read();
+    for name in ["A_1", "7", &"a".repeat(53)] {
+        folder.write("a.yaml", lb(name, 3) + &lb("b", 4));
+        let world = folder.read();
+        assert_kept(&world, "a", 1, "a.yaml cannot be read completely");
+        assert_eq!((served(&world, "b"), world.load_balancers.len()), (good(4), 2), "{name}");
+        assert_says(&world, "; the previous content stays in use");
+    }
 }
 
 #[test]
@@ -462,9 +499,13 @@ fn a_text_in_another_encoding_is_reported_and_keeps_its_objects() {
     let text = lb("a", 1);
     let utf_16 = |mark: &[u8]| mark.iter().copied().chain(text.encode_utf16().flat_map(u16::to_le_bytes)).collect();
     let latin_1 = [text.as_bytes(), b"# Gesch\xe4ft\n"].concat();
-    let wrong: [(Vec<u8>, &str); 4] = [
-        (utf_16(b"\xff\xfe"), "a.yaml: is text in UTF-16: save it as UTF-8; the previous content stays in use"),
-        (utf_16(b""), "a.yaml: has a NUL byte at line 1, and is probably UTF-16: save it as UTF-8"),
+    let wrong: [(Vec<u8>, &str); 5] = [
+        (
+            utf_16(b"\xff\xfe"),
+            "a.yaml: is text in UTF-16 or UTF-32: save it as UTF-8; the previous content stays in use",
+        ),
+        (utf_16(b""), "a.yaml: has a NUL byte at line 1, and is probably UTF-16 or UTF-32: save it as UTF-8"),
+        (b"\x1f\x8b\x08\0\0".to_vec(), "a.yaml: is compressed (gzip): decompress it; the previous content stays"),
         (latin_1, "a.yaml: is not text in UTF-8, from line 6 on: save it as UTF-8"),
         (format!("{text}\u{feff}{}", lb("b", 2)).into(), "a.yaml: has a byte order mark within the text, at line 6"),
     ];
