@@ -33,13 +33,10 @@ pub enum Manifests {
     Cluster,
 }
 
-/// The minimum limit: the process itself needs about half of it.
-const FEWEST: usize = 64;
-
 /// Raises the limit to the maximum for this process, and divides it for `workers` workers.
 ///
 /// # Errors
-/// If the limit is below [`FEWEST`].
+/// If the limit leaves nothing for clients.
 pub fn raise_limit(workers: usize, manifests: Manifests) -> anyhow::Result<Budget> {
     let limit = getrlimit(Resource::Nofile);
     // A higher limit is never useful, and some kernels report "unlimited" as a number that is unsuitable for
@@ -47,12 +44,18 @@ pub fn raise_limit(workers: usize, manifests: Manifests) -> anyhow::Result<Budge
     let most = limit.maximum.unwrap_or(u64::MAX).min(4 << 20);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum: limit.maximum });
     let limit = if raised.is_ok() { most } else { limit.current.unwrap_or(most) } as usize;
+    let least = used_by_process(workers);
     ensure!(
-        limit >= FEWEST,
-        "the limit of open files is {limit}, which is too low: set it to at least {FEWEST} (ulimit -n), plus two for \
-         each client"
+        limit >= least,
+        "the limit of open files is {limit}, which is too low for {workers} workers: raise it to at least {least}, and \
+         two more for each client (ulimit -n), or lower --workers"
     );
     Ok(Budget::of(limit, workers, manifests))
+}
+
+/// The descriptors for event loops, files, DNS and the log.
+fn used_by_process(workers: usize) -> usize {
+    64 + 8 * workers
 }
 
 /// The maximum number of pipes of all workers, unless there are more workers. Each pipe has up to 1 MiB; together they
@@ -76,7 +79,7 @@ impl Budget {
             Manifests::Files => 0,
             Manifests::Cluster => sixteenth,
         };
-        let fixed = (64 + 8 * workers).min(limit / 6);
+        let fixed = used_by_process(workers).min(limit / 6);
         let taken = fixed + 2 * pipes * workers + sixteenth + probes + cancels + admin + spare + watches;
         let spare_from = RawFd::try_from(limit - spare).unwrap_or(RawFd::MAX);
         Self {

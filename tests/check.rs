@@ -20,7 +20,7 @@ fn check(arguments: &[&str], input: &str) -> (i32, String, String) {
     run(check_command().args(arguments), input)
 }
 
-const NOTHING_CHECKED: &str = "warning: no TcpLoadBalancer found, so nothing was checked: name files that have one";
+const NO_LOAD_BALANCER: &str = "warning: no TcpLoadBalancer found: name files that have one";
 
 fn check_command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tcplb"));
@@ -132,7 +132,7 @@ fn the_first_manifest_of_the_readme_is_accepted() {
 #[test]
 fn standard_input_is_text_in_utf_8_with_or_without_a_byte_order_mark() {
     let json = format!("\u{feff}{}", json!({"apiVersion": "v1", "kind": "List", "items": []}));
-    assert_eq!(check(&["-"], &json), (0, format!("{NOTHING_CHECKED}\n"), String::new()));
+    assert_eq!(check(&["-"], &json), (0, format!("{NO_LOAD_BALANCER}\n"), String::new()));
     let (code, told, _) = check(&["-"], &format!("\u{feff}{}", first_manifest()));
     assert!(code == 0 && told.starts_with("default/first (standard input): accepted"), "{told}");
     for (input, sentence) in [
@@ -564,12 +564,13 @@ fn fields_without_a_value_are_warned_about() {
 fn a_check_of_nothing_does_not_pass_unnoticed() {
     let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\n";
     for input in [secret, "# no document\n", "---\n"] {
-        assert_eq!(check(&["-"], input), (0, format!("{NOTHING_CHECKED}\n"), String::new()), "{input:?}");
+        assert_eq!(check(&["-"], input), (0, format!("{NO_LOAD_BALANCER}\n"), String::new()), "{input:?}");
         let (code, told, _) = check(&["--strict", "-"], input);
-        assert!(code == 1 && told.starts_with(NOTHING_CHECKED), "{input:?}: {told}");
+        assert!(code == 1 && told.starts_with(NO_LOAD_BALANCER), "{input:?}: {told}");
         let (_, told, _) = check(&["-o", "json", "-"], input);
         let report: Value = serde_json::from_str(&told).unwrap();
         assert_eq!((&report["warnings"], &report["passed"]), (&json!(1), &json!(true)), "{input:?}");
+        assert_eq!(report["notes"], json!([NO_LOAD_BALANCER.strip_prefix("warning: ").unwrap()]), "{input:?}");
         let (_, told, _) = check(&["-o", "github", "-"], input);
         assert!(told.starts_with("::warning ::no TcpLoadBalancer found"), "{told}");
     }

@@ -98,11 +98,12 @@ fn refusal(hosts: &AllowedHosts, request: &Request) -> Option<Response> {
 /// False for an authority with other parts: user information, or text between the host and the port.
 fn is_host_and_port(authority: &Authority) -> bool {
     let rest = authority.as_str().strip_prefix(authority.host());
-    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(':') && authority.port_u16().is_some())
+    // RFC 3986 permits an empty port.
+    rest.is_some_and(|rest| rest.is_empty() || rest == ":" || rest.starts_with(':') && authority.port_u16().is_some())
 }
 
 fn malformed() -> Response {
-    (StatusCode::BAD_REQUEST, "the Host header is not a host name with an optional port\n").into_response()
+    (StatusCode::BAD_REQUEST, "the Host header is not a host with an optional port\n").into_response()
 }
 
 fn misdirected(host: &str) -> Response {

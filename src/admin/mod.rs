@@ -153,8 +153,7 @@ fn limit_unread(stream: &TcpStream) {
 
 fn http() -> http1::Builder {
     let mut http = http1::Builder::new();
-    // Some clients (`nc -N`) close their direction after the request.
-    http.timer(TokioTimer::new()).header_read_timeout(SILENCE).max_buf_size(MAX_HEAD).half_close(true);
+    http.timer(TokioTimer::new()).header_read_timeout(SILENCE).max_buf_size(MAX_HEAD);
     http
 }
 

@@ -10,9 +10,9 @@ use crate::model::SourcePrefix;
 
 /// The open connections to the admin pages.
 ///
-/// Every connection is accepted at once, because a probe that waits too long fails and ends the process. At the limit,
-/// the client with the most connections loses its oldest one, so that no client can exclude others by holding many
-/// connections.
+/// No connection waits for another one to end, because a probe that waits too long fails and ends the process. At the
+/// limit, the client with the most connections loses its oldest one, so that no client can exclude others by holding
+/// many connections.
 #[derive(Clone)]
 pub struct Visitors {
     /// The maximum number of connections.

@@ -296,7 +296,10 @@ impl FromStr for Name {
         if text.len() <= 63 && is_dns_label(text) {
             Ok(Self(text.to_owned()))
         } else {
-            Err(format!("`{text}` is not a name: write at most 63 lower-case letters, digits and dashes"))
+            {
+                let text = without_credentials(text);
+                Err(format!("`{text}` is not a name: write at most 63 lower-case letters, digits and dashes"))
+            }
         }
     }
 }
@@ -329,7 +332,10 @@ impl FromStr for ObjectName {
         if is_dns_subdomain(text) {
             Ok(Self(text.to_owned()))
         } else {
-            Err(format!("`{text}` is not an object name: write lower-case letters, digits, dashes and dots"))
+            {
+                let text = without_credentials(text);
+                Err(format!("`{text}` is not an object name: write lower-case letters, digits, dashes and dots"))
+            }
         }
     }
 }
@@ -525,7 +531,10 @@ impl FromStr for IpAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is not an IP address: write for example 127.0.0.1, 192.0.2.7 or ::1");
+        let wrong = || {
+            let text = without_credentials(text);
+            format!("`{text}` is not an IP address: write for example 127.0.0.1, 192.0.2.7 or ::1")
+        };
         text.parse().map(Self).map_err(|_| ipv4_notation::<IpAddr>(text).unwrap_or_else(wrong))
     }
 }

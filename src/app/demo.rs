@@ -51,14 +51,14 @@ pub fn run(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
 }
 
 async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let budget = descriptors::raise_limit(workers, descriptors::Manifests::Files)?;
     let mut termination = TerminationSignals::catch()?;
     let stop = CancellationToken::new();
     let backends = start_backends(&stop)?;
     let admin =
         bind_admin(AdminAddress::At(arguments.admin.socket_address()), None)?.context("the demo has admin pages")?;
     let address = SocketAddr::new(arguments.address, arguments.port);
-    let workers = std::thread::available_parallelism().map_or(1, usize::from);
-    let budget = descriptors::raise_limit(workers, descriptors::Manifests::Files)?;
     let (proxy, writer) = start_proxy(workers, budget)?;
     let state = configure(&proxy, address, &backends).await?;
     let page = admin_url(admin.local_addr()?);

@@ -17,7 +17,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use declarations::{FileDeclaration, FilesInUse, FoundObjects, STANDARD_INPUT, in_use};
+use declarations::{DeclarationsInUse, FileDeclaration, FoundObjects, STANDARD_INPUT, UsedDeclaration, in_use};
 use file_version::{FileVersion, is_local};
 use listing::{FileOrigin, KnownFile, Listed, Listing, REPLACE_DELAY, STAYS, io_message};
 use xxhash_rust::xxh3::xxh3_128;
@@ -57,7 +57,7 @@ pub struct Files {
     /// The files that can be read alone, by their paths without symbolic links.
     by_real_path: HashMap<PathBuf, KnownFile>,
     last: World,
-    in_use: FilesInUse,
+    in_use: DeclarationsInUse,
     unfinished: Unfinished,
     /// True if the latest reading had problems with files.
     incomplete: bool,
@@ -89,7 +89,7 @@ impl Files {
         let object = Object::LoadBalancer(schema::load_balancer(document).map(Arc::new));
         let key = ObjectKey::new(DEFAULT_NAMESPACE, "cli");
         // No file replaces it.
-        self.in_use.insert((KIND, key.clone()), None);
+        self.in_use.insert((KIND, key.clone()), UsedDeclaration::default());
         self.flags = Some(Document {
             place: COMMAND_LINE.into(),
             file: None,

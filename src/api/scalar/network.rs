@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::ipv4_notation::ipv4_notation;
+use super::{credentials::without_credentials, ipv4_notation::ipv4_notation};
 
 /// A network (`10.0.0.0/8`) or a single address, in one spelling: no bits after the prefix, no leading zeros. An
 /// IPv4-mapped network (`::ffff:10.0.0.0/104`) becomes the IPv4 network that it maps.
@@ -17,7 +17,7 @@ impl FromStr for Network {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is {NOT_A_NETWORK}");
+        let wrong = || format!("`{}` is {NOT_A_NETWORK}", without_credentials(text));
         let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
         let notation = || ipv4_notation::<Self>(text).or_else(|| leading_zeros(text));
         let address: IpAddr = address.parse().map_err(|_| notation().unwrap_or_else(wrong))?;

@@ -16,7 +16,7 @@ use crate::{
 /// The maximum length of a line with text from outside, in bytes.
 const MAX_TEXT: usize = 8 << 10;
 
-const NOTHING_CHECKED: &str = "no TcpLoadBalancer found, so nothing was checked: name files that have one";
+const NO_LOAD_BALANCER: &str = "no TcpLoadBalancer found: name files that have one";
 
 /// The findings of a check.
 #[derive(Default)]
@@ -98,7 +98,7 @@ impl CheckReport {
         is_refused || strict && has_doubts
     }
 
-    /// True if nothing was checked: the files may be the wrong ones.
+    /// True if there is nothing to check: the files may be the wrong ones.
     fn is_empty(&self) -> bool {
         self.entries.is_empty() && self.problems.is_empty()
     }
@@ -125,7 +125,7 @@ impl CheckReport {
             let _ = writeln!(text, "error: {}", printable(problem, MAX_TEXT));
         }
         if self.is_empty() {
-            let _ = writeln!(text, "warning: {NOTHING_CHECKED}");
+            let _ = writeln!(text, "warning: {NO_LOAD_BALANCER}");
         }
         match self.passed_over {
             0 => {}
@@ -150,6 +150,7 @@ impl CheckReport {
             "passedOver": self.passed_over,
             "loadBalancers": self.entries.iter().map(entry_json).collect::<Vec<_>>(),
             "problems": self.problems.iter().map(|problem| &**problem).collect::<Vec<_>>(),
+            "notes": if self.is_empty() { vec![NO_LOAD_BALANCER] } else { Vec::new() },
         })
     }
 
@@ -167,7 +168,7 @@ impl CheckReport {
             text += &annotation(Level::Error, problem.file.as_deref(), problem.line, None, &message);
         }
         if self.is_empty() {
-            text += &annotation(Level::Warning, None, None, None, NOTHING_CHECKED);
+            text += &annotation(Level::Warning, None, None, None, NO_LOAD_BALANCER);
         }
         text
     }

@@ -54,7 +54,7 @@ enum Next {
 
 #[derive(Clone)]
 enum Node {
-    Scalar,
+    Scalar(Rc<str>),
     Mapping(MappingKeys),
     /// The keys of the mappings in a sequence.
     Sequence(MappingKeys),
@@ -80,7 +80,7 @@ impl Merges {
                 node
             }
             Event::Scalar(text, style, _, tag) => {
-                self.anchored.extend(anchor.map(|anchor| (anchor, Node::Scalar)));
+                self.anchored.extend(anchor.map(|anchor| (anchor, Node::Scalar((*text).into()))));
                 if let Some(mapping @ Collection { next: Next::Key, .. }) = self.open.last_mut() {
                     // The reader of the values refuses other tags.
                     let is_merge = text == "<<" && (style == ScalarStyle::Plain || tag.is_some());
@@ -90,9 +90,13 @@ impl Merges {
                     }
                     return Ok(());
                 }
-                Node::Scalar
+                Node::Scalar((*text).into())
             }
-            Event::Alias(anchor) => self.anchored.get(&anchor).cloned().unwrap_or(Node::Scalar),
+            Event::Alias(anchor) => match self.anchored.get(&anchor) {
+                Some(node) => node.clone(),
+                // The reader of the values refuses an alias without an anchor.
+                None => return Ok(()),
+            },
             _ => return Ok(()),
         };
         self.add(node)
@@ -106,7 +110,12 @@ impl Merges {
             (Next::Item, Node::Mapping(keys)) => collection.keys.extend(keys.iter().cloned()),
             (Next::Item, _) => {}
             // An alias or a collection.
-            (Next::Key, _) => collection.next = Next::Value,
+            (Next::Key, key) => {
+                if let Node::Scalar(text) = key {
+                    collection.keys.insert(text.as_ref().into());
+                }
+                collection.next = Next::Value;
+            }
             (Next::Merged(at), Node::Mapping(keys) | Node::Sequence(keys)) => {
                 collection.merge(*at, &keys, is_document)?;
                 collection.next = Next::Key;
@@ -123,7 +132,7 @@ impl Collection {
         if repeated.peek().is_some() {
             let of_kind = is_document && repeated.any(|key| key == "apiVersion" || key == "kind");
             let sentence = "`<<` merges a key that is also written above it, so that its value depends on the program \
-                            that reads the file: write `<<` above all other keys, or remove one of the two values";
+                            that reads the file: write one `<<` above all other keys (`<<: [*a, *b]` for several), or remove one of the two values";
             return Err(RefusedNode { problem: NodeProblem::at(at, sentence.into()), of_kind });
         }
         self.keys.extend(merged.iter().cloned());
@@ -152,6 +161,7 @@ mod tests {
             "a: [&a {x: 1}, &b {<<: *a}]\nb: {y: 2,\n  x: 2,\n  <<: *b}\n",
             "a: &a [{y: 1}, {x: 1}]\nb: {y: 2,\n  x: 2, <<: *a}\n",
             "a: &a {metadata: {}}\nb: 1\n\n<<: *a",
+            "a: {x: &k x}\nb: {*k : 2, <<: {x: 1}}\n",
         ] {
             let documents = read(spec);
             assert_eq!((documents.objects.len(), documents.problems.len()), (0, 1), "{spec}: {documents:?}");

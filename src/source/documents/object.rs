@@ -66,12 +66,18 @@ impl Object {
     }
 
     pub fn is_valid(&self) -> bool {
+        self.problems().is_empty()
+    }
+
+    /// The reasons why it cannot be read.
+    pub fn problems(&self) -> &[String] {
         match self {
-            Self::LoadBalancer(read) => read.is_ok(),
-            Self::Secret(read) => read.is_ok(),
-            Self::ConfigMap(read) => read.is_ok(),
-            Self::Service(read) => read.is_ok(),
-            Self::EndpointSlice(read) => read.is_ok(),
+            Self::LoadBalancer(Err(problems))
+            | Self::Secret(Err(problems))
+            | Self::ConfigMap(Err(problems))
+            | Self::Service(Err(problems))
+            | Self::EndpointSlice(Err(problems)) => problems,
+            _ => &[],
         }
     }
 }

@@ -25,8 +25,31 @@ use crate::{
 /// The origin of documents from standard input.
 pub(super) const STANDARD_INPUT: &str = "standard input";
 
-/// The file of the declaration in use, for each object by kind and key. `None`: it comes from no file.
-pub(super) type FilesInUse = HashMap<(&'static str, ObjectKey), Option<Arc<str>>>;
+/// The declaration in use for each object, by kind and key.
+pub(super) type DeclarationsInUse = HashMap<(&'static str, ObjectKey), UsedDeclaration>;
+
+/// A declaration among several of the same object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct UsedDeclaration {
+    /// `None`: it comes from no file.
+    file: Option<Arc<str>>,
+    /// The number of declarations of the object before it in the file.
+    earlier: usize,
+}
+
+impl UsedDeclaration {
+    /// The places of all declarations.
+    fn all(declarations: &[FileDeclaration]) -> Vec<Self> {
+        let mut counts: HashMap<_, usize> = HashMap::new();
+        let mut places = Vec::with_capacity(declarations.len());
+        for FileDeclaration { document, .. } in declarations {
+            let count = counts.entry((document.identity(), document.file.as_ref())).or_default();
+            places.push(Self { file: document.file.clone(), earlier: *count });
+            *count += 1;
+        }
+        places
+    }
+}
 
 /// A document, and where it is from.
 #[derive(Clone, Copy)]
@@ -52,11 +75,11 @@ impl<'a> FileDeclaration<'a> {
         self.document.file.as_deref().unwrap_or(no_file)
     }
 
-    /// The precedence over other declarations of the same object; the smallest wins. The file that is used already comes
-    /// first, so that another file replaces nothing. Among the others, what certainly exists and is valid comes first.
-    fn rank(&self, before: &FilesInUse) -> (bool, bool, bool) {
+    /// The precedence over other declarations of the same object; the smallest wins. The one that is used already comes
+    /// first, so that others replace nothing. Among the others, what certainly exists and is valid comes first.
+    fn rank(&self, place: &UsedDeclaration, before: &DeclarationsInUse) -> (bool, bool, bool) {
         let (kind, key) = self.document.identity();
-        let is_used = before.get(&(kind, key.clone())).is_some_and(|file| *file == self.document.file);
+        let is_used = before.get(&(kind, key.clone())) == Some(place);
         (!is_used, !self.document.object.is_valid(), self.is_kept)
     }
 
@@ -68,17 +91,18 @@ impl<'a> FileDeclaration<'a> {
     }
 }
 
-/// The index of the declaration to use for each object. `before`: the files that have been used until now.
+/// The index of the declaration to use for each object. `before`: those that have been used until now.
 pub(super) fn in_use<'a>(
     declarations: &[FileDeclaration<'a>],
-    before: &FilesInUse,
+    before: &DeclarationsInUse,
 ) -> HashMap<(&'static str, &'a ObjectKey), usize> {
-    let mut in_use = HashMap::new();
+    let (mut in_use, places) = (HashMap::new(), UsedDeclaration::all(declarations));
     for (index, declaration) in declarations.iter().enumerate() {
         match in_use.entry(declaration.document.identity()) {
             Entry::Vacant(entry) => drop(entry.insert(index)),
             Entry::Occupied(mut entry) => {
-                if declaration.rank(before) < declarations[*entry.get()].rank(before) {
+                let rank = |index: usize| declarations[index].rank(&places[index], before);
+                if rank(index) < rank(*entry.get()) {
                     entry.insert(index);
                 }
             }
@@ -99,14 +123,14 @@ pub(super) struct FoundObjects {
 }
 
 impl FoundObjects {
-    /// The declared objects and their files. Problems of objects and superfluous declarations are added to `problems`.
-    /// `before`: the files that have been used until now, for the objects of `last`.
+    /// The declared objects and the declarations in use. Problems of objects and superfluous declarations are added to
+    /// `problems`. `before`: the declarations that have been used until now, for the objects of `last`.
     pub fn gather(
         declarations: &[FileDeclaration],
-        before: &FilesInUse,
+        before: &DeclarationsInUse,
         last: &World,
         problems: &mut Vec<FileProblem>,
-    ) -> (Self, FilesInUse) {
+    ) -> (Self, DeclarationsInUse) {
         let in_use = in_use(declarations, before);
         let mut found = Self::default();
         for (index, declaration) in declarations.iter().enumerate() {
@@ -116,19 +140,19 @@ impl FoundObjects {
                 found.declare(declaration, last, problems);
             } else {
                 let Document { place, key, object, .. } = document;
+                let errors = object.problems().iter().map(|problem| format!("; in this one, {problem}"));
                 let message = format!(
-                    "{place}: {} {key} is also declared at {}, which is used: remove one of them, or rename it",
+                    "{place}: {} {key} is also declared at {}, which is used: remove one of them, or rename it{}",
                     object.kind(),
-                    declarations[used].document.place
+                    declarations[used].document.place,
+                    errors.collect::<String>()
                 );
-                problems.push(about(document, message));
+                problems.push(about(document, limited(&message, MAX_SENTENCE).into_owned()));
             }
         }
-        let files = in_use.into_iter().map(|((kind, key), index)| {
-            let file = declarations[index].document.file.clone();
-            ((kind, key.clone()), file)
-        });
-        (found, files.collect())
+        let places = UsedDeclaration::all(declarations);
+        let in_use = in_use.into_iter().map(|((kind, key), index)| ((kind, key.clone()), places[index].clone()));
+        (found, in_use.collect())
     }
 
     fn declare(&mut self, declaration: &FileDeclaration, last: &World, problems: &mut Vec<FileProblem>) {

@@ -71,6 +71,9 @@ impl Listing {
         for path in paths {
             match fs::metadata(path).and_then(|metadata| metadata.is_dir().then(|| manifests(path)).transpose()) {
                 Ok(None) => listing.add(path.clone(), FileOrigin::ByPath, None),
+                Ok(Some(_)) if remembered.clone().any(|file| file == path) => {
+                    listing.add_replaced(path.clone(), remembered.clone());
+                }
                 Ok(Some(files)) => {
                     if files.iter().all(|(_, found)| *found == FileOrigin::Gone) {
                         let message = format!("{}: has no *.yaml, *.yml or *.json file", path.display());
@@ -108,8 +111,10 @@ impl Listing {
             return;
         }
         let stays = if is_remembered { STAYS } else { "" };
-        let message =
-            format!("{}: is not a regular file: move it out of the folder of manifests{stays}", file.display());
+        let message = format!(
+            "{}: is not a regular file: move it elsewhere, or write a manifest in its place{stays}",
+            file.display()
+        );
         self.problems.push(FileProblem::of_file(&file, message));
         if is_remembered {
             self.add(file, FileOrigin::Gone, None);

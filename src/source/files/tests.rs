@@ -214,7 +214,7 @@ fn a_manifest_that_something_else_replaces_keeps_what_it_declared() {
         let world = folder.read();
         assert_kept(&world, "a", 1, "a.yaml cannot be read completely");
         assert_eq!((served(&world, "b"), world.problems.len()), (good(2), 2));
-        let sentence = "is not a regular file: move it out of the folder of manifests";
+        let sentence = "is not a regular file: move it elsewhere, or write a manifest in its place";
         assert_says(&world, &format!("a.yaml: {sentence}; the previous content stays in use"));
         assert!(world.problems[1].ends_with(&format!("new.yaml: {sentence}")), "{:?}", world.problems);
     }

@@ -114,8 +114,8 @@ pub(super) fn refuse_impossible(
     let probed = |endpoint: &EndpointConfig| SocketAddr::new(endpoint.address().ip(), port.get());
     if let Some(address) = endpoints.iter().map(probed).find(|address| is_own_listener(*address, declaration)) {
         let message = format!(
-            "the health check probes {address}, which is this load balancer's own listener, so it passes whatever the \
-             state of the server: write the port of the server in healthCheck.active.port"
+            "the health check probes {address}, which is this load balancer's own listener, so it does not show the \
+             state of the server: write a port of the server in healthCheck.active.port"
         );
         path.warn(Reason::Invalid, message);
     }

@@ -58,3 +58,21 @@ fn a_declaration_that_is_added_does_not_replace_the_one_in_use() {
     assert_ne!(world.secrets, first.secrets);
     assert_eq!(world.problems, Vec::<String>::new());
 }
+
+#[test]
+fn a_mistake_in_the_declaration_in_use_does_not_make_another_one_of_its_file_used() {
+    let mut folder = Folder::new();
+    folder.write("a.yaml", lb("a", 1) + &lb("a", 2)).read();
+    let invalid = lb("a", 1).replace("spec: {", "spec: {unknown: 1, ");
+    folder.write("a.yaml", invalid.clone() + &lb("a", 2));
+    for _ in 0..2 {
+        assert_kept(&folder.read(), "a", 1, "unknown field");
+    }
+    folder.write("a.yaml", lb("a", 2));
+    assert_eq!(served(&folder.read(), "a"), good(2));
+    // The problems of a declaration that is not used are reported with it.
+    folder.write("b.yaml", invalid);
+    let world = folder.read();
+    assert_eq!(served(&world, "a"), good(2));
+    assert_says(&world, "which is used: remove one of them, or rename it; in this one, spec.unknown: unknown field");
+}
