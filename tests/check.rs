@@ -544,7 +544,7 @@ fn a_reader_that_has_seen_enough_is_no_error() {
 
 #[test]
 fn fields_without_a_value_are_warned_about() {
-    let spec = "\n  listeners:\n  - port: 5432\n    name: null\n    tls:\n    access: {allow: ~}\n    limits:\n    # maxConnections: 7\n  \
+    let spec = "\n  listeners:\n  - port: 5432\n    name: null\n    tls:\n    access: {allow: ~, deny: [192.0.2.9]}\n    limits:\n    # maxConnections: 7\n  \
                 backends: [{addresses: ['192.0.2.7:5432']}]\n  connect: {}\nstatus: {conditions: null}";
     let manifest = format!(
         "apiVersion: tcplb.io/v1alpha1\nkind: TcpLoadBalancer\nmetadata: {{name: a, creationTimestamp: null}}\nspec:{spec}\n"

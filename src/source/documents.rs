@@ -14,7 +14,7 @@ mod tags;
 mod tests;
 mod unique;
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use kind::{DocumentKind, KUBERNETES, Read, is_ours};
 use lists::ListKind;
@@ -28,7 +28,7 @@ use super::{
     schema,
 };
 use crate::{
-    api::{Name, ObjectName},
+    api::{KIND, Name, ObjectName},
     model::ObjectKey,
     world::MAX_PROBLEMS,
 };
@@ -39,6 +39,8 @@ pub struct Documents {
     pub objects: Vec<Document>,
     /// Problems of documents that cannot be identified.
     pub problems: Vec<FileProblem>,
+    /// What these documents may be.
+    pub hidden: HiddenKinds,
     /// Problems of objects that can be read nevertheless.
     pub remarks: Vec<FileProblem>,
     /// The number of objects of other kinds.
@@ -86,6 +88,7 @@ impl Documents {
             match part {
                 Ok((line, value)) => documents.add(origin, &format!("{title}:{line}"), line, value),
                 Err(SyntaxError { message, line }) => {
+                    documents.hidden = HiddenKinds::Any;
                     documents.problems.push(origin.problem(line, format!("{title}: {message}")));
                 }
             }
@@ -107,10 +110,17 @@ impl Documents {
                 origin.title
             );
             self.problems.insert(0, origin.problem(None, many));
+            self.hidden = HiddenKinds::Any;
         }
         self.problems = bounded_problems(self.problems, omitted, MAX_PROBLEMS);
         self.remarks = bounded_problems(self.remarks, 0, MAX_PROBLEMS);
         self
+    }
+
+    /// Adds the problem of a document of unknown kind.
+    fn add_hidden(&mut self, problem: FileProblem) {
+        self.hidden = HiddenKinds::Any;
+        self.problems.push(problem);
     }
 
     fn add(&mut self, origin: &Origin, place: &str, line: u64, value: Value) {
@@ -124,17 +134,17 @@ impl Documents {
                         self.add(origin, &format!("{place} items[{index}]"), line, item);
                     }
                 }
-                Err(sentence) => self.problems.push(problem(sentence)),
+                Err(sentence) => self.add_hidden(problem(sentence)),
             }
             return;
         }
         if lists::is_mistyped(&value) {
             let list = "write `apiVersion: v1`, `kind: List`, and the objects below `items`";
-            self.problems.push(problem(format!("looks like a list of objects, but is not a supported one: {list}")));
+            self.add_hidden(problem(format!("looks like a list of objects, but is not a supported one: {list}")));
             return;
         }
         if lacks_kind(&value) {
-            return self.problems.push(problem("has no kind: write for example `kind: Secret`".into()));
+            return self.add_hidden(problem("has no kind: write for example `kind: Secret`".into()));
         }
         match DocumentKind::of(api_version, kind) {
             DocumentKind::Ours(read) => match identity(&value, origin.namespace, is_ours(api_version, kind)) {
@@ -151,16 +161,49 @@ impl Documents {
                 }
                 // No manifest can refer to an object whose name the API server generates.
                 Err(_) if !is_ours(api_version, kind) && is_named_by_server(&value) => self.passed_over += 1,
-                Err(wrong) => self.problems.push(problem(format!("{kind} {wrong}"))),
+                Err(wrong) => {
+                    let known = if is_ours(api_version, kind) { KIND } else { kind };
+                    self.hidden.add(known);
+                    self.problems.push(problem(format!("{kind} {wrong}")));
+                }
             },
             DocumentKind::Mistyped(_) if origin.is_kustomization && api_version.is_empty() && kind.is_empty() => {
                 self.passed_over += 1;
             }
-            DocumentKind::Mistyped(sentence) => self.problems.push(problem(sentence)),
+            DocumentKind::Mistyped(sentence) => self.add_hidden(problem(sentence)),
             DocumentKind::Other => {
                 tracing::debug!(place, kind, "ignoring an object of another kind");
                 self.passed_over += 1;
             }
+        }
+    }
+}
+
+/// The kinds of the objects in documents that cannot be identified.
+#[derive(Clone, Debug)]
+pub enum HiddenKinds {
+    Only(BTreeSet<String>),
+    Any,
+}
+
+impl Default for HiddenKinds {
+    fn default() -> Self {
+        Self::Only(BTreeSet::new())
+    }
+}
+
+impl HiddenKinds {
+    fn add(&mut self, kind: &str) {
+        if let Self::Only(kinds) = self {
+            kinds.insert(kind.into());
+        }
+    }
+
+    /// True if an object of this kind may be in one of the documents.
+    pub fn may_have(&self, kind: &str) -> bool {
+        match self {
+            Self::Only(kinds) => kinds.contains(kind),
+            Self::Any => true,
         }
     }
 }

@@ -26,7 +26,7 @@ use super::{
     bounded_file::{bytes_of_file, read_at_most},
     documents::{Document, Documents, Object},
     file_watch::{WatchedPaths, look},
-    limits::{MAX_FILE, MAX_FILE_PROBLEMS},
+    limits::{MAX_DOCUMENTS, MAX_FILE, MAX_FILE_PROBLEMS},
     problem::{FileProblem, bounded_problems},
     schema,
     unfinished::Unfinished,
@@ -237,8 +237,8 @@ impl Files {
 
     /// The paths to watch for changes, as of the latest reading.
     pub fn interest(&self) -> WatchedPaths {
-        // The watch of a folder covers the files in it.
-        let by_path = self.remembered.iter().filter(|(_, remembered)| remembered.found != FileOrigin::InFolder);
+        // The watch of a folder covers the files in it. What cannot be listed is in one, or is one of `paths`.
+        let by_path = self.remembered.iter().filter(|(_, remembered)| remembered.found == FileOrigin::ByPath);
         let paths = self.paths.iter().chain(by_path.map(|(path, _)| path)).chain(self.last.files.keys());
         let paths = paths.filter_map(|path| std::path::absolute(path).ok());
         WatchedPaths::of(paths, look).noting(self.unfinished.clone())
@@ -315,10 +315,9 @@ impl FileContent {
         let documents = Documents::read(file, &text, namespace);
         let fresh: HashSet<_> = documents.objects.iter().map(Document::identity).collect();
         kept.retain(|old| !fresh.contains(&old.identity()));
-        if documents.problems.is_empty() {
-            // Documents that are no longer in the file were deleted.
-            kept.clear();
-        }
+        // Other documents that are no longer in the file were deleted.
+        kept.retain(|old| documents.hidden.may_have(old.object.kind()));
+        kept.truncate(MAX_DOCUMENTS.saturating_sub(documents.objects.len()));
         let all_well = documents.problems.is_empty() && documents.remarks.is_empty();
         let stays = if kept.is_empty() { "" } else { STAYS };
         problems.extend(documents.problems.into_iter().map(|problem| problem.followed_by(stays)));

@@ -139,10 +139,10 @@ pub enum ProxyProtocolMode {
 #[serde(rename_all = "camelCase")]
 pub struct Access {
     /// Networks or single addresses that may connect. Empty: all. At most 256.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     #[x_kube(merge_strategy = ListMerge::Set)]
-    pub allow: Option<Vec<Network>>,
+    pub allow: Vec<Network>,
     /// Networks or single addresses that may not connect, even if `allow` contains them. At most 256.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]

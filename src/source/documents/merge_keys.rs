@@ -11,6 +11,8 @@ use super::node_problem::{NodeProblem, RefusedNode};
 
 type MappingKeys = Rc<BTreeSet<String>>;
 
+const MERGE: &str = "<<";
+
 /// # Errors
 /// If a merge key follows a key that it merges: kubectl takes the merged value, and the definition of merge keys
 /// (<https://yaml.org/type/merge.html>) the other one. The time is proportional to the text with its aliases written out,
@@ -40,6 +42,8 @@ struct Collection {
     anchor: Option<usize>,
     /// The keys of a mapping so far, or those of all mappings of a sequence.
     keys: BTreeSet<String>,
+    /// True for a sequence with something else than mappings.
+    has_others: bool,
     next: Next,
 }
 
@@ -56,8 +60,8 @@ enum Next {
 enum Node {
     Scalar(Rc<str>),
     Mapping(MappingKeys),
-    /// The keys of the mappings in a sequence.
-    Sequence(MappingKeys),
+    /// The keys of the mappings in a sequence. `None`: it has something else too.
+    Sequence(Option<MappingKeys>),
 }
 
 impl Merges {
@@ -65,25 +69,26 @@ impl Merges {
         let anchor = event.anchor_id();
         let node = match event {
             Event::MappingStart(..) => {
-                self.open.push(Collection { anchor, keys: BTreeSet::new(), next: Next::Key });
+                self.open.push(Collection { anchor, keys: BTreeSet::new(), has_others: false, next: Next::Key });
                 return Ok(());
             }
             Event::SequenceStart(..) => {
-                self.open.push(Collection { anchor, keys: BTreeSet::new(), next: Next::Item });
+                self.open.push(Collection { anchor, keys: BTreeSet::new(), has_others: false, next: Next::Item });
                 return Ok(());
             }
             Event::MappingEnd | Event::SequenceEnd => {
                 let Some(ended) = self.open.pop() else { return Ok(()) };
-                let keys = MappingKeys::new(ended.keys);
-                let node = if matches!(event, Event::MappingEnd) { Node::Mapping(keys) } else { Node::Sequence(keys) };
+                let (keys, is_mapping) = (MappingKeys::new(ended.keys), matches!(event, Event::MappingEnd));
+                let of_sequence = || Node::Sequence((!ended.has_others).then(|| keys.clone()));
+                let node = if is_mapping { Node::Mapping(keys.clone()) } else { of_sequence() };
                 self.anchored.extend(ended.anchor.map(|anchor| (anchor, node.clone())));
                 node
             }
             Event::Scalar(text, style, _, tag) => {
                 self.anchored.extend(anchor.map(|anchor| (anchor, Node::Scalar((*text).into()))));
                 if let Some(mapping @ Collection { next: Next::Key, .. }) = self.open.last_mut() {
-                    // The reader of the values refuses other tags.
-                    let is_merge = text == "<<" && (style == ScalarStyle::Plain || tag.is_some());
+                    let has_style = tag.map_or(style == ScalarStyle::Plain, |tag| tag.suffix() == "merge");
+                    let is_merge = text == MERGE && has_style;
                     mapping.next = if is_merge { Next::Merged(span.start) } else { Next::Value };
                     if !is_merge {
                         mapping.keys.insert(text.into_owned());
@@ -99,31 +104,42 @@ impl Merges {
             },
             _ => return Ok(()),
         };
-        self.add(node)
+        self.add(node, span.start)
     }
 
-    /// Adds a value to the innermost collection.
-    fn add(&mut self, node: Node) -> Result<(), RefusedNode> {
+    /// Adds a node, which starts or ends at this place, to the innermost collection.
+    fn add(&mut self, node: Node, at: Marker) -> Result<(), RefusedNode> {
         let is_document = self.open.len() == 1;
         let Some(collection) = self.open.last_mut() else { return Ok(()) };
         match (&collection.next, node) {
             (Next::Item, Node::Mapping(keys)) => collection.keys.extend(keys.iter().cloned()),
-            (Next::Item, _) => {}
+            (Next::Item, _) => collection.has_others = true,
             // An alias or a collection.
             (Next::Key, key) => {
                 if let Node::Scalar(text) = key {
+                    if &*text == MERGE {
+                        return Err(refused(at, "is an alias of `<<`: write `<<`", is_document));
+                    }
                     collection.keys.insert(text.as_ref().into());
                 }
                 collection.next = Next::Value;
             }
-            (Next::Merged(at), Node::Mapping(keys) | Node::Sequence(keys)) => {
+            (Next::Merged(at), Node::Mapping(keys) | Node::Sequence(Some(keys))) => {
                 collection.merge(*at, &keys, is_document)?;
                 collection.next = Next::Key;
             }
-            (Next::Value | Next::Merged(_), _) => collection.next = Next::Key,
+            (Next::Merged(at), Node::Scalar(_) | Node::Sequence(None)) => {
+                let sentence = "`<<` merges something else than mappings: write a mapping, or a list of mappings";
+                return Err(refused(*at, sentence, is_document));
+            }
+            (Next::Value, _) => collection.next = Next::Key,
         }
         Ok(())
     }
+}
+
+fn refused(at: Marker, sentence: &str, of_kind: bool) -> RefusedNode {
+    RefusedNode { problem: NodeProblem::at(at, sentence.into()), of_kind }
 }
 
 impl Collection {
@@ -133,7 +149,7 @@ impl Collection {
             let of_kind = is_document && repeated.any(|key| key == "apiVersion" || key == "kind");
             let sentence = "`<<` merges a key that is also written above it, so that its value depends on the program \
                             that reads the file: write one `<<` above all other keys (`<<: [*a, *b]` for several), or remove one of the two values";
-            return Err(RefusedNode { problem: NodeProblem::at(at, sentence.into()), of_kind });
+            return Err(refused(at, sentence, of_kind));
         }
         self.keys.extend(merged.iter().cloned());
         Ok(())
@@ -173,6 +189,19 @@ mod tests {
     }
 
     #[test]
+    fn merge_keys_that_kubectl_refuses_or_reads_as_text_are_refused() {
+        for (spec, sentence) in [
+            ("a: {<<: [[{x: 1}]]}\n", "`<<` merges something else than mappings"),
+            ("a: {<<: null}\n", "`<<` merges something else than mappings"),
+            ("a: {&m <<: {x: 1}}\nb: {*m : {x: 1}}\n", "is an alias of `<<`"),
+        ] {
+            let documents = read(spec);
+            assert_eq!((documents.objects.len(), documents.problems.len()), (0, 1), "{spec}: {documents:?}");
+            assert!(documents.problems[0].contains(sentence), "{documents:?}");
+        }
+    }
+
+    #[test]
     fn merge_keys_with_one_meaning_are_accepted() {
         for spec in [
             "a: &a {x: 1}\nb:\n  <<: *a\n  x: 2\n",
@@ -181,6 +210,7 @@ mod tests {
             "a: &a {b: {x: 1}}\nb: {x: 2, <<: *a}\n",
             "a: {x: 1, '<<': {x: 2}}\n",
             "a: '<<'\n",
+            "a: {x: 1, !!str <<: {x: 2}}\n",
             "a: [{x: 1}, {<<: {x: 2}}]\n",
         ] {
             let documents = read(spec);

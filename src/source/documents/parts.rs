@@ -111,6 +111,12 @@ fn syntax_error(lines_before: u64, error: serde_saphyr::Error) -> SyntaxError {
             );
             SyntaxError { message, line: Some(line) }
         }
+        serde_saphyr::Error::Budget { breach: BudgetBreach::Depth { depth }, location } => {
+            let line = lines_before + location.line();
+            let most = depth.saturating_sub(1);
+            let message = format!("line {line}: has more than {most} levels of mappings and lists: write fewer");
+            SyntaxError { message, line: Some(line) }
+        }
         error => {
             let line = error.location().map(|location| location.line()).filter(|line| *line > 0);
             let counted = serde_saphyr::render_options! { line_offset: lines_before };

@@ -140,11 +140,15 @@ impl FoundObjects {
                 found.declare(declaration, last, problems);
             } else {
                 let Document { place, key, object, .. } = document;
+                let used = &declarations[used];
+                let place_of_used = match used.is_kept {
+                    true => format!("may still be declared in {}, which cannot be read completely and", used.origin()),
+                    false => format!("is also declared at {}, which", used.document.place),
+                };
                 let errors = object.problems().iter().map(|problem| format!("; in this one, {problem}"));
                 let message = format!(
-                    "{place}: {} {key} is also declared at {}, which is used: remove one of them, or rename it{}",
+                    "{place}: {} {key} {place_of_used} is used: remove one of them, or rename it{}",
                     object.kind(),
-                    declarations[used].document.place,
                     errors.collect::<String>()
                 );
                 problems.push(about(document, limited(&message, MAX_SENTENCE).into_owned()));

@@ -68,12 +68,16 @@ impl Listing {
 
     fn of<'a>(paths: &[PathBuf], remembered: impl Iterator<Item = &'a PathBuf> + Clone) -> Self {
         let mut listing = Self::default();
+        let known: HashSet<&PathBuf> = remembered.clone().collect();
+        let folders: HashSet<&Path> = remembered.clone().filter_map(|file| file.parent()).collect();
         for path in paths {
             match fs::metadata(path).and_then(|metadata| metadata.is_dir().then(|| manifests(path)).transpose()) {
-                Ok(None) => listing.add(path.clone(), FileOrigin::ByPath, None),
-                Ok(Some(_)) if remembered.clone().any(|file| file == path) => {
-                    listing.add_replaced(path.clone(), remembered.clone());
+                Ok(None) if folders.contains(path.as_path()) && !known.contains(path) => {
+                    let message = format!("{}: is no longer a folder: restore it{STAYS}", path.display());
+                    listing.add_gone(path, remembered.clone(), message);
                 }
+                Ok(None) => listing.add(path.clone(), FileOrigin::ByPath, None),
+                Ok(Some(_)) if known.contains(path) => listing.add_replaced(path.clone(), true),
                 Ok(Some(files)) => {
                     if files.iter().all(|(_, found)| *found == FileOrigin::Gone) {
                         let message = format!("{}: has no *.yaml, *.yml or *.json file", path.display());
@@ -82,30 +86,34 @@ impl Listing {
                     let folder = fs::canonicalize(path).ok();
                     for (file, found) in files {
                         match found {
-                            FileOrigin::Gone => listing.add_replaced(file, remembered.clone()),
+                            FileOrigin::Gone => {
+                                let is_remembered = known.contains(&file);
+                                listing.add_replaced(file, is_remembered);
+                            }
                             _ => listing.add(file, found, folder.as_deref()),
                         }
                     }
                 }
                 Err(error) => {
-                    let why = format!("{}: {}", path.display(), io_message(&error));
-                    let below = remembered.clone().filter(|file| *file == path || file.parent() == Some(path));
-                    let below: Vec<_> = below.filter(|file| listing.seen.insert(file.to_path_buf())).collect();
-                    let stays = if below.is_empty() { "" } else { STAYS };
-                    let gone =
-                        |file: &PathBuf| Listed { file: file.clone(), found: FileOrigin::Gone, real: file.clone() };
-                    let gone = below.into_iter().map(gone);
-                    listing.files.extend(gone);
-                    listing.problems.push(FileProblem::of_file(path, format!("{why}{stays}")));
+                    let is_remembered = known.contains(path) || folders.contains(path.as_path());
+                    let stays = if is_remembered { STAYS } else { "" };
+                    let message = format!("{}: {}{stays}", path.display(), io_message(&error));
+                    listing.add_gone(path, remembered.clone(), message);
                 }
             }
         }
         listing
     }
 
-    /// Adds a path in a folder that has become something else than a file, or always was.
-    fn add_replaced<'a>(&mut self, file: PathBuf, mut remembered: impl Iterator<Item = &'a PathBuf>) {
-        let is_remembered = remembered.any(|known| *known == file);
+    /// Adds the remembered files at or below a path that cannot be listed, which is a problem.
+    fn add_gone<'a>(&mut self, path: &Path, remembered: impl Iterator<Item = &'a PathBuf>, message: String) {
+        let below = remembered.filter(|file| *file == path || file.parent() == Some(path));
+        below.for_each(|file| self.add(file.clone(), FileOrigin::Gone, None));
+        self.problems.push(FileProblem::of_file(path, message));
+    }
+
+    /// Adds a path that has become something else than a file, or always was.
+    fn add_replaced(&mut self, file: PathBuf, is_remembered: bool) {
         // Subfolders may have any name.
         if !is_remembered && file.is_dir() {
             return;
@@ -125,7 +133,11 @@ impl Listing {
     /// path is sufficient.
     fn add(&mut self, file: PathBuf, found: FileOrigin, folder: Option<&Path>) {
         let within = folder.filter(|_| found == FileOrigin::InFolder).zip(file.file_name());
-        let real = within.map(|(folder, name)| folder.join(name)).or_else(|| fs::canonicalize(&file).ok());
+        let real = match found {
+            // Two of them may be links to the same device.
+            FileOrigin::Gone => None,
+            _ => within.map(|(folder, name)| folder.join(name)).or_else(|| fs::canonicalize(&file).ok()),
+        };
         let real = real.unwrap_or_else(|| file.clone());
         if self.seen.insert(real.clone()) {
             self.files.push(Listed { file, found, real });

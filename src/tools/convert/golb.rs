@@ -208,8 +208,8 @@ fn access(mode: Option<&str>, list: Vec<String>, remarks: &mut Remarks) -> Optio
         return None;
     }
     match mode.as_str() {
-        "allow" => Some(Access { allow: Some(networks), deny: Vec::new() }),
-        "deny" => Some(Access { allow: None, deny: networks }),
+        "allow" => Some(Access { allow: networks, deny: Vec::new() }),
+        "deny" => Some(Access { allow: Vec::new(), deny: networks }),
         "" | "none" => {
             remarks
                 .warnings

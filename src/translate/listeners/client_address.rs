@@ -1,7 +1,7 @@
 //! Refusal of settings that need client addresses where the proxies only see node addresses.
 
 use crate::{
-    api::{Access, Algorithm, Listener, ServiceType, TcpLoadBalancerSpec},
+    api::{Algorithm, Listener, ServiceType, TcpLoadBalancerSpec},
     translate::{field_errors::FieldPath, verdict::Part},
     world::{ProcessMode, World},
 };
@@ -17,9 +17,7 @@ pub(super) fn check(declared: &Listener, spec: &TcpLoadBalancerSpec, world: &Wor
     if !is_lost(spec, world) || declared.proxy_protocol.is_some() {
         return;
     }
-    let restricts =
-        |access: &Access| access.allow.as_ref().is_some_and(|allow| !allow.is_empty()) || !access.deny.is_empty();
-    if declared.access.as_ref().is_some_and(restricts) {
+    if declared.access.as_ref().is_some_and(|access| !access.allow.is_empty() || !access.deny.is_empty()) {
         path.at("access").with_part(Part::ClientRule).refuse(CLIENT_ADDRESS_HINT);
     }
     let (limits, mut path) = (declared.limits.as_ref(), path.at("limits"));

@@ -160,11 +160,11 @@ fn proxy_protocol(declared: &api::ProxyProtocol, path: &mut FieldPath) -> ProxyP
 
 fn access(declared: Option<&api::Access>, path: &mut FieldPath) -> Access {
     let Some(declared) = declared else { return Access::default() };
-    let (allow, deny) = (aggregated(declared.allow.as_deref().unwrap_or_default()), aggregated(&declared.deny));
-    if declared.allow.as_ref().is_some_and(Vec::is_empty) {
-        path.at("allow").warn(
+    let (allow, deny) = (aggregated(&declared.allow), aggregated(&declared.deny));
+    if allow.is_empty() && deny.is_empty() {
+        path.warn(
             Reason::Invalid,
-            "is empty, so all clients may connect: write the networks that may, or remove the field",
+            "has no networks, so all clients may connect: write some in `allow` or `deny`, or remove the field",
         );
     }
     let everyone = [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())];

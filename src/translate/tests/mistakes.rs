@@ -265,7 +265,8 @@ fn settings_that_refuse_all_or_trust_all_get_a_warning() {
         ),
         ("access: {deny: [0.0.0.0/0, '::/0']}", "spec.listeners[0].access.deny: covers all allowed clients"),
         ("access: {allow: [10.1.0.0/16], deny: [10.0.0.0/9, 10.128.0.0/9]}", "covers all allowed clients"),
-        ("access: {allow: []}", "spec.listeners[0].access.allow: is empty, so all clients may connect"),
+        ("access: {allow: []}", "spec.listeners[0].access: has no networks, so all clients may connect"),
+        ("access: {}", "spec.listeners[0].access: has no networks, so all clients may connect"),
     ] {
         let world = load_balancer(
             "pg",

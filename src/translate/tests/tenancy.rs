@@ -189,7 +189,6 @@ fn access_lists_need_client_addresses_that_nodes_do_not_hide() {
     let maglev = "loadBalancing: {algorithm: Maglev}";
     let proxied = "proxyProtocol: {mode: Required, trustedNetworks: [10.0.0.0/8]}, access: {allow: [10.0.0.0/8]}";
     for (service, listener, rest, field) in [
-        ("{type: NodePort}", "access: {}", "", ""),
         ("{type: NodePort}", "limits: {maxConnections: 1, newConnections: {count: 1, per: 1s}}", "", ""),
         ("{type: NodePort}", "access: {deny: [10.0.0.0/8]}", "", "spec.listeners[0].access"),
         (

@@ -152,8 +152,8 @@ fn the_filter_admits_the_same_clients_as_golb() {
     };
     let one: Vec<Network> = vec!["192.0.2.7".parse().unwrap()];
     let list = json!(["192.0.2.7"]);
-    assert_eq!(access("Allow", list.clone()), (Some(Access { allow: Some(one.clone()), deny: vec![] }), vec![]));
-    assert_eq!(access("deny", list.clone()), (Some(Access { allow: None, deny: one }), vec![]));
+    assert_eq!(access("Allow", list.clone()), (Some(Access { allow: one.clone(), deny: vec![] }), vec![]));
+    assert_eq!(access("deny", list.clone()), (Some(Access { allow: vec![], deny: one }), vec![]));
     assert_eq!(access("none", json!([])), (None, vec![]));
     for (mode, list, warning) in [
         ("", list.clone(), "ip_filter_list was ignored, because ip_filter_mode is none: all clients may connect"),
