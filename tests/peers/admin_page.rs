@@ -18,8 +18,8 @@ use crate::{
     needs,
 };
 
-/// Markup in a name and in a message.
-const MARKUP: &str = "<img src=x onerror=\"document.title='forged'\"><script>document.title='forged'</script>";
+/// Markup in the name of a backend, which a message quotes.
+const MARKUP: &str = "<img src=x onerror=\"document.title='forged'\"><script></script>";
 
 /// A process with load balancers in various states, and its page.
 struct Page {
@@ -31,11 +31,11 @@ struct Page {
 
 impl Page {
     fn start() -> Self {
-        Self::with_invalid("kafka", "brokers")
+        Self::with_invalid("brokers")
     }
 
-    /// The load balancer with this name is invalid: its backend has no addresses.
-    fn with_invalid(name: &str, backend: &str) -> Self {
+    /// The load balancer `kafka` is invalid: the backend with this name has no addresses.
+    fn with_invalid(backend: &str) -> Self {
         let (folder, postgres) = (Folder::new(), free_address());
         let servers: Vec<String> = (0..3).map(|_| EchoServer::start(None).address.to_string()).collect();
         let listener = |address: SocketAddr| json!({"port": address.port(), "address": "127.0.0.1"});
@@ -57,7 +57,7 @@ impl Page {
                     "listeners": [listener(free_address())], "backends": backends(&unreachable), "healthCheck": check,
                 }),
             ),
-            ("invalid", name, json!({"listeners": [listener(free_address())], "backends": [{"name": backend}]})),
+            ("invalid", "kafka", json!({"listeners": [listener(free_address())], "backends": [{"name": backend}]})),
         ] {
             let object = json!({
                 "apiVersion": "tcplb.io/v1alpha1", "kind": "TcpLoadBalancer", "metadata": {"name": name}, "spec": spec,
@@ -113,13 +113,13 @@ fn the_page_updates_in_place_and_keeps_its_state() {
 #[test]
 fn problems_come_first_and_markup_in_texts_is_text() {
     needs!("chromium");
-    let (page, browser) = (Page::with_invalid(MARKUP, MARKUP), Browser::start());
+    let (page, browser) = (Page::with_invalid(MARKUP), Browser::start());
     let tab = browser.open(&page.url("/"), TabOptions::default());
     let summary = tab.value("document.getElementById('summary').textContent");
     let summary = summary.as_str().unwrap();
     assert!(summary.starts_with("1 of 5 load balancers have errors, 1 have only warnings: "), "{summary}");
     let names = tab.value(NAMES);
-    assert_eq!(names, json!([MARKUP, "redis", "mqtt", "postgres", "web"]));
+    assert_eq!(names, json!(["kafka", "redis", "mqtt", "postgres", "web"]));
     assert_eq!(
         tab.value("[...document.querySelectorAll('details')].map(one => one.open)"),
         json!([true, true, false, false, false])
@@ -130,6 +130,8 @@ fn problems_come_first_and_markup_in_texts_is_text() {
         true,
     );
     assert_eq!(tab.value("document.querySelectorAll('main img, main script').length"), 0);
+    let text = tab.value("document.getElementById('default/kafka').textContent");
+    assert!(text.as_str().unwrap().contains(MARKUP), "{text}");
     let title = tab.value("document.title");
     assert_eq!(title, "2 with problems · tcplb lb-1");
     // The link of the summary leads to the load balancer.
