@@ -42,17 +42,23 @@ pub(super) fn yaml(text: &str) -> Vec<DocumentPart> {
     })
 }
 
-/// The text split before each line that begins a document, with the number of lines before each part.
+/// The text split before each line that begins a document, with the number of lines before each part. The directives of
+/// a document (`%YAML`) are above its `---`, and below the `...` of the document before.
 pub(super) fn separated(text: &str) -> Vec<(u64, &str)> {
-    let begins = |line: &str| {
-        line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace))
+    let is_marker = |line: &str, marker: &str| {
+        line.strip_prefix(marker).is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace))
     };
     let (mut parts, mut part, mut at) = (Vec::new(), (0, 0), 0);
+    let (mut has_ended, mut has_directives) = (true, false);
     for (line, text_of_line) in (0..).zip(text.split_inclusive('\n')) {
-        if at > part.1 && begins(text_of_line) {
+        let (is_start, is_directive) = (is_marker(text_of_line, "---"), has_ended && text_of_line.starts_with('%'));
+        if at > part.1 && !has_directives && (is_start || is_directive) {
             parts.push((part.0, &text[part.1..at]));
             part = (line, at);
         }
+        let has_content = !text_of_line.trim().is_empty() && !text_of_line.starts_with('#');
+        has_ended = is_marker(text_of_line, "...") || has_ended && (is_directive || !has_content);
+        has_directives = is_directive || has_directives && !is_start;
         at += text_of_line.len();
     }
     parts.push((part.0, &text[part.1..]));

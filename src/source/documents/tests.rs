@@ -380,6 +380,17 @@ fn a_broken_document_does_not_affect_others() {
 }
 
 #[test]
+fn directives_belong_to_the_document_below_them() {
+    let broken = "apiVersion: v1\nkind: Secret\nmetadata: {name: [}\n";
+    let text = format!(
+        "%YAML 1.2\n---{LOAD_BALANCER}...\n# next\n%TAG !e! tag:example.com,2000:\n---\n{broken}---{LOAD_BALANCER}"
+    );
+    let documents = read(&text);
+    assert_eq!((documents.objects.len(), documents.problems.len()), (2, 1), "{:?}", documents.problems);
+    assert!(documents.problems[0].contains("at line 15,"), "{:?}", documents.problems);
+}
+
+#[test]
 fn only_a_line_of_its_own_separates_documents() {
     let cut = |text| parts::separated(text).into_iter().map(|(_, part)| part).collect::<Vec<_>>();
     assert_eq!(cut("a\n---\nb\n--- c\n"), ["a\n", "---\nb\n", "--- c\n"]);
