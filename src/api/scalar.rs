@@ -296,10 +296,8 @@ impl FromStr for Name {
         if text.len() <= 63 && is_dns_label(text) {
             Ok(Self(text.to_owned()))
         } else {
-            {
-                let text = without_credentials(text);
-                Err(format!("`{text}` is not a name: write at most 63 lower-case letters, digits and dashes"))
-            }
+            let text = without_credentials(text);
+            Err(format!("`{text}` is not a name: write at most 63 lower-case letters, digits and dashes"))
         }
     }
 }
@@ -332,10 +330,8 @@ impl FromStr for ObjectName {
         if is_dns_subdomain(text) {
             Ok(Self(text.to_owned()))
         } else {
-            {
-                let text = without_credentials(text);
-                Err(format!("`{text}` is not an object name: write lower-case letters, digits, dashes and dots"))
-            }
+            let text = without_credentials(text);
+            Err(format!("`{text}` is not an object name: write lower-case letters, digits, dashes and dots"))
         }
     }
 }

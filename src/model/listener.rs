@@ -80,6 +80,12 @@ pub fn covers(wide: SocketAddr, narrow: SocketAddr) -> bool {
     covers && wide.port() == narrow.port()
 }
 
+/// True if connections from this host to `address` certainly reach a listener at `bind`. At other addresses of the host,
+/// which are not known here, they may reach it too.
+pub fn covers_locally(bind: SocketAddr, address: SocketAddr) -> bool {
+    covers(bind, address) && (bind.ip() == address.ip() || address.ip().is_loopback())
+}
+
 /// The addresses that cover this one, itself last.
 pub fn covering(address: SocketAddr) -> impl Iterator<Item = SocketAddr> {
     let ips = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED), address.ip()];

@@ -39,7 +39,7 @@ pub use drain::{Close, DRAIN_TOLERANCE, DrainCause, EndpointDrain, ListenerDrain
 pub use key::{EndpointKey, ListenerKey, ObjectKey, UpstreamKey};
 pub use listener::{
     Access, AccessLogMode, AccessLogSettings, Keepalive, Limits, Listener, ProxyMode, ProxyProtocol, Rate, Route,
-    Timeouts, Tls, TlsMode, TlsVersion, covering, covers, overlap,
+    Timeouts, Tls, TlsMode, TlsVersion, covering, covers, covers_locally, overlap,
 };
 pub use loops::{Loops, loops};
 pub use maglev::{MAX_MAGLEV_SLOTS, maglev_slots};

@@ -16,7 +16,7 @@ mod unique;
 
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 
-use kind::{DocumentKind, KUBERNETES, Read, is_ours};
+use kind::{DocumentKind, KUBERNETES, Read};
 use lists::ListKind;
 pub use object::{Document, Object, ReadResult};
 use parts::{DocumentPart, SyntaxError, json, yaml};
@@ -39,7 +39,7 @@ pub struct Documents {
     pub objects: Vec<Document>,
     /// Problems of documents that cannot be identified.
     pub problems: Vec<FileProblem>,
-    /// What these documents may be.
+    /// The kinds of the objects in these documents.
     pub hidden: HiddenKinds,
     /// Problems of objects that can be read nevertheless.
     pub remarks: Vec<FileProblem>,
@@ -88,8 +88,7 @@ impl Documents {
             match part {
                 Ok((line, value)) => documents.add(origin, &format!("{title}:{line}"), line, value),
                 Err(SyntaxError { message, line }) => {
-                    documents.hidden = HiddenKinds::Any;
-                    documents.problems.push(origin.problem(line, format!("{title}: {message}")));
+                    documents.add_hidden(origin.problem(line, format!("{title}: {message}")));
                 }
             }
             // A small file may contain a million of them.
@@ -147,22 +146,19 @@ impl Documents {
             return self.add_hidden(problem("has no kind: write for example `kind: Secret`".into()));
         }
         match DocumentKind::of(api_version, kind) {
-            DocumentKind::Ours(read) => match identity(&value, origin.namespace, is_ours(api_version, kind)) {
+            DocumentKind::Ours(known, read) => match identity(&value, origin.namespace, known) {
                 Ok(key) => {
                     let is_template = is_template(&value);
-                    let without_value =
-                        if is_ours(api_version, kind) { schema::fields_without_value(&value) } else { Vec::new() };
+                    let without_value = if known == KIND { schema::fields_without_value(&value) } else { Vec::new() };
                     let Read { object, remarks } = read(value);
-                    let kind = object.kind();
-                    let remark = |remark: String| problem(format!("{kind} {key}: {remark}")).of_object(kind, &key);
+                    let remark = |remark: String| problem(format!("{known} {key}: {remark}")).of_object(known, &key);
                     self.remarks.extend(remarks.into_iter().map(remark));
                     let (file, place) = (origin.file.clone(), place.into());
                     self.objects.push(Document { place, file, line, key, object, without_value, is_template });
                 }
                 // No manifest can refer to an object whose name the API server generates.
-                Err(_) if !is_ours(api_version, kind) && is_named_by_server(&value) => self.passed_over += 1,
+                Err(_) if known != KIND && is_named_by_server(&value) => self.passed_over += 1,
                 Err(wrong) => {
-                    let known = if is_ours(api_version, kind) { KIND } else { kind };
                     self.hidden.add(known);
                     self.problems.push(problem(format!("{kind} {wrong}")));
                 }
@@ -182,7 +178,7 @@ impl Documents {
 /// The kinds of the objects in documents that cannot be identified.
 #[derive(Clone, Debug)]
 pub enum HiddenKinds {
-    Only(BTreeSet<String>),
+    Only(BTreeSet<&'static str>),
     Any,
 }
 
@@ -193,9 +189,9 @@ impl Default for HiddenKinds {
 }
 
 impl HiddenKinds {
-    fn add(&mut self, kind: &str) {
+    fn add(&mut self, kind: &'static str) {
         if let Self::Only(kinds) = self {
-            kinds.insert(kind.into());
+            kinds.insert(kind);
         }
     }
 
@@ -259,7 +255,7 @@ fn is_template(document: &Value) -> bool {
 
 /// The object's key, or the reason why it has none. An object with an invalid name has none: it may be one that is served
 /// and whose name is being edited.
-fn identity(document: &Value, namespace: &str, is_load_balancer: bool) -> Result<ObjectKey, String> {
+fn identity(document: &Value, namespace: &str, kind: &str) -> Result<ObjectKey, String> {
     let metadata = &document["metadata"];
     let text = |field: &str| match &metadata[field] {
         Value::Null => Ok(None),
@@ -271,7 +267,7 @@ fn identity(document: &Value, namespace: &str, is_load_balancer: bool) -> Result
     };
     let name = text("name")?.ok_or("has no name: write `metadata:` with `name:` below it")?;
     let namespace = text("namespace")?.unwrap_or(namespace);
-    let longest = if is_load_balancer { MAX_LOAD_BALANCER_NAME } else { MAX_NAME };
+    let longest = if kind == KIND { MAX_LOAD_BALANCER_NAME } else { MAX_NAME };
     for (field, text, longest) in [("name", name, longest), ("namespace", namespace, MAX_NAME)] {
         if text.len() > longest {
             let length = text.len();

@@ -17,7 +17,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use declarations::{DeclarationsInUse, FileDeclaration, FoundObjects, STANDARD_INPUT, UsedDeclaration, in_use};
+use declarations::{DeclarationPlace, DeclarationsInUse, FileDeclaration, FoundObjects, STANDARD_INPUT, in_use};
 use file_version::{FileVersion, is_local};
 use listing::{FileOrigin, KnownFile, Listed, Listing, REPLACE_DELAY, STAYS, io_message};
 use xxhash_rust::xxh3::xxh3_128;
@@ -89,7 +89,7 @@ impl Files {
         let object = Object::LoadBalancer(schema::load_balancer(document).map(Arc::new));
         let key = ObjectKey::new(DEFAULT_NAMESPACE, "cli");
         // No file replaces it.
-        self.in_use.insert((KIND, key.clone()), UsedDeclaration::default());
+        self.in_use.insert((KIND, key.clone()), DeclarationPlace::default());
         self.flags = Some(Document {
             place: COMMAND_LINE.into(),
             file: None,
@@ -156,7 +156,7 @@ impl Files {
         let declarations: Vec<_> =
             self.documents().map(|document| FileDeclaration::new(document, Path::new(""))).collect();
         let in_use = in_use(&declarations, &self.in_use).into_iter();
-        let ours = in_use.filter(|((kind, _), _)| *kind == KIND).map(|(_, index)| declarations[index].document);
+        let ours = in_use.filter(|((kind, _), _)| *kind == KIND).map(|(_, (index, _))| declarations[index].document);
         ours.map(|document| (document.key.clone(), (document.file.clone(), document.line))).collect()
     }
 
@@ -314,9 +314,8 @@ impl FileContent {
         }
         let documents = Documents::read(file, &text, namespace);
         let fresh: HashSet<_> = documents.objects.iter().map(Document::identity).collect();
-        kept.retain(|old| !fresh.contains(&old.identity()));
         // Other documents that are no longer in the file were deleted.
-        kept.retain(|old| documents.hidden.may_have(old.object.kind()));
+        kept.retain(|old| !fresh.contains(&old.identity()) && documents.hidden.may_have(old.object.kind()));
         kept.truncate(MAX_DOCUMENTS.saturating_sub(documents.objects.len()));
         let all_well = documents.problems.is_empty() && documents.remarks.is_empty();
         let stays = if kept.is_empty() { "" } else { STAYS };

@@ -47,7 +47,9 @@ pub use memo::Memo;
 pub use verdict::{Part, Problem, Reason, Severity, Verdict, Verdicts};
 
 use crate::{
-    model::{CertificateCache, ListenerKey, SharedVerifiers, Snapshot, UpstreamConfig, UpstreamKey, covering},
+    model::{
+        CertificateCache, ListenerKey, SharedVerifiers, Snapshot, UpstreamConfig, UpstreamKey, covering, covers_locally,
+    },
     shared::revised,
     world::{World, oldest_first},
 };
@@ -181,10 +183,7 @@ fn draft_affected(context: &TranslateContext, baseline: &Baseline) -> Option<Aff
 /// True if an endpoint may be a listener of this process, by its address alone.
 fn may_loop(upstream: &UpstreamConfig, binds: &HashSet<SocketAddr>) -> bool {
     let mut addresses = upstream.endpoints.iter().map(|endpoint| endpoint.key.address);
-    addresses.any(|address| {
-        let is_local = |bind: SocketAddr| bind == address || address.ip().is_loopback();
-        covering(address).any(|bind| binds.contains(&bind) && is_local(bind))
-    })
+    addresses.any(|address| covering(address).any(|bind| binds.contains(&bind) && covers_locally(bind, address)))
 }
 
 fn translate_all(

@@ -94,13 +94,14 @@ impl CheckReport {
     /// True if something is refused or, with `strict`, not known to be valid.
     pub fn fails(&self, strict: bool) -> bool {
         let is_refused = !self.problems.is_empty() || self.entries.iter().any(|entry| entry.verdict.refuses());
-        let has_doubts = self.is_empty() || self.entries.iter().any(|entry| !entry.verdict.problems.is_empty());
+        let has_doubts =
+            !self.notes().is_empty() || self.entries.iter().any(|entry| !entry.verdict.problems.is_empty());
         is_refused || strict && has_doubts
     }
 
-    /// True if there is nothing to check: the files may be the wrong ones.
-    fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.problems.is_empty()
+    /// Warnings that concern no single load balancer. If there is none to check, the files may be the wrong ones.
+    fn notes(&self) -> &'static [&'static str] {
+        if self.entries.is_empty() && self.problems.is_empty() { &[NO_LOAD_BALANCER] } else { &[] }
     }
 
     pub fn written(&self, output: CheckOutput, strict: bool) -> String {
@@ -124,8 +125,8 @@ impl CheckReport {
         for problem in &self.problems {
             let _ = writeln!(text, "error: {}", printable(problem, MAX_TEXT));
         }
-        if self.is_empty() {
-            let _ = writeln!(text, "warning: {NO_LOAD_BALANCER}");
+        for note in self.notes() {
+            let _ = writeln!(text, "warning: {note}");
         }
         match self.passed_over {
             0 => {}
@@ -145,12 +146,12 @@ impl CheckReport {
         json!({
             "passed": !self.fails(strict),
             "errors": count(Level::Error) + self.problems.len(),
-            "warnings": count(Level::Warning) + usize::from(self.is_empty()),
+            "warnings": count(Level::Warning) + self.notes().len(),
             "unknown": count(Level::Unknown),
             "passedOver": self.passed_over,
             "loadBalancers": self.entries.iter().map(entry_json).collect::<Vec<_>>(),
             "problems": self.problems.iter().map(|problem| &**problem).collect::<Vec<_>>(),
-            "notes": if self.is_empty() { vec![NO_LOAD_BALANCER] } else { Vec::new() },
+            "notes": self.notes(),
         })
     }
 
@@ -167,8 +168,8 @@ impl CheckReport {
             let message = printable(problem, MAX_TEXT);
             text += &annotation(Level::Error, problem.file.as_deref(), problem.line, None, &message);
         }
-        if self.is_empty() {
-            text += &annotation(Level::Warning, None, None, None, NO_LOAD_BALANCER);
+        for note in self.notes() {
+            text += &annotation(Level::Warning, None, None, None, note);
         }
         text
     }

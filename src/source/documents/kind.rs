@@ -13,8 +13,8 @@ use crate::{
 
 /// The kind of a document by its `apiVersion` and `kind`.
 pub enum DocumentKind {
-    /// The function that reads the object.
-    Ours(fn(Value) -> Read),
+    /// The kind as it is correctly written, and the function that reads the object.
+    Ours(&'static str, fn(Value) -> Read),
     Mistyped(String),
     Other,
 }
@@ -26,14 +26,16 @@ pub const KUBERNETES: [(&str, &str); 4] =
 impl DocumentKind {
     pub fn of(api_version: &str, kind: &str) -> Self {
         match (api_version, kind) {
-            ("v1", "Secret") => Self::Ours(|value| Read::of(value, secret, Object::Secret)),
-            ("v1", "ConfigMap") => Self::Ours(|value| Read::of(value, schema::config_map, Object::ConfigMap)),
-            ("v1", "Service") => Self::Ours(|value| Read::of(value, schema::service, Object::Service)),
+            ("v1", "Secret") => Self::Ours("Secret", |value| Read::of(value, secret, Object::Secret)),
+            ("v1", "ConfigMap") => {
+                Self::Ours("ConfigMap", |value| Read::of(value, schema::config_map, Object::ConfigMap))
+            }
+            ("v1", "Service") => Self::Ours("Service", |value| Read::of(value, schema::service, Object::Service)),
             ("discovery.k8s.io/v1", "EndpointSlice") => {
-                Self::Ours(|value| Read::of(value, schema::endpoint_slice, Object::EndpointSlice))
+                Self::Ours("EndpointSlice", |value| Read::of(value, schema::endpoint_slice, Object::EndpointSlice))
             }
             // Applies to any version and kind: an object whose kind was mistyped in an edit has not been deleted.
-            _ if is_ours(api_version, kind) => Self::Ours(|value| {
+            _ if is_ours(api_version, kind) => Self::Ours(KIND, |value| {
                 let read = |value| load_balancer(value).map(Checked::without_remarks);
                 Read::of(value, read, Object::LoadBalancer)
             }),

@@ -15,7 +15,8 @@ const MERGE: &str = "<<";
 
 /// # Errors
 /// If a merge key follows a key that it merges: kubectl takes the merged value, and the definition of merge keys
-/// (<https://yaml.org/type/merge.html>) the other one. The time is proportional to the text with its aliases written out,
+/// (<https://yaml.org/type/merge.html>) the other one. Also if a merge key is an alias, which is text for kubectl, or
+/// merges something else than mappings, which kubectl refuses. The time is proportional to the text with its aliases written out,
 /// which must have a limit.
 pub fn check(text: &str) -> Result<(), RefusedNode> {
     // Most texts have no merge key.
@@ -47,7 +48,7 @@ struct Collection {
     next: Next,
 }
 
-/// What follows in a collection.
+/// The next part of a collection.
 enum Next {
     Item,
     Key,
@@ -68,19 +69,18 @@ impl Merges {
     fn read(&mut self, event: Event, span: Span) -> Result<(), RefusedNode> {
         let anchor = event.anchor_id();
         let node = match event {
-            Event::MappingStart(..) => {
-                self.open.push(Collection { anchor, keys: BTreeSet::new(), has_others: false, next: Next::Key });
-                return Ok(());
-            }
-            Event::SequenceStart(..) => {
-                self.open.push(Collection { anchor, keys: BTreeSet::new(), has_others: false, next: Next::Item });
+            Event::MappingStart(..) | Event::SequenceStart(..) => {
+                let next = if matches!(event, Event::MappingStart(..)) { Next::Key } else { Next::Item };
+                self.open.push(Collection { anchor, keys: BTreeSet::new(), has_others: false, next });
                 return Ok(());
             }
             Event::MappingEnd | Event::SequenceEnd => {
                 let Some(ended) = self.open.pop() else { return Ok(()) };
-                let (keys, is_mapping) = (MappingKeys::new(ended.keys), matches!(event, Event::MappingEnd));
-                let of_sequence = || Node::Sequence((!ended.has_others).then(|| keys.clone()));
-                let node = if is_mapping { Node::Mapping(keys.clone()) } else { of_sequence() };
+                let keys = MappingKeys::new(ended.keys);
+                let node = match ended.next {
+                    Next::Item => Node::Sequence((!ended.has_others).then_some(keys)),
+                    Next::Key | Next::Value | Next::Merged(_) => Node::Mapping(keys),
+                };
                 self.anchored.extend(ended.anchor.map(|anchor| (anchor, node.clone())));
                 node
             }
@@ -148,7 +148,8 @@ impl Collection {
         if repeated.peek().is_some() {
             let of_kind = is_document && repeated.any(|key| key == "apiVersion" || key == "kind");
             let sentence = "`<<` merges a key that is also written above it, so that its value depends on the program \
-                            that reads the file: write one `<<` above all other keys (`<<: [*a, *b]` for several), or remove one of the two values";
+                            that reads the file: write one `<<` above all other keys (`<<: [*a, *b]` for several), or \
+                            remove one of the two values";
             return Err(refused(at, sentence, of_kind));
         }
         self.keys.extend(merged.iter().cloned());

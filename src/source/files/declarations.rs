@@ -26,18 +26,18 @@ use crate::{
 pub(super) const STANDARD_INPUT: &str = "standard input";
 
 /// The declaration in use for each object, by kind and key.
-pub(super) type DeclarationsInUse = HashMap<(&'static str, ObjectKey), UsedDeclaration>;
+pub(super) type DeclarationsInUse = HashMap<(&'static str, ObjectKey), DeclarationPlace>;
 
-/// A declaration among several of the same object.
+/// The place of a declaration among those of the same object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct UsedDeclaration {
+pub(super) struct DeclarationPlace {
     /// `None`: it comes from no file.
     file: Option<Arc<str>>,
     /// The number of declarations of the object before it in the file.
     earlier: usize,
 }
 
-impl UsedDeclaration {
+impl DeclarationPlace {
     /// The places of all declarations.
     fn all(declarations: &[FileDeclaration]) -> Vec<Self> {
         let mut counts: HashMap<_, usize> = HashMap::new();
@@ -77,7 +77,7 @@ impl<'a> FileDeclaration<'a> {
 
     /// The precedence over other declarations of the same object; the smallest wins. The one that is used already comes
     /// first, so that others replace nothing. Among the others, what certainly exists and is valid comes first.
-    fn rank(&self, place: &UsedDeclaration, before: &DeclarationsInUse) -> (bool, bool, bool) {
+    fn rank(&self, place: &DeclarationPlace, before: &DeclarationsInUse) -> (bool, bool, bool) {
         let (kind, key) = self.document.identity();
         let is_used = before.get(&(kind, key.clone())) == Some(place);
         (!is_used, !self.document.object.is_valid(), self.is_kept)
@@ -91,19 +91,19 @@ impl<'a> FileDeclaration<'a> {
     }
 }
 
-/// The index of the declaration to use for each object. `before`: those that have been used until now.
+/// The index and the place of the declaration to use for each object. `before`: those that have been used until now.
 pub(super) fn in_use<'a>(
     declarations: &[FileDeclaration<'a>],
     before: &DeclarationsInUse,
-) -> HashMap<(&'static str, &'a ObjectKey), usize> {
-    let (mut in_use, places) = (HashMap::new(), UsedDeclaration::all(declarations));
-    for (index, declaration) in declarations.iter().enumerate() {
+) -> HashMap<(&'static str, &'a ObjectKey), (usize, DeclarationPlace)> {
+    let mut in_use: HashMap<_, (usize, DeclarationPlace)> = HashMap::new();
+    for (index, (declaration, place)) in declarations.iter().zip(DeclarationPlace::all(declarations)).enumerate() {
         match in_use.entry(declaration.document.identity()) {
-            Entry::Vacant(entry) => drop(entry.insert(index)),
+            Entry::Vacant(entry) => drop(entry.insert((index, place))),
             Entry::Occupied(mut entry) => {
-                let rank = |index: usize| declarations[index].rank(&places[index], before);
-                if rank(index) < rank(*entry.get()) {
-                    entry.insert(index);
+                let (used, used_place) = entry.get();
+                if declaration.rank(&place, before) < declarations[*used].rank(used_place, before) {
+                    entry.insert((index, place));
                 }
             }
         }
@@ -135,7 +135,7 @@ impl FoundObjects {
         let mut found = Self::default();
         for (index, declaration) in declarations.iter().enumerate() {
             let document = declaration.document;
-            let used = in_use[&document.identity()];
+            let (used, _) = in_use[&document.identity()];
             if used == index {
                 found.declare(declaration, last, problems);
             } else {
@@ -154,8 +154,7 @@ impl FoundObjects {
                 problems.push(about(document, limited(&message, MAX_SENTENCE).into_owned()));
             }
         }
-        let places = UsedDeclaration::all(declarations);
-        let in_use = in_use.into_iter().map(|((kind, key), index)| ((kind, key.clone()), places[index].clone()));
+        let in_use = in_use.into_iter().map(|((kind, key), (_, place))| ((kind, key.clone()), place));
         (found, in_use.collect())
     }
 

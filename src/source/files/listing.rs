@@ -12,8 +12,7 @@ use crate::source::{file_watch::is_manifest, problem::FileProblem};
 /// The time for which a file may be missing while it is replaced.
 pub const REPLACE_DELAY: Duration = Duration::from_millis(100);
 
-/// The files to read, in order and without duplicates. Entries of folders are read only if they are regular
-/// files.
+/// The files to read, in order and without duplicates. Entries of folders are read only if they are regular files.
 #[derive(Default)]
 pub struct Listing {
     pub files: Vec<Listed>,
@@ -157,11 +156,12 @@ fn manifests(folder: &Path) -> io::Result<Vec<(PathBuf, FileOrigin)>> {
         let itself = entry.file_type().is_ok_and(|kind| kind.is_file());
         // Reading a pipe or a device in a folder might never end. Files without metadata are reported when they are
         // read.
-        let is_readable = itself || fs::metadata(&file).map_or(true, |metadata| metadata.is_file());
-        let found = match (itself, is_readable) {
-            (true, _) => FileOrigin::InFolder,
-            (false, true) => FileOrigin::ByPath,
-            (false, false) => FileOrigin::Gone,
+        let found = if itself {
+            FileOrigin::InFolder
+        } else if fs::metadata(&file).map_or(true, |metadata| metadata.is_file()) {
+            FileOrigin::ByPath
+        } else {
+            FileOrigin::Gone
         };
         files.push((file, found));
     }

@@ -13,7 +13,7 @@ use crate::{
     api,
     model::{
         ActiveCheck, Backend, EndpointConfig, Exchange, GrpcHealth, Hidden, HttpRequest, MySqlSession, Password,
-        PostgresSession, Probe, RedisSession, Role, Transport, covers,
+        PostgresSession, Probe, RedisSession, Role, Transport, covers_locally,
     },
     translate::{
         context::pods::AddressOwner,
@@ -134,10 +134,9 @@ pub(super) fn refuse_impossible(
 
 /// True for an address at which this load balancer certainly listens.
 fn is_own_listener(address: SocketAddr, declaration: &Declaration) -> bool {
-    let binds =
-        declaration.spec.listeners.iter().filter_map(|listener| declaration.context.bindings.local_address(listener));
-    let mut covering = binds.filter(|bind| covers(*bind, address));
-    covering.any(|bind| !bind.ip().is_unspecified() || address.ip().is_loopback())
+    let listeners = declaration.spec.listeners.iter();
+    let mut binds = listeners.filter_map(|listener| declaration.context.bindings.local_address(listener));
+    binds.any(|bind| covers_locally(bind, address))
 }
 
 /// Refuses settings of other check types.

@@ -53,7 +53,7 @@ impl Bindings {
         }
         match self {
             Self::Declared => {
-                let address = listener.address.unwrap_or(EVERY_ADDRESS).to_canonical();
+                let address = declared_ip(listener);
                 if let Some(kind) = unreachable(address) {
                     path.at("address").refuse(format!(
                         "{address} is {kind}, at which no client can reach the listener: write an address of this host, \
@@ -81,7 +81,7 @@ impl Bindings {
     /// The bind address of a listener of this host or pod, where no port is allocated.
     pub fn local_address(&self, listener: &api::Listener) -> Option<SocketAddr> {
         let ip = match self {
-            Self::Declared => listener.address.unwrap_or(EVERY_ADDRESS).to_canonical(),
+            Self::Declared => declared_ip(listener),
             Self::To(address) => *address,
             Self::Allocated(_) | Self::Claimed { .. } => return None,
         };
@@ -107,6 +107,10 @@ impl Bindings {
             Self::Claimed { owners, .. } => owners.get(&key.port) == Some(&key.object),
         }
     }
+}
+
+fn declared_ip(listener: &api::Listener) -> IpAddr {
+    listener.address.unwrap_or(EVERY_ADDRESS).to_canonical()
 }
 
 /// The port of every listener, by the load balancer's uid and the declared port.
