@@ -45,7 +45,7 @@ pub struct GrowthOptions {
     /// The number of endpoints of each load balancer.
     #[arg(long, value_name = "NUMBER", default_value_t = 20)]
     endpoints: usize,
-    /// The maximum number of measured changes. Instructions are counted until two changes agree. Default: 6, with
+    /// The maximum number of measured changes. Instructions are counted until two changes agree. Default: 12, with
     /// --clock 15.
     #[arg(long, value_name = "NUMBER")]
     changes: Option<usize>,
@@ -86,7 +86,7 @@ impl GrowthOptions {
         ensure!((2..=20).contains(&self.endpoints), "--endpoints: write a number from 2 to 20");
         let is_chosen =
             |operation: &&Operation| self.only.is_empty() || self.only.iter().any(|name| name == operation.name);
-        let changes = self.changes.unwrap_or(if self.clock { 15 } else { 6 });
+        let changes = self.changes.unwrap_or(if self.clock { 15 } else { 12 });
         Ok(GrowthPlan {
             program: fs::canonicalize(&self.tcplb)
                 .with_context(|| format!("{} does not exist: run `cargo build --release`", self.tcplb.display()))?,

@@ -18,6 +18,15 @@ pub enum TestbedKind {
 impl TestbedKind {
     /// All testbeds. Those with the longest measurements are first.
     pub const ALL: [Self; 5] = [Self::Leader, Self::Standalone, Self::Follower, Self::Probed, Self::LeastConnections];
+
+    /// The minimum number of changes whose instructions are counted. Each may include other work. A leader has more of
+    /// it: it renews a Lease, and receives reports from two replicas.
+    pub fn min_changes(self) -> usize {
+        match self {
+            Self::Leader => 6,
+            Self::Standalone | Self::Follower | Self::LeastConnections | Self::Probed => 3,
+        }
+    }
 }
 
 /// The measured work.

@@ -60,7 +60,8 @@ impl Testbed {
             _ => plan.changes,
         };
         let (mut costs, mut effects) = (Vec::new(), Vec::new());
-        while costs.len() < repetitions && !(plan.quantity == Quantity::Instructions && agree(&costs)) {
+        let min_changes = operation.testbed.min_changes();
+        while costs.len() < repetitions && !(plan.quantity == Quantity::Instructions && agree(&costs, min_changes)) {
             let start = self.process().start_measurement().await?;
             let effect = self.perform(operation.action).await?;
             self.process().settle().await?;
@@ -104,14 +105,12 @@ impl Testbed {
 /// The maximum difference of counts that agree, as a share.
 const TOLERANCE: f64 = 0.05;
 
-/// The minimum number of changes whose instructions are counted. The first ones may both include other work.
-const MIN_CHANGES: usize = 3;
-
-/// True if the two smallest costs of enough changes are almost equal. Other work of the process can only add to a cost.
-fn agree(costs: &[f64]) -> bool {
+/// True if the two smallest of at least `min_changes` costs are almost equal. Other work of the process can only add to
+/// a cost.
+fn agree(costs: &[f64], min_changes: usize) -> bool {
     let mut sorted = costs.to_vec();
     sorted.sort_by(f64::total_cmp);
-    costs.len() >= MIN_CHANGES && matches!(sorted[..], [first, second, ..] if second <= first * (1.0 + TOLERANCE))
+    costs.len() >= min_changes && matches!(sorted[..], [first, second, ..] if second <= first * (1.0 + TOLERANCE))
 }
 
 #[cfg(test)]
@@ -120,8 +119,9 @@ mod tests {
 
     #[test]
     fn costs_agree_if_the_two_smallest_are_almost_equal() {
-        assert!(!agree(&[100.0, 100.0]));
-        assert!(!agree(&[150.0, 140.0, 100.0]));
-        assert!(agree(&[150.0, 104.0, 100.0]));
+        assert!(!agree(&[100.0, 100.0], 3));
+        assert!(!agree(&[150.0, 140.0, 100.0], 3));
+        assert!(agree(&[150.0, 104.0, 100.0], 3));
+        assert!(!agree(&[150.0, 104.0, 100.0], 4));
     }
 }
