@@ -32,7 +32,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 const GATHERED_FOR: Duration = Duration::from_millis(200);
 /// The interval of complete reports. They include changes that do not wake waiting clients: failures of endpoints that
 /// stay usable, and numbers of draining connections.
-const RESYNC_PERIOD: Duration = Duration::from_secs(5);
+const RESYNC_PERIOD: Duration = Duration::from_secs(10);
 /// The minimum interval of complete reports, as a multiple of their duration: they use at most 1 % of a thread.
 const FULL_REPORT_PAUSE_FACTOR: u32 = 100;
 /// The number of reports that are kept as bases of differences.
@@ -356,7 +356,7 @@ fn count(endpoint: &Endpoint, health: &mut BackendHealth) {
     health.standby += u32::from(endpoint.usable() && !endpoint.in_service());
     health.failing += u32::from(endpoint.usable() && endpoint.is_failing());
     health.unchecked += u32::from(!endpoint.usable() && endpoint.pending_first_check());
-    let Some(failure) = endpoint.state().last_failure else { return };
+    let Some(failure) = endpoint.last_failure() else { return };
     if health.last_failure.as_ref().is_none_or(|latest| latest.time < failure.at) {
         let (endpoint, reason) = (endpoint.address().to_string(), printable(&failure.reason, MAX_REASON).into_owned());
         health.last_failure = Some(Box::new(EndpointFailure { endpoint, reason, time: failure.at }));

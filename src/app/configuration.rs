@@ -20,7 +20,7 @@ use crate::{
     shared::{changes, revised},
     source::{Changed, Names, Settle, resolve},
     state::{Configuration, ReadinessState},
-    translate::{Memo, Problem, Severity, Verdicts, here, translate, translate_with},
+    translate::{Memo, Problem, Severity, Verdicts, here, translate, translate_few, translate_with},
     upstream::in_place,
     world::{Declared, ProcessLocality, World},
 };
@@ -50,6 +50,8 @@ pub struct Compiler {
     looked_up: World,
     world: Arc<World>,
     last: Arc<Snapshot>,
+    /// See [`Snapshot::next_expiration`].
+    next_expiration: Option<Timestamp>,
     /// Results of the last translation.
     memo: Memo,
     last_translation: Instant,
@@ -70,6 +72,7 @@ impl Compiler {
             looked_up: World::default(),
             world: Arc::default(),
             last: Arc::default(),
+            next_expiration: None,
             memo: Memo::default(),
             last_translation: Instant::now(),
             last_comparison: Instant::now(),
@@ -133,7 +136,7 @@ impl Compiler {
             Arc::make_mut(&mut self.world).names = names;
         }
         self.last_translation = Instant::now();
-        let (snapshot, verdicts) = in_place(|| self.translate_at(Timestamp::now()));
+        let (snapshot, verdicts) = self.translate_at(Timestamp::now());
         self.state.instruments().translate_duration.observe(self.last_translation.elapsed().as_secs_f64());
         let configuration = Configuration {
             generation: snapshot.generation,
@@ -145,6 +148,7 @@ impl Compiler {
         if snapshot.generation != self.last.generation {
             log_difference(&self.last, &snapshot);
         }
+        self.next_expiration = snapshot.next_expiration();
         self.last = Arc::new(snapshot);
         self.observed.send_replace(Observed { world: self.world.clone(), verdicts: configuration.verdicts.clone() });
         self.published = configuration.clone();
@@ -166,12 +170,14 @@ impl Compiler {
     /// Translates the current world, reusing the results of unchanged load balancers. At most once per hour, and always
     /// in debug builds, the result is compared with a full translation, which is used if they differ.
     fn translate_at(&mut self, now: Timestamp) -> (Snapshot, Verdicts) {
-        let reused = translate_with(&mut self.memo, &self.world, &self.last, now);
+        let reused = translate_few(&mut self.memo, &self.world, &self.last, now);
+        let reused =
+            reused.unwrap_or_else(|| in_place(|| translate_with(&mut self.memo, &self.world, &self.last, now)));
         if !cfg!(debug_assertions) && self.last_comparison.elapsed() < COMPARISON_PERIOD {
             return reused;
         }
         self.last_comparison = Instant::now();
-        let full = translate(&self.world, &self.last, now);
+        let full = in_place(|| translate(&self.world, &self.last, now));
         if is_same(&reused, &full) {
             return reused;
         }
@@ -222,17 +228,17 @@ async fn run(compiler: &mut Compiler, proxy: &Proxy) {
                 settle.record_duration(started.elapsed());
             }
             () = statuses.due() => compiler.read_statuses(),
-            () = sleep(pause(&compiler.last, Timestamp::now(), compiler.last_translation.elapsed())) => {
+            () = sleep(pause(compiler.next_expiration, Timestamp::now(), compiler.last_translation.elapsed())) => {
                 publish(proxy, compiler.translate());
             }
         }
     }
 }
 
-/// The time until the next compilation if nothing else changes: a certificate or a retained endpoint may expire by
-/// then. `elapsed` is the time since the last compilation.
-fn pause(snapshot: &Snapshot, now: Timestamp, elapsed: Duration) -> Duration {
-    let next = snapshot.next_expiration().map(|then| then.duration_since(now));
+/// The time until the next compilation if nothing else changes. `expiration` is the time at which a retained endpoint
+/// expires or must be reported, and `elapsed` the time since the last compilation.
+fn pause(expiration: Option<Timestamp>, now: Timestamp, elapsed: Duration) -> Duration {
+    let next = expiration.map(|then| then.duration_since(now));
     // A time in the past needs no pause.
     let next = next.map_or(RESYNC_PERIOD, |next| Duration::try_from(next).unwrap_or_default().min(RESYNC_PERIOD));
     next.max(EXPIRATION_PAUSE.saturating_sub(elapsed))
@@ -357,12 +363,12 @@ mod tests {
             let retained_until = [(upstream, Arc::new(BTreeMap::from(to_go)))].into_iter().collect();
             Snapshot { retained_until, ..Snapshot::default() }
         };
-        let pause = |snapshot: &Snapshot, now| pause(snapshot, now, EXPIRATION_PAUSE);
+        let pause = |snapshot: &Snapshot, now| pause(snapshot.next_expiration(), now, EXPIRATION_PAUSE);
         assert_eq!(pause(&Snapshot::default(), now), RESYNC_PERIOD);
         assert_eq!(pause(&in_seconds(9998), now), RESYNC_PERIOD);
         assert_eq!(pause(&in_seconds(7), now), Duration::from_secs(7));
         assert_eq!(pause(&in_seconds(7), now + Duration::from_secs(8)), Duration::ZERO);
-        let expired = |elapsed| super::pause(&in_seconds(7), now + Duration::from_secs(8), elapsed);
+        let expired = |elapsed| super::pause(Some(now), now + Duration::from_secs(1), elapsed);
         assert_eq!(expired(Duration::from_millis(30)), Duration::from_millis(70), "changes follow each other");
     }
 

@@ -36,12 +36,14 @@ use super::{
 use crate::{
     model::{Close, DrainCause, Report, Snapshot, UpstreamKey},
     shared::changes,
-    upstream::{ChangeLog, Endpoint, Upstream, in_place},
+    upstream::{ChangeLog, Endpoint, Upstream, in_place_if},
 };
 
 /// The time after which draining endpoints without connections are ignored. Until then, a connection that was assigned
 /// just before the drain began may appear.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(1);
+/// The number of upstreams whose draining endpoints take long to read.
+const MANY_UPSTREAMS: usize = 32;
 
 pub struct Drainer {
     pub shared: Arc<Shared>,
@@ -69,12 +71,15 @@ impl Drainer {
             };
             select! {
                 changed = reports.changed() => match changed {
-                    Ok(()) => in_place(|| {
+                    Ok(()) => {
                         let changed = known.take_changes(&self.changes);
-                        let (view, now) = (self.view.load(), Instant::now());
-                        known.follow(&view, changed, now);
-                        plans.follow(known.drain_input(&view), now);
-                    }),
+                        let changes = changed.as_ref().map_or(usize::MAX, BTreeSet::len);
+                        in_place_if(changes.max(known.draining.len()) >= MANY_UPSTREAMS, || {
+                            let (view, now) = (self.view.load(), Instant::now());
+                            known.follow(&view, changed, now);
+                            plans.follow(known.drain_input(&view), now);
+                        });
+                    }
                     Err(_) => return,
                 },
                 () = tick => {

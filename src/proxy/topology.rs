@@ -219,14 +219,14 @@ impl Topology {
     fn refresh_loops(&mut self) {
         if in_place(|| self.state.loop_guard.refresh()) && !self.state.stopped {
             let upstreams = self.state.loop_guard.search(&self.state.applied);
-            in_place(|| self.upstreams.update(&upstreams));
+            self.upstreams.update(&upstreams);
             self.report_upstreams();
         }
     }
 
     fn update_upstreams(&mut self) {
         let upstreams = self.state.loop_guard.without_loops(&self.state.applied);
-        in_place(|| self.upstreams.update(&upstreams));
+        self.upstreams.update(&upstreams);
     }
 
     async fn open(&mut self, bind: BindPlan) {

@@ -78,9 +78,26 @@ pub fn translate_with(memo: &mut Memo, world: &World, previous: &Snapshot, now: 
     (snapshot, verdicts)
 }
 
+/// Like [`translate_with`] if a change affects at most [`FEW`] load balancers, which takes milliseconds at most. `None`: it
+/// may affect more.
+pub fn translate_few(
+    memo: &mut Memo,
+    world: &World,
+    previous: &Snapshot,
+    now: Timestamp,
+) -> Option<(Snapshot, Verdicts)> {
+    match memo.placements.split(world) {
+        None => translate_affected(memo, world, previous, now, FEW),
+        Some(_) => None,
+    }
+}
+
+/// See [`translate_few`].
+const FEW: usize = 16;
+
 /// Translates load balancers that this process serves: those that are affected, or all.
 fn translate_served(memo: &mut Memo, world: &World, previous: &Snapshot, now: Timestamp) -> (Snapshot, Verdicts) {
-    let affected = translate_affected(memo, world, previous, now);
+    let affected = translate_affected(memo, world, previous, now, usize::MAX);
     affected.unwrap_or_else(|| translate_all(memo, world, previous, now, AddressScopes::One))
 }
 
@@ -100,14 +117,16 @@ struct AddressScope {
     upstreams: BTreeMap<UpstreamKey, Arc<UpstreamConfig>>,
 }
 
-/// Translates the load balancers that a change affects; everything else stays. `None`: the change may concern all.
+/// Translates the load balancers that a change affects; everything else stays. `None`: the change may concern all, or
+/// affects more than `most`.
 fn translate_affected(
     memo: &mut Memo,
     world: &World,
     previous: &Snapshot,
     now: Timestamp,
+    most: usize,
 ) -> Option<(Snapshot, Verdicts)> {
-    let baseline = memo.baseline(world, previous, now)?;
+    let baseline = memo.baseline(world, previous, now).filter(|baseline| baseline.affected.len() <= most)?;
     memo.slices.follow(&world.endpoint_slices);
     let (slices, by_address) = (mem::take(&mut memo.slices), mem::take(&mut memo.slices_by_address));
     let context = TranslateContext::new((world, previous, now), &baseline.limits, &slices, by_address);

@@ -30,7 +30,7 @@ use super::{
         pool::{Pool, PreconnectBudget},
     },
     endpoint_set::{EndpointChange, EndpointSet},
-    in_place::in_place,
+    in_place::in_place_if,
     priority::ActivePriority,
     probe::{ProbeResult, ProbeTarget, probe},
     published::{FormerEndpoint, Published, PublishedState},
@@ -448,17 +448,13 @@ pub(super) async fn run(control: Arc<Mutex<UpstreamControl>>) {
     }
 }
 
-/// Reviews the endpoints. Only large sets hand the thread over: a handover takes longer than most reviews, and many at
-/// once would start a thread each.
+/// Reviews the endpoints.
 fn review(control: &Mutex<UpstreamControl>) -> Review {
     /// The number of endpoints whose review may delay other tasks.
     const LARGE: usize = 250;
 
     let mut control = lock(control);
-    if control.endpoint_set.endpoints().count() < LARGE {
-        return control.review();
-    }
-    in_place(|| control.review())
+    in_place_if(control.endpoint_set.endpoints().count() >= LARGE, || control.review())
 }
 
 /// The pause after a review of this duration: reviews of one upstream take at most a fifth of a thread.

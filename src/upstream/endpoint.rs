@@ -168,8 +168,12 @@ impl Endpoint {
         EndpointState {
             healthy: status.healthy,
             ejected_until: status.ejected_until.map(wall_clock),
-            last_failure: self.last_failure.load_full(),
+            last_failure: self.last_failure(),
         }
+    }
+
+    pub fn last_failure(&self) -> Option<Arc<RecentFailure>> {
+        self.last_failure.load_full()
     }
 
     /// Open connections to this endpoint, including those that are being dialled.

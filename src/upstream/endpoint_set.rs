@@ -339,7 +339,7 @@ impl EndpointSet {
             tally.change(entry, |entry| {
                 let length = entry.outlier.eject(check, now);
                 entry.endpoint().count_ejection();
-                let last = entry.endpoint().state().last_failure;
+                let last = entry.endpoint().last_failure();
                 let reason = last.map_or_else(String::new, |failure| failure.reason.clone());
                 changes.push(entry.change(HealthEvent::Ejected { length, failures, reason }));
             });

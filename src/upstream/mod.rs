@@ -43,7 +43,7 @@ pub use self::{
         ActiveConnection, Endpoint, TriedEndpoints,
         pool::{PoolFigures, PreconnectBudget},
     },
-    in_place::in_place,
+    in_place::{in_place, in_place_if},
     published::FormerEndpoint,
     subset::Subset,
 };
@@ -79,6 +79,9 @@ impl Upstreams {
     ///
     /// A `pick` that begins after this returns sees only the new endpoints.
     pub fn update(&mut self, wanted: &OrdMap<UpstreamKey, Arc<model::UpstreamConfig>>) {
+        /// The number of endpoints whose upstreams take long to change.
+        const MANY: usize = 1000;
+
         let before = mem::replace(&mut self.applied, wanted.clone());
         let is_probed = |settings: Option<&Arc<model::UpstreamConfig>>| settings.is_some_and(|it| is_probed(it));
         let changed: Vec<_> = changes(&before, wanted).collect();
@@ -86,16 +89,19 @@ impl Upstreams {
             let probed = wanted.iter().filter(|(_, wanted)| is_probed(Some(wanted)));
             self.context.probes.divide(probed.map(|(key, _)| &key.object.namespace));
         }
-        for (key, _, now) in changed {
-            let Some(wanted) = now else { continue };
-            match self.entries.get_mut(key) {
-                Some(entry) => entry.upstream.change(wanted),
-                None => {
-                    let entry = UpstreamEntry::new(key, wanted, &self.context);
-                    self.entries.insert(key.clone(), entry);
+        let endpoints: usize = changed.iter().filter_map(|(.., now)| Some(now.as_ref()?.endpoints.len())).sum();
+        in_place_if(endpoints >= MANY, || {
+            for (key, _, now) in changed {
+                let Some(wanted) = now else { continue };
+                match self.entries.get_mut(key) {
+                    Some(entry) => entry.upstream.change(wanted),
+                    None => {
+                        let entry = UpstreamEntry::new(key, wanted, &self.context);
+                        self.entries.insert(key.clone(), entry);
+                    }
                 }
             }
-        }
+        });
     }
 
     /// Removes the upstreams that are not in `wanted`. Their connections continue.

@@ -11,8 +11,8 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{Resource, api::ApiResource};
-use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, value::RawValue};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{packed::PackedObject, received_object::ReceivedObject, selector::Interest};
@@ -90,13 +90,18 @@ impl WatchedObject for LoadBalancer {
         ApiResource::erase::<TcpLoadBalancer>(&())
     }
 
-    fn read(mut object: ReceivedObject, before: Option<&Self>) -> Self {
+    fn read(object: ReceivedObject, before: Option<&Self>) -> Self {
         let identity = identity(&object.metadata);
         let before = before.map(|before| &before.declared);
         // An object with another uid under the same name inherits nothing.
         let before = before.filter(|before| before.identity.as_ref().is_some_and(|before| before.uid == identity.uid));
-        let (spec, status) = (object.take("spec"), object.take("status"));
-        let text = |field: &str, default: &str| Arc::from(spec[field].as_str().unwrap_or(default));
+        let (spec, status) = (object.field("spec"), object.field("status"));
+        // Fields of any type: see below.
+        let fields: BTreeMap<String, Value> = serde_json::from_str(spec.get()).unwrap_or_default();
+        let text = |field: &str, default: &str| {
+            let text = fields.get(field).and_then(Value::as_str);
+            Arc::from(text.unwrap_or(default))
+        };
         let (class, placement) = (text("className", DEFAULT_CLASS), text("placement", GATEWAY));
         let before_spec = before.and_then(|before| before.spec.as_ref());
         let (spec, problems) = match typed("spec", spec) {
@@ -352,9 +357,9 @@ impl BuiltInKind for Secret {
     }
 
     /// Messages about a Secret do not quote it.
-    fn read(mut object: ReceivedObject) -> Result<Self, String> {
+    fn read(object: ReceivedObject) -> Result<Self, String> {
         let data: Option<BTreeMap<String, Value>> =
-            typed("data", object.take("data")).map_err(|problem| format!("{}: cannot be read", problem.path))?;
+            typed("data", object.field("data")).map_err(|problem| format!("{}: cannot be read", problem.path))?;
         let is_needed = |(key, value): &(String, Value)| {
             SECRET_KEYS.contains(&key.as_str()) || CA_KEYS.contains(&key.as_str()) || is_short(value)
         };
@@ -424,13 +429,12 @@ impl BuiltInKind for PortAllocations {
     }
 }
 
-/// An object without the metadata that only the API server uses.
+/// An object in its type.
 fn whole<T: DeserializeOwned + Resource>(object: ReceivedObject) -> Result<T, String> {
-    let ReceivedObject { mut metadata, fields } = object;
-    metadata.managed_fields = None;
-    let mut object: T = typed("", Value::Object(fields)).map_err(|problem| problem.to_string())?;
-    *object.meta_mut() = metadata;
-    Ok(object)
+    let read = object.read().or_else(|_| read_again("", object.read()));
+    let mut whole: T = read.map_err(|problem| problem.to_string())?;
+    *whole.meta_mut() = object.metadata;
+    Ok(whole)
 }
 
 /// The reason why a value cannot be read.
@@ -446,14 +450,17 @@ impl std::fmt::Display for FieldError {
 }
 
 /// Reads a value; `field` is its path in the object.
-fn typed<T: DeserializeOwned>(field: &str, value: Value) -> Result<T, FieldError> {
+fn typed<T: DeserializeOwned>(field: &str, json: &RawValue) -> Result<T, FieldError> {
+    // To track the path copies each name, so only errors are read with it.
+    T::deserialize(json).or_else(|_| read_again(field, Value::deserialize(json)))
+}
+
+/// Reads a value with the path of an error.
+fn read_again<T: DeserializeOwned>(field: &str, value: serde_json::Result<Value>) -> Result<T, FieldError> {
     /// The maximum length of a quoted value.
     const LONGEST: usize = 400;
 
-    // To track the path copies each name, so only errors are read with it.
-    if let Ok(read) = T::deserialize(&value) {
-        return Ok(read);
-    }
+    let value = value.map_err(|error| FieldError { path: field.to_owned(), sentence: error.to_string() })?;
     serde_path_to_error::deserialize(value).map_err(|error| {
         let below = error.path().to_string();
         let path = match (field, below.as_str()) {

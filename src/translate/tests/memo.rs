@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     mem,
+    ops::Range,
     sync::{Arc, LazyLock},
 };
 
@@ -273,7 +274,9 @@ impl MemoFixture {
     /// Translates with and without the memo, and returns the number of reused results.
     fn translate(&mut self) -> Result<usize, TestCaseError> {
         let reused = self.memo.reused();
-        let (snapshot, verdicts) = translate_with(&mut self.memo, &self.world, &self.previous, self.now);
+        let few = translate_few(&mut self.memo, &self.world, &self.previous, self.now);
+        let all = || translate_with(&mut self.memo, &self.world, &self.previous, self.now);
+        let (snapshot, verdicts) = few.unwrap_or_else(all);
         let (fresh, expected) = translate(&self.world, &self.previous, self.now);
         prop_assert_eq!(&verdicts, &expected);
         prop_assert_eq!(&snapshot.listeners, &fresh.listeners);
@@ -378,6 +381,30 @@ fn only_affected_load_balancers_are_considered_where_a_change_cannot_concern_oth
         fixture.translate().unwrap();
         let expected = before + usize::from(is_partial);
         assert_eq!(fixture.memo.partial(), expected, "{mode}: {edit:?} with variant {variant}");
+    }
+}
+
+#[test]
+fn a_change_of_many_load_balancers_is_not_translated_as_one_of_few() {
+    let declared = |algorithm: &str, numbers: Range<usize>| {
+        let spec = |number| {
+            format!(
+                "listeners: [{{port: {}}}], backends: [{{addresses: ['10.0.0.1:1']}}], loadBalancing: {{algorithm: \
+                 {algorithm}}}",
+                1000 + number
+            )
+        };
+        let worlds = numbers.map(|number| declaration(&format!("a{number}"), &format!("u{number}"), &spec(number)));
+        worlds.flat_map(|world| world.load_balancers).collect::<BTreeMap<_, _>>()
+    };
+    for (changed, is_translated) in [(1, true), (FEW, true), (FEW + 1, false)] {
+        let mut memo = Memo::default();
+        let mut world = World { load_balancers: declared("Random", 0..2 * FEW).into(), ..World::default() };
+        assert!(translate_few(&mut memo, &world, &Snapshot::default(), NOW).is_none(), "the first time");
+        let snapshot = translate_with(&mut memo, &world, &Snapshot::default(), NOW).0;
+        world.load_balancers.extend(declared("RoundRobin", 0..changed));
+        let few = translate_few(&mut memo, &world, &snapshot, NOW);
+        assert_eq!(few.is_some(), is_translated, "{changed} changed");
     }
 }
 
