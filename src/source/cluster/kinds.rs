@@ -328,6 +328,7 @@ impl BuiltInKind for EndpointSlice {
             deletion_timestamp,
             ..ObjectMeta::default()
         };
+        shrink(&mut slice);
         Ok(slice)
     }
 
@@ -341,11 +342,15 @@ impl BuiltInKind for EndpointSlice {
 
     fn unpack(packed: &PackedObject) -> Option<Self> {
         let mut slice: Self = packed.read()?;
-        // Lists of unknown length have up to four times the memory that they need.
-        slice.endpoints.iter_mut().for_each(|endpoint| endpoint.addresses.shrink_to_fit());
-        slice.endpoints.shrink_to_fit();
+        shrink(&mut slice);
         Some(slice)
     }
+}
+
+/// Returns excess memory: lists of unknown length are read with up to four times the memory that they need.
+fn shrink(slice: &mut EndpointSlice) {
+    slice.endpoints.iter_mut().for_each(|endpoint| endpoint.addresses.shrink_to_fit());
+    slice.endpoints.shrink_to_fit();
 }
 
 impl BuiltInKind for Secret {
