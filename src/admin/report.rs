@@ -32,7 +32,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 const GATHERED_FOR: Duration = Duration::from_millis(200);
 /// The interval of complete reports. They include changes that do not wake waiting clients: failures of endpoints that
 /// stay usable, and numbers of draining connections.
-const RESYNC_PERIOD: Duration = Duration::from_secs(10);
+const RESYNC_PERIOD: Duration = Duration::from_secs(5);
 /// The minimum interval of complete reports, as a multiple of their duration: they use at most 1 % of a thread.
 const FULL_REPORT_PAUSE_FACTOR: u32 = 100;
 /// The number of reports that are kept as bases of differences.

@@ -244,8 +244,10 @@ impl UpstreamControl {
         self.unsettled = false;
         self.publish();
         self.probe_all(control);
-        // An ejection may end earlier than the control task knows.
-        self.upstream.attention.notify_one();
+        // The next review may be due earlier than the control task knows.
+        if self.next_review(Instant::now()).is_some() {
+            self.upstream.attention.notify_one();
+        }
     }
 
     /// Records the outcome of a probe for the next review. Returns true if the endpoint is healthy.
@@ -282,9 +284,14 @@ impl UpstreamControl {
         if mem::take(&mut self.standby_outdated) {
             self.update_standby();
         }
+        Review { next: self.next_review(now), published: publishes || is_due }
+    }
+
+    /// The time at which an ejection ends, the published state changes without an event, or the number of omitted log
+    /// lines is logged. Logs that number if it is due.
+    fn next_review(&self, now: Instant) -> Option<Instant> {
         let omitted_due = log_omitted(&self.upstream, now);
-        let next = self.endpoint_set.next_return().into_iter().chain(self.due).chain(omitted_due).min();
-        Review { next, published: publishes || is_due }
+        self.endpoint_set.next_return().into_iter().chain(self.due).chain(omitted_due).min()
     }
 
     /// Stops all tasks and closes pooled sockets.

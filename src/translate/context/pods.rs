@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeSet, HashMap},
     net::IpAddr,
-    sync::Arc,
 };
 
 use k8s_openapi::api::{
@@ -66,7 +65,7 @@ pub fn belongs_to(slice: &EndpointSlice, service: &Service) -> bool {
 #[derive(Default)]
 pub struct SlicesByAddress {
     known: Objects<EndpointSlice>,
-    by_address: HashMap<IpAddr, Vec<(ObjectKey, Arc<EndpointSlice>)>>,
+    by_address: HashMap<IpAddr, Vec<ObjectKey>>,
 }
 
 /// A pod that is listed at an address.
@@ -86,19 +85,19 @@ impl SlicesByAddress {
     /// Updates the index to these slices.
     pub fn follow(&mut self, slices: &Objects<EndpointSlice>) {
         for (key, before, now) in changes(&self.known, slices) {
-            for ip in before.into_iter().flat_map(|slice| addresses(slice)) {
-                let Some(listing) = self.by_address.get_mut(&ip) else { continue };
-                listing.retain(|(other, _)| other != key);
+            // Sets, since a slice may list an address twice.
+            let [before, now] = [before, now]
+                .map(|slice| -> BTreeSet<IpAddr> { slice.into_iter().flat_map(|slice| addresses(slice)).collect() });
+            for ip in before.difference(&now) {
+                let Some(listing) = self.by_address.get_mut(ip) else { continue };
+                listing.retain(|other| other != key);
                 if listing.is_empty() {
-                    self.by_address.remove(&ip);
+                    self.by_address.remove(ip);
                 }
             }
-            let Some(slice) = now else { continue };
-            // A slice may list an address twice.
-            for ip in addresses(slice).collect::<BTreeSet<_>>() {
+            for ip in now.difference(&before) {
                 // Almost all addresses are in one slice, and there may be tens of thousands of them.
-                let listing = self.by_address.entry(ip).or_insert_with(|| Vec::with_capacity(1));
-                listing.push((key.clone(), Arc::clone(slice)));
+                self.by_address.entry(*ip).or_insert_with(|| Vec::with_capacity(1)).push(key.clone());
             }
         }
         self.known = slices.clone();
@@ -106,7 +105,9 @@ impl SlicesByAddress {
 
     /// The pods that are listed at an address.
     pub fn at<'a>(&'a self, ip: IpAddr, world: &'a World) -> impl Iterator<Item = ListedPod<'a>> {
-        self.by_address.get(&ip).into_iter().flatten().flat_map(move |(key, slice)| {
+        let listing = self.by_address.get(&ip).into_iter().flatten();
+        let slices = listing.filter_map(|key| self.known.get_key_value(key));
+        slices.flat_map(move |(key, slice)| {
             let service = service_of(slice).map(|name| ObjectKey::new(&key.namespace, name));
             let service = service.and_then(|service| world.services.get(&service));
             let there = slice.endpoints.iter().filter(move |endpoint| addresses_of(endpoint).any(|other| other == ip));
